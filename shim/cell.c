@@ -1,0 +1,78 @@
+/* bottle-cell FD PORT… -- PROGRAM ARGUMENT…
+ *
+ * Runs inside gvproxy's cell, before it: listens on 127.0.0.1:PORT for each port forward, passes the listeners out over the
+ * Unix socket FD (SCM_RIGHTS, in the order of the ports, in one message), and becomes PROGRAM. What gvproxy then dials can land
+ * on these listeners or nowhere. Static, so that the cell needs no library. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/number.h"
+
+enum { LISTENERS_MAX = 8, BACKLOG = 256 };
+
+static int listen_on(uint16_t port)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    const struct sockaddr_in address = {.sin_family = AF_INET,
+                                        .sin_port = htons(port),
+                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
+        bind(fd, (const struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0)
+        return -1;
+    return fd;
+}
+
+static int pass_out(int socket_fd, const int *fds, size_t count)
+{
+    char control[CMSG_SPACE(LISTENERS_MAX * sizeof(int))] = {0}, byte = 'L';
+    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+
+    if (count > 0) {
+        message.msg_control = control;
+        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(count * sizeof(int));
+        memcpy(CMSG_DATA(header), fds, count * sizeof(int));
+    }
+    return sendmsg(socket_fd, &message, MSG_NOSIGNAL) == 1 ? 0 : -1;
+}
+
+int main(int argc, char **argv)
+{
+    int listeners[LISTENERS_MAX];
+    size_t count = 0;
+    int64_t out, port;
+    int i = 2;
+
+    if (argc < 4 || number_parse(argv[1], 3, 255, &out) < 0) {
+        (void)fprintf(stderr, "usage: bottle-cell FD PORT... -- PROGRAM ARGUMENT...\n");
+        return 2;
+    }
+    for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (count == LISTENERS_MAX || number_parse(argv[i], 1, 65535, &port) < 0) {
+            (void)fprintf(stderr, "bottle-cell: bad port: %s\n", argv[i]);
+            return 2;
+        }
+        listeners[count] = listen_on((uint16_t)port);
+        if (listeners[count++] < 0) {
+            perror("bottle-cell: listening");
+            return 1;
+        }
+    }
+    if (i + 1 >= argc || pass_out((int)out, listeners, count) < 0) {
+        perror("bottle-cell: passing the listeners out");
+        return 1;
+    }
+    (void)close((int)out);
+    (void)execv(argv[i + 1], argv + i + 1);
+    perror("bottle-cell: exec");
+    return 1;
+}

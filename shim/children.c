@@ -1,0 +1,73 @@
+#include "shim/children.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/number.h"
+#include "base/util.h"
+
+int child_start(struct child *child, const char *const *argv, const struct spawn_fd *fds,
+                size_t n_fds, struct error *err)
+{
+    CLEANUP_CLOSE int out = -1;
+    CLEANUP_CLOSE int error = -1;
+
+    if (sink_pipe(&child->out, &out, err) < 0 ||
+        (child->split && sink_pipe(&child->error, &error, err) < 0))
+        return -1;
+    const struct spawn spawn = {.argv = argv,
+                                .in = -1,
+                                .out = out,
+                                .error = child->split ? error : out,
+                                .fds = fds,
+                                .n_fds = n_fds};
+    if (process_spawn(&spawn, &child->pid, NULL, err) < 0)
+        return -1;
+    child->start_time = process_start_time(child->pid);
+    return 0;
+}
+
+void child_kill(const struct child *child)
+{
+    if (child->pid > 0) /* not reaped yet, so the pid is still this child's */
+        (void)kill(child->pid, SIGKILL);
+}
+
+bool port_is_ours(uint16_t port)
+{
+    enum { LISTENING = 0x0A, TABLE_MAX = 8 * 1024 * 1024 };
+    CLEANUP_FREE char *table = file_read("/proc/net/tcp", TABLE_MAX, NULL, NULL);
+    unsigned address, local_port, state, uid;
+    char *next = NULL;
+
+    for (char *line = table ? strtok_r(table, "\n", &next) : NULL; line;
+         line = strtok_r(NULL, "\n", &next)) {
+        if (sscanf(line, " %*u: %8X:%4X %*8X:%*4X %2X %*8X:%*8X %*2X:%*8X %*8X %u", &address,
+                   &local_port, &state, &uid) != 4)
+            continue;
+        if (state == LISTENING && local_port == port && address == htonl(INADDR_LOOPBACK) &&
+            uid == geteuid())
+            return true;
+    }
+    return false;
+}
+
+void children_kill_all(void)
+{
+    char path[64];
+
+    (void)snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
+    CLEANUP_FREE char *list = file_read(path, 65536, NULL, NULL);
+    char *next = NULL;
+    int64_t pid;
+
+    for (char *word = list ? strtok_r(list, " \n", &next) : NULL; word;
+         word = strtok_r(NULL, " \n", &next))
+        if (number_parse(word, 2, INT32_MAX, &pid) == 0)
+            (void)kill((pid_t)pid, SIGKILL);
+}

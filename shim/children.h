@@ -1,0 +1,28 @@
+/* The shim's child programs: started in their jails, their output in sinks, their ends noticed by SIGCHLD.
+ *
+ * The shim is a subreaper: when bubblewrap is killed, what ran inside becomes ours for its last moment, so "no children are
+ * left" is proof that nothing of the bottle lives. */
+#pragma once
+
+#include "base/process.h"
+#include "shim/sink.h"
+#include "shim/spec.h"
+
+struct child {
+    const char *name;
+    pid_t pid; /* 0: not running */
+    uint64_t start_time;
+    struct sink out; /* stdout, and stderr unless `error` is open */
+    struct sink error;
+    bool split; /* stderr goes to `error` */
+};
+
+/* Starts bwrap with `argv`. The descriptors of `fds` are for the child and stay the caller's. */
+int child_start(struct child *child, const char *const *argv, const struct spawn_fd *fds,
+                size_t n_fds, struct error *err);
+void child_kill(const struct child *child);
+/* True when a socket of our own user listens on 127.0.0.1:port. Our own: a stranger who took the port must not be taken
+ * for the sidecar. Source: /proc/net/tcp, see proc(5). */
+bool port_is_ours(uint16_t port);
+/* Kills every process that is still our child (also those that only became so). */
+void children_kill_all(void);

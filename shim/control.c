@@ -1,0 +1,182 @@
+#include "shim/control.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "base/util.h"
+#include "shim/protocol.h"
+
+enum { CLIENTS_MAX = 8 };
+
+struct client {
+    struct control *control;
+    struct loop_source source; /* fd -1: a free place */
+    bool trusted;              /* said hello with the token */
+};
+
+struct control {
+    struct loop *loop;
+    struct loop_source listener;
+    struct client clients[CLIENTS_MAX];
+    const struct launch *launch;
+    struct control_owner owner;
+};
+
+static void drop(struct client *client)
+{
+    loop_remove(client->control->loop, &client->source);
+    (void)close(client->source.fd);
+    client->source.fd = -1;
+    client->trusted = false;
+}
+
+static void send_status(struct client *client)
+{
+    CLEANUP_JSON json_t *status = client->control->owner.status(client->control->owner.context);
+    CLEANUP_FREE char *text = json_text(status);
+
+    /* A packet that does not fit into the socket's buffer means a reader that is stuck: it may come again. */
+    if (!text || send(client->source.fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        drop(client);
+}
+
+/* Compares in time that depends on the length only. */
+static bool token_equal(const char *a, const char *b)
+{
+    size_t length = strlen(a);
+    unsigned char difference = 0;
+
+    if (!b || strlen(b) != length)
+        return false;
+    for (size_t i = 0; i < length; i++)
+        difference |= (unsigned char)(a[i] ^ b[i]);
+    return difference == 0;
+}
+
+static void handle(struct client *client, const json_t *request)
+{
+    struct control *control = client->control;
+    const char *op = json_member_string(request, "op");
+
+    if (!client->trusted) {
+        client->trusted = op && strcmp(op, "hello") == 0 &&
+                          token_equal(control->launch->token, json_member_string(request, "token"));
+        if (client->trusted)
+            send_status(client);
+        else
+            drop(client);
+        return;
+    }
+    if (op && strcmp(op, "stop") == 0)
+        control->owner.stop(control->owner.context, json_member_integer(request, "grace_ms", 0));
+    else if (op && strcmp(op, "status") == 0)
+        send_status(client);
+    else
+        drop(client);
+}
+
+static void on_packet(struct loop_source *source, uint32_t events)
+{
+    struct client *client = source->data;
+    char bytes[CONTROL_PACKET_MAX];
+
+    (void)events;
+    ssize_t got = recv(source->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    CLEANUP_JSON json_t *request = got > 0 ? json_parse(bytes, (size_t)got, NULL) : NULL;
+    if (request)
+        handle(client, request);
+    else
+        drop(client);
+}
+
+static bool peer_allowed(const struct control *control, int fd)
+{
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+           (peer.uid == 0 || peer.uid == control->launch->daemon_uid);
+}
+
+static void on_accept(struct loop_source *source, uint32_t events)
+{
+    struct control *control = source->data;
+
+    (void)events;
+    CLEANUP_CLOSE int fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0 || !peer_allowed(control, fd))
+        return;
+    for (size_t i = 0; i < CLIENTS_MAX; i++) {
+        struct client *client = &control->clients[i];
+        if (client->source.fd >= 0)
+            continue;
+        *client = (struct client){.control = control,
+                                  .source = {.fd = steal_fd(&fd), .events = EPOLLIN,
+                                             .callback = on_packet, .data = client}};
+        if (loop_add(control->loop, &client->source, NULL) < 0)
+            drop(client);
+        return;
+    }
+}
+
+struct control *control_new(struct loop *loop, const struct launch *launch,
+                            const struct control_owner *owner, struct error *err)
+{
+    const struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SHIM_SOCKET};
+    struct control *control = calloc(1, sizeof *control);
+
+    if (!control) {
+        error_set(err, NULL, "out of memory");
+        return NULL;
+    }
+    *control = (struct control){.loop = loop, .launch = launch, .owner = *owner};
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        control->clients[i].source.fd = -1;
+    (void)unlink(SHIM_SOCKET);
+    control->listener = (struct loop_source){
+        .fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
+        .events = EPOLLIN,
+        .callback = on_accept,
+        .data = control};
+    if (control->listener.fd < 0 ||
+        bind(control->listener.fd, (const struct sockaddr *)&address, sizeof address) < 0 ||
+        listen(control->listener.fd, CLIENTS_MAX) < 0) {
+        error_errno(err, "launch-failed", "%s", SHIM_SOCKET);
+        control_free(control);
+        return NULL;
+    }
+    if (loop_add(loop, &control->listener, err) < 0) {
+        control_free(control);
+        return NULL;
+    }
+    return control;
+}
+
+void control_broadcast(struct control *control)
+{
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        if (control->clients[i].source.fd >= 0 && control->clients[i].trusted)
+            send_status(&control->clients[i]);
+}
+
+void control_free(struct control *control)
+{
+    if (!control)
+        return;
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        if (control->clients[i].source.fd >= 0)
+            drop(&control->clients[i]);
+    loop_remove(control->loop, &control->listener);
+    if (control->listener.fd >= 0)
+        (void)close(control->listener.fd);
+    free(control);
+}

@@ -1,0 +1,23 @@
+/* The control socket (shim/protocol.h): who may speak to the shim, and what it tells them. */
+#pragma once
+
+#include <jansson.h>
+
+#include "base/loop.h"
+#include "shim/spec.h"
+
+struct control;
+
+/* What the owner of the socket answers with and is asked for. */
+struct control_owner {
+    json_t *(*status)(void *context); /* a fresh status object */
+    void (*stop)(void *context, int64_t grace_ms);
+    void *context;
+};
+
+/* Listens on shim.sock in the working directory. */
+struct control *control_new(struct loop *loop, const struct launch *launch,
+                            const struct control_owner *owner, struct error *err);
+/* Sends the status to everyone who said hello. */
+void control_broadcast(struct control *control);
+void control_free(struct control *control);

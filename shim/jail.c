@@ -1,0 +1,90 @@
+#include "shim/jail.h"
+
+#include "renderers/config.h"
+
+static const char *const common[] = {
+    "--unshare-user", "--unshare-pid",       "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
+    "--die-with-parent", "--new-session", "--clearenv",    "--cap-drop",    "ALL",
+    NULL,
+};
+
+/* The host's programs and libraries, read-only, where a dynamically linked program looks for them. */
+static const char *const system_files[] = {
+    "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib",     "--symlink", "usr/lib64",
+    "/lib64",    "--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin", NULL,
+};
+
+static const char *const scratch[] = {"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", NULL};
+
+static void add_bind(struct argv *argv, const char *flag, const char *host, const char *jail)
+{
+    argv_add(argv, flag);
+    argv_add(argv, host);
+    argv_add(argv, jail);
+}
+
+static void add_program(struct argv *argv, const struct program *program)
+{
+    for (size_t i = 0; i < program->n_binds; i++)
+        add_bind(argv, "--ro-bind", program->binds[i].host, program->binds[i].jail);
+}
+
+void jail_cell(struct argv *argv, const struct launch *launch, int filter_fd, int listener_fd)
+{
+    argv_add(argv, launch->bwrap);
+    argv_add_list(argv, common);
+    argv_add(argv, "--unshare-net");
+    argv_add(argv, "--seccomp");
+    argv_addf(argv, "%d", filter_fd);
+    if (launch->gvproxy_dynamic)
+        argv_add_list(argv, system_files);
+    add_bind(argv, "--ro-bind", launch->gvproxy, "/gvproxy");
+    add_bind(argv, "--ro-bind", launch->cell, "/cell");
+    add_bind(argv, "--ro-bind", launch->gvproxy_config, "/gvproxy.yaml");
+    add_bind(argv, "--bind", launch->net_dir, JAIL_RUN_DIR);
+    argv_add_list(argv, (const char *const[]){"--remount-ro", "/", "--chdir", JAIL_RUN_DIR, "--",
+                                              "/cell", NULL});
+    argv_addf(argv, "%d", listener_fd);
+    for (size_t i = 0; i < launch->n_forwards; i++)
+        argv_addf(argv, "%u", launch->forwards[i].gateway_port);
+    argv_add_list(argv,
+                  (const char *const[]){"--", "/gvproxy", "-config", "/gvproxy.yaml", NULL});
+}
+
+void jail_vm(struct argv *argv, const struct launch *launch)
+{
+    argv_add(argv, launch->bwrap);
+    argv_add_list(argv, common);
+    argv_add(argv, "--unshare-net");
+    argv_add_list(argv, system_files);
+    argv_add_list(argv, scratch);
+    argv_add_list(argv, (const char *const[]){"--setenv", "PATH", "/usr/bin", NULL});
+    if (launch->dev_kvm)
+        add_bind(argv, "--dev-bind", "/dev/kvm", "/dev/kvm");
+    add_program(argv, &launch->vm);
+    if (!launch->probe)
+        add_bind(argv, "--bind", launch->net_dir, JAIL_RUN_DIR);
+    argv_add_list(argv, (const char *const[]){"--remount-ro", "/", "--chdir", "/tmp", "--", NULL});
+    argv_add_list(argv, launch->vm.argv);
+}
+
+void jail_sidecar(struct argv *argv, const struct launch *launch, const struct program *program)
+{
+    const char *name;
+    json_t *value;
+
+    argv_add(argv, launch->bwrap);
+    argv_add_list(argv, common);
+    argv_add_list(argv, system_files);
+    argv_add_list(argv, scratch);
+    argv_add_list(argv, (const char *const[]){"--setenv", "PATH", "/usr/sbin:/usr/bin", NULL});
+    json_object_foreach(program->env, name, value)
+    {
+        argv_add_list(argv, (const char *const[]){"--setenv", name, json_string_value(value), NULL});
+    }
+    add_program(argv, program);
+    add_bind(argv, "--bind", launch->proxy_dir, "/run/proxy");
+    argv_add_list(argv,
+                  (const char *const[]){"--remount-ro", "/", "--chdir", "/run/proxy", "--", NULL});
+    argv_add_list(argv, program->argv);
+}

@@ -1,0 +1,14 @@
+/* The jails: bubblewrap's arguments for gvproxy's cell, the VM and the sidecars.
+ *
+ * Every jail has its own user, mount, pid, ipc and uts namespaces, no capability, an empty environment, and dies with the
+ * shim. The cell and the VM also have a network namespace with nothing but `lo`. */
+#pragma once
+
+#include "base/argv.h"
+#include "shim/spec.h"
+
+/* gvproxy behind bottle-cell, which passes one listener per forward out over `listener_fd`. */
+void jail_cell(struct argv *argv, const struct launch *launch, int filter_fd, int listener_fd);
+void jail_vm(struct argv *argv, const struct launch *launch);
+/* A sidecar: the host's network, and of its files /usr, the resolver's files, and its own. */
+void jail_sidecar(struct argv *argv, const struct launch *launch, const struct program *program);

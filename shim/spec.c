@@ -1,0 +1,211 @@
+#include "shim/spec.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "base/util.h"
+#include "guest/protocol.h"
+
+/* The spec comes from our own daemon, yet every field is checked: a shim that starts half of a bottle is worse than
+ * one that refuses. `fault` keeps the first thing that is wrong, and later steps go on harmlessly. */
+struct reader {
+    struct error *err;
+    bool failed;
+};
+
+static void fault(struct reader *reader, const char *what)
+{
+    if (!reader->failed)
+        error_set(reader->err, NULL, "launch spec: %s", what);
+    reader->failed = true;
+}
+
+static const char *string_of(struct reader *reader, const json_t *object, const char *key)
+{
+    const char *value = json_member_string(object, key);
+
+    if (!value)
+        fault(reader, key);
+    return value ? value : "";
+}
+
+static json_int_t integer_of(struct reader *reader, const json_t *object, const char *key,
+                             json_int_t min, json_int_t max)
+{
+    json_int_t value = json_member_integer(object, key, min - 1);
+
+    if (value < min || value > max) {
+        fault(reader, key);
+        return min;
+    }
+    return value;
+}
+
+static void read_program(struct reader *reader, const json_t *object, struct program *ret)
+{
+    json_t *argv = json_object_get(object, "argv"), *binds = json_object_get(object, "binds");
+    size_t count = json_array_size(argv);
+
+    ret->name = string_of(reader, object, "name");
+    ret->env = json_object_get(object, "env");
+    ret->argv = calloc(count + 1, sizeof *ret->argv);
+    if (!ret->argv || count == 0) {
+        fault(reader, "argv");
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        if (!(ret->argv[i] = json_string_value(json_array_get(argv, i))))
+            fault(reader, "argv");
+    if (json_array_size(binds) > BINDS_MAX) {
+        fault(reader, "binds");
+        return;
+    }
+    for (; ret->n_binds < json_array_size(binds); ret->n_binds++) {
+        const json_t *pair = json_array_get(binds, ret->n_binds);
+        struct bind *bind = &ret->binds[ret->n_binds];
+        bind->host = json_string_value(json_array_get(pair, 0));
+        bind->jail = json_string_value(json_array_get(pair, 1));
+        if (!bind->host || !bind->jail) {
+            fault(reader, "binds");
+            return;
+        }
+    }
+}
+
+static void read_forwards(struct reader *reader, const json_t *list, struct launch *ret)
+{
+    if (!json_is_array(list) || json_array_size(list) > FORWARDS_MAX) {
+        fault(reader, "forwards");
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *row = json_array_get(list, i);
+        ret->forwards[ret->n_forwards++] = (struct port_forward){
+            .sidecar = string_of(reader, row, "sidecar"),
+            .gateway_port = (uint16_t)integer_of(reader, row, "gateway_port", 1, 65535),
+            .host = LOOPBACK,
+            .host_port = (uint16_t)integer_of(reader, row, "host_port", 1, 65535),
+        };
+    }
+}
+
+static void read_sidecars(struct reader *reader, const json_t *list, struct launch *ret)
+{
+    if (!json_is_array(list) || json_array_size(list) > SIDECARS_MAX) {
+        fault(reader, "sidecars");
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *row = json_array_get(list, i);
+        struct sidecar_spec *sidecar = &ret->sidecars[ret->n_sidecars++];
+        read_program(reader, row, &sidecar->program);
+        sidecar->host_port = (uint16_t)integer_of(reader, row, "host_port", 1, 65535);
+    }
+}
+
+/* Builds the START frame that the guest will be sent (its layout: guest/protocol.h). */
+static void build_start(struct reader *reader, const json_t *guest, struct launch *ret)
+{
+    json_t *command = json_object_get(guest, "command"), *env = json_object_get(guest, "env");
+    static const char *const names[] = {"hostname", "guest_ip", "gateway", "workdir"};
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+    uint8_t header[FRAME_HEADER_SIZE], number[4];
+
+    text_add_bytes(&out, "\0\0\0\0\0\0\0", FRAME_HEADER_SIZE);
+    put_u32(number, (uint32_t)json_array_size(command));
+    text_add_bytes(&out, number, sizeof number);
+    put_u32(number, (uint32_t)json_array_size(env));
+    text_add_bytes(&out, number, sizeof number);
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const char *value = string_of(reader, guest, names[i]);
+        text_add_bytes(&out, value, strlen(value) + 1);
+    }
+    for (size_t i = 0; i < json_array_size(command); i++) {
+        const char *argument = json_string_value(json_array_get(command, i));
+        if (argument)
+            text_add_bytes(&out, argument, strlen(argument) + 1);
+        else
+            fault(reader, "command");
+    }
+    for (size_t i = 0; i < json_array_size(env); i++) {
+        const char *name = json_string_value(json_array_get(json_array_get(env, i), 0));
+        const char *value = json_string_value(json_array_get(json_array_get(env, i), 1));
+        if (name && value)
+            text_addf(&out, "%s=%s", name, value);
+        else
+            fault(reader, "env");
+        text_add_bytes(&out, "", 1);
+    }
+    if (out.length > START_PAYLOAD_MAX)
+        fault(reader, "guest (command and environment are too large)");
+    ret->start_length = out.length;
+    ret->start = (uint8_t *)text_take(&out);
+    if (!ret->start) {
+        fault(reader, "out of memory");
+        return;
+    }
+    frame_header(header, FRAME_START, (uint32_t)(ret->start_length - FRAME_HEADER_SIZE));
+    memcpy(ret->start, header, sizeof header);
+}
+
+static void read_bottle(struct reader *reader, const json_t *spec, struct launch *ret)
+{
+    const json_t *gvproxy = json_object_get(spec, "gvproxy");
+
+    ret->gvproxy = string_of(reader, gvproxy, "binary");
+    ret->gvproxy_config = string_of(reader, gvproxy, "config");
+    ret->cell = string_of(reader, gvproxy, "cell");
+    ret->gvproxy_dynamic = json_is_true(json_object_get(gvproxy, "dynamic"));
+    read_forwards(reader, json_object_get(spec, "forwards"), ret);
+    read_sidecars(reader, json_object_get(spec, "sidecars"), ret);
+    build_start(reader, json_object_get(spec, "guest"), ret);
+}
+
+int launch_decode(const char *bytes, size_t length, struct launch *ret, struct error *err)
+{
+    struct reader reader = {.err = err};
+    struct launch launch = {.json = json_parse(bytes, length, err)};
+    const json_t *spec = launch.json, *vm = json_object_get(spec, "vm");
+
+    if (!spec)
+        return error_wrap(err, "launch spec");
+    launch.probe = json_is_true(json_object_get(spec, "probe"));
+    launch.slug = string_of(&reader, spec, "slug");
+    launch.run_dir = string_of(&reader, spec, "run_dir");
+    launch.log_dir = string_of(&reader, spec, "log_dir");
+    launch.token = string_of(&reader, spec, "token");
+    launch.bwrap = string_of(&reader, spec, "bwrap");
+    launch.uid = (unsigned)integer_of(&reader, spec, "uid", 0, UINT32_MAX - 1);
+    launch.gid = (unsigned)integer_of(&reader, spec, "gid", 0, UINT32_MAX - 1);
+    launch.daemon_uid = (unsigned)integer_of(&reader, spec, "daemon_uid", 0, UINT32_MAX - 1);
+    launch.kvm_gid = json_member_integer(spec, "kvm_gid", -1);
+    launch.log_bytes = integer_of(&reader, spec, "log_bytes", 4096, INT64_MAX);
+    launch.boot_timeout_ms = integer_of(&reader, spec, "boot_timeout_ms", 1, 3600000);
+    launch.sidecar_timeout_ms = integer_of(&reader, spec, "sidecar_timeout_ms", 1, 3600000);
+    read_program(&reader, vm, &launch.vm);
+    launch.dev_kvm = json_is_true(json_object_get(vm, "dev_kvm"));
+    launch.agent_fd = (int)integer_of(&reader, vm, "agent_fd", 3, 64);
+    if (!launch.probe)
+        read_bottle(&reader, spec, &launch);
+    if (reader.failed) {
+        launch_free(&launch);
+        return -1;
+    }
+    *ret = launch;
+    return 0;
+}
+
+void launch_free(struct launch *launch)
+{
+    for (size_t i = 0; i < launch->n_sidecars; i++)
+        free(launch->sidecars[i].program.argv);
+    for (size_t i = 0; i < launch->n_staged; i++)
+        free(launch->staged[i]);
+    free(launch->vm.argv);
+    free(launch->start);
+    json_decref(launch->json);
+    *launch = (struct launch){0};
+}

@@ -1,0 +1,71 @@
+/* The launch spec: all that a shim is told, decoded from the JSON that backends/launch.c makes.
+ *
+ * {"slug","run_dir","log_dir","log_bytes","uid","gid","daemon_uid","kvm_gid"|null,"token",
+ *  "boot_timeout_ms","sidecar_timeout_ms","bwrap",
+ *  "gvproxy": {"binary","config","cell","dynamic"},
+ *  "forwards": [{"sidecar","gateway_port","host_port"}],
+ *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port"}],
+ *  "vm": {"name","argv":[…],"binds":[["host","jail"],…],"dev_kvm":bool,"agent_fd":N},
+ *  "probe": true only to find out whether a VM boots: then gvproxy, forwards, sidecars and guest are absent,
+ *  "guest": {"hostname","guest_ip","gateway","workdir","command":[…],"env":[["NAME","value"],…]}}
+ *
+ * argv[0] of sidecars and vm is a path in their jail. */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "renderers/config.h"
+
+enum {
+    SIDECARS_MAX = FORWARDS_MAX,
+    BINDS_MAX = 12,
+    STAGED_MAX = 5 + BINDS_MAX * (SIDECARS_MAX + 1),
+};
+
+struct bind {
+    const char *host, *jail;
+};
+
+struct program {
+    const char *name;
+    const char **argv; /* NULL-terminated, owned */
+    json_t *env;       /* object or NULL, borrowed */
+    struct bind binds[BINDS_MAX];
+    size_t n_binds;
+};
+
+struct sidecar_spec {
+    struct program program;
+    uint16_t host_port;
+};
+
+/* Strings are borrowed from `json`, which the struct owns. */
+struct launch {
+    json_t *json;
+    const char *slug, *run_dir, *log_dir, *token, *bwrap;
+    const char *gvproxy, *gvproxy_config, *cell;
+    const char *net_dir, *proxy_dir; /* set by staging (shim/staging.c) */
+    bool gvproxy_dynamic;
+    unsigned uid, gid, daemon_uid; /* uid 0: stay */
+    int64_t kvm_gid;               /* -1: none */
+    int64_t log_bytes, boot_timeout_ms, sidecar_timeout_ms;
+    struct port_forward forwards[FORWARDS_MAX];
+    size_t n_forwards;
+    struct sidecar_spec sidecars[SIDECARS_MAX];
+    size_t n_sidecars;
+    bool probe;
+    struct program vm;
+    bool dev_kvm;
+    int agent_fd;
+    uint8_t *start; /* START frame for the guest, header and payload; owned */
+    size_t start_length;
+    char *staged[STAGED_MAX]; /* paths that staging made; owned */
+    size_t n_staged;
+};
+
+/* Reads and checks a spec. *ret is released with launch_free. */
+int launch_decode(const char *bytes, size_t length, struct launch *ret, struct error *err);
+void launch_free(struct launch *launch);
