@@ -1,0 +1,211 @@
+#include "backends/engines.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backends/tools.h"
+#include "base/util.h"
+
+#define JAIL_CONFIG_DIR "/etc/bottle"
+#define JAIL_PROGRAM_DIR "/opt/bottle"
+
+/* In the order of preference. */
+const struct engine_row engines[] = {
+    {
+        .name = "pipelock",
+        .sidecar = SIDECAR_PIPELOCK,
+        .file = "pipelock.yaml",
+        .render = render_pipelock,
+        .limits = "pipelock has no rule by port (any port of an allowed host), and lets a TLS "
+                  "client pass that sends no server name",
+        .hint = "optional: install pipelock's release binary on PATH",
+        .arguments = {"run", "--config", "%CONFIG", "--listen", "%LISTEN"},
+    },
+    {
+        .name = "squid",
+        .sidecar = SIDECAR_PIPELOCK,
+        .file = "squid.conf",
+        .render = render_squid,
+        .limits = "squid does not compare the TLS server name with the CONNECT host, and a tunnel "
+                  "that is open stays open",
+        .hint = "install it by: apt-get install squid",
+        .arguments = {"-N", "-f", "%CONFIG"},
+    },
+    {
+        .name = "git-gate",
+        .sidecar = SIDECAR_GIT_GATE,
+        .hint = "set git_gate_program in bottled's configuration to a program that listens on "
+                "$LISTEN, or leave sidecars.git_gate out of the plan",
+    },
+    {
+        .name = "supervise",
+        .sidecar = SIDECAR_SUPERVISE,
+        .hint = "set supervise_program in bottled's configuration to a program that listens on "
+                "$LISTEN, or leave sidecars.supervise out of the plan",
+    },
+};
+const size_t n_engines = COUNT_OF(engines);
+
+/* The path that the operator configured for a sidecar, or NULL when its engine is looked for by name. */
+static const char *configured_program(const struct host *host, enum sidecar sidecar)
+{
+    switch (sidecar) {
+    case SIDECAR_GIT_GATE:
+        return host->git_gate_program ? host->git_gate_program : "";
+    case SIDECAR_SUPERVISE:
+        return host->supervise_program ? host->supervise_program : "";
+    default:
+        return NULL;
+    }
+}
+
+static bool find_program(const struct host *host, const struct engine_row *row, char *ret,
+                         size_t size)
+{
+    const char *program = configured_program(host, row->sidecar);
+
+    if (!program)
+        return tool_find(host->tools_path, row->name, ret, size) == 0;
+    char directory[PATH_MAX];
+    const char *slash = strrchr(program, '/');
+    if (!slash || snprintf(directory, sizeof directory, "%.*s", (int)(slash - program), program) >=
+                      (int)sizeof directory)
+        return false;
+    return tool_find(directory, slash + 1, ret, size) == 0;
+}
+
+const struct engine_row *engine_choose(const struct host *host, enum sidecar sidecar,
+                                       char *ret_path, size_t size)
+{
+    const struct engine_row *last = NULL;
+    char path[PATH_MAX] = "";
+
+    for (size_t i = 0; i < n_engines; i++) {
+        if (engines[i].sidecar != sidecar)
+            continue;
+        last = &engines[i];
+        if (find_program(host, last, path, sizeof path))
+            break;
+        path[0] = '\0';
+    }
+    if (ret_path)
+        (void)snprintf(ret_path, size, "%s", path);
+    return last;
+}
+
+void preflight_engines(struct preflight *preflight, const struct host *host,
+                       const struct spec *spec)
+{
+    for (int sidecar = 0; sidecar < N_SIDECARS; sidecar++) {
+        char path[PATH_MAX];
+        if (spec ? !sidecar_active(spec, sidecar) : sidecar != SIDECAR_PIPELOCK)
+            continue;
+        const struct engine_row *row = engine_choose(host, sidecar, path, sizeof path);
+        preflight_row(preflight, row->name, path[0] != '\0', path,
+                      path[0] ? "" : "no program for this sidecar was found", row->hint);
+    }
+}
+
+int engines_prepare(const struct host *host, struct plan *plan, struct error *err)
+{
+    const struct engine_row *row = engine_choose(host, SIDECAR_PIPELOCK, NULL, 0);
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+    const struct proxy_config config = {
+        .port = plan->allocation.host_ports[SIDECAR_PIPELOCK],
+        .rules = plan->spec.rules.items,
+        .n_rules = plan->spec.rules.count,
+    };
+
+    plan->engine = row->name;
+    if (row->limits && !(plan->limits_note = strdup(row->limits)))
+        return error_set(err, NULL, "out of memory");
+    if (row->render(&config, &out, err) < 0)
+        return error_wrap(err, "%s", row->file);
+    char *content = text_take(&out);
+    if (!content)
+        return error_set(err, NULL, "out of memory");
+    return plan_add_file(plan, row->file, content, err);
+}
+
+static json_t *pair(const char *host, const char *jail)
+{
+    return json_pack("[s, s]", host, jail);
+}
+
+/* A program under /usr is seen in the jail where it is; any other is bound to a place of its own. */
+static void place_program(const char *path, const char *name, json_t *argv, json_t *binds)
+{
+    char jail[PATH_MAX];
+
+    if (strncmp(path, "/usr/", 5) == 0) {
+        json_array_append_new(argv, json_string(path));
+        return;
+    }
+    (void)snprintf(jail, sizeof jail, JAIL_PROGRAM_DIR "/%s", name);
+    json_array_append_new(binds, pair(path, jail));
+    json_array_append_new(argv, json_string(jail));
+}
+
+static void add_arguments(const struct engine_row *row, const char *config, const char *listen,
+                          json_t *argv)
+{
+    for (size_t i = 0; i < COUNT_OF(row->arguments) && row->arguments[i]; i++) {
+        const char *argument = row->arguments[i];
+        if (strcmp(argument, "%CONFIG") == 0)
+            argument = config;
+        else if (strcmp(argument, "%LISTEN") == 0)
+            argument = listen;
+        json_array_append_new(argv, json_string(argument));
+    }
+}
+
+static json_t *launch_one(const struct host *host, const struct plan *plan, enum sidecar sidecar,
+                          struct error *err)
+{
+    static const char *const resolver_files[] = {"/etc/hosts", "/etc/resolv.conf",
+                                                 "/etc/nsswitch.conf", "/etc/squid"};
+    char path[PATH_MAX], staged[PATH_MAX], config[PATH_MAX], listen[32];
+    const struct engine_row *row = engine_choose(host, sidecar, path, sizeof path);
+    json_t *argv = json_array(), *binds = json_array();
+    unsigned port = plan->allocation.host_ports[sidecar];
+
+    if (!path[0]) {
+        error_set(err, "preflight-failed", "%s: its program is missing; %s", row->name, row->hint);
+        json_decref(argv);
+        json_decref(binds);
+        return NULL;
+    }
+    (void)snprintf(listen, sizeof listen, LOOPBACK ":%u", port);
+    (void)snprintf(config, sizeof config, JAIL_CONFIG_DIR "/%s", row->file ? row->file : "");
+    place_program(path, row->name, argv, binds);
+    add_arguments(row, config, listen, argv);
+    if (row->file) {
+        (void)snprintf(staged, sizeof staged, "%s/%s", plan->stage_dir, row->file);
+        json_array_append_new(binds, pair(staged, config));
+    }
+    for (size_t i = 0; i < COUNT_OF(resolver_files); i++)
+        if (access(resolver_files[i], R_OK) == 0)
+            json_array_append_new(binds, pair(resolver_files[i], resolver_files[i]));
+    return json_pack("{s:s, s:o, s:o, s:{s:s, s:s}, s:i}", "name", sidecars[sidecar].name, "argv",
+                     argv, "binds", binds, "env", "BOTTLE_SLUG", plan->spec.slug, "LISTEN", listen,
+                     "host_port", (int)port);
+}
+
+json_t *engines_launch(const struct host *host, const struct plan *plan, struct error *err)
+{
+    json_t *list = json_array();
+
+    for (int sidecar = 0; list && sidecar < N_SIDECARS; sidecar++) {
+        if (!sidecar_active(&plan->spec, sidecar))
+            continue;
+        json_t *entry = launch_one(host, plan, sidecar, err);
+        if (!entry) {
+            json_decref(list);
+            return NULL;
+        }
+        json_array_append_new(list, entry);
+    }
+    return list;
+}

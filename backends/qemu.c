@@ -1,0 +1,185 @@
+/* The qemu backend: QEMU's microvm machine, by KVM where a probe boot succeeded, else by TCG, so that bottled does its main job
+ * on any Linux machine. */
+#include "backends/qemu.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "backends/tools.h"
+
+#define QEMU "qemu-system-x86_64"
+#define KERNEL_FILE "vmlinuz"
+#define INITRD_FILE "initramfs.img"
+#define IMAGE_DIR "images"
+#define JAIL_KERNEL "/vm/kernel"
+#define JAIL_INITRD "/vm/initrd"
+#define JAIL_IMAGE "/vm/image"
+#define JAIL_QEMU_ELSEWHERE "/vm/" QEMU
+
+enum { AGENT_FD = 5 };
+
+static const char image_prefix[] = "builtin:";
+
+/* "builtin:NAME" → <guest_dir>/images/NAME.erofs. The name was validated with the plan. */
+static int image_path(const struct host *host, const char *image, char *ret, size_t size)
+{
+    if (strncmp(image, image_prefix, sizeof image_prefix - 1) != 0)
+        return -1;
+    return snprintf(ret, size, "%s/" IMAGE_DIR "/%s.erofs", host->guest_dir,
+                    image + sizeof image_prefix - 1) < (int)size
+               ? 0
+               : -1;
+}
+
+void qemu_preflight(const struct host *host, const struct spec *spec, struct preflight *ret)
+{
+    static const char built[] = "build bottled whole: run make in its source directory";
+    const char *image = spec ? spec->image : "builtin:busybox";
+    char path[PATH_MAX] = "";
+
+    *ret = (struct preflight){.ok = true};
+    preflight_program(ret, host, QEMU,
+                      "install it by: apt-get install --no-install-recommends qemu-system-x86");
+    preflight_common(ret, host, spec);
+    preflight_file(ret, "guest kernel", host->guest_dir, KERNEL_FILE, built);
+    preflight_file(ret, "guest initramfs", host->guest_dir, INITRD_FILE, built);
+    if (image_path(host, image, path, sizeof path) == 0)
+        preflight_file(ret, "guest image", "", path + 1, built);
+}
+
+/* Where QEMU is found, and where it is seen in its jail. */
+static const char *qemu_in_jail(const char *path)
+{
+    return strncmp(path, "/usr/", 5) == 0 ? path : JAIL_QEMU_ELSEWHERE;
+}
+
+static int find_qemu(const struct host *host, char *ret, size_t size, struct error *err)
+{
+    if (tool_find(host->tools_path, QEMU, ret, size) < 0)
+        return error_set(err, "preflight-failed",
+                         QEMU " was not found; install it by: apt-get install qemu-system-x86");
+    return 0;
+}
+
+int qemu_prepare(const struct host *host, struct plan *plan, struct error *err)
+{
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+    char qemu[PATH_MAX];
+
+    if (find_qemu(host, qemu, sizeof qemu, err) < 0)
+        return -1;
+    const struct qemu_config config = {
+        .binary = qemu_in_jail(qemu),
+        .kernel = JAIL_KERNEL,
+        .initrd = JAIL_INITRD,
+        .image = JAIL_IMAGE,
+        .cpus = (unsigned)plan->spec.cpus,
+        .memory_mib = (unsigned)plan->spec.memory_mib,
+        .guest_mac = plan->mac,
+        .kvm = host->kvm_works,
+        .tsc_khz = host->tsc_khz,
+        .agent_fd = AGENT_FD,
+    };
+    plan->accelerator = host->kvm_works ? "kvm" : "tcg";
+    if (render_qemu(&config, &out, err) < 0)
+        return error_wrap(err, "qemu.json");
+    char *content = text_take(&out);
+    if (!content)
+        return error_set(err, NULL, "out of memory");
+    return plan_add_file(plan, "qemu.json", content, err);
+}
+
+/* argv and binds of the VM; `argv` comes from the rendered file, so that what was shown is what runs. */
+static json_t *vm_encode(const struct host *host, const char *qemu, const char *image, json_t *argv,
+                         bool kvm)
+{
+    char kernel[PATH_MAX], initrd[PATH_MAX];
+    json_t *binds = json_array();
+
+    (void)snprintf(kernel, sizeof kernel, "%s/" KERNEL_FILE, host->guest_dir);
+    (void)snprintf(initrd, sizeof initrd, "%s/" INITRD_FILE, host->guest_dir);
+    json_array_append_new(binds, json_pack("[s, s]", kernel, JAIL_KERNEL));
+    json_array_append_new(binds, json_pack("[s, s]", initrd, JAIL_INITRD));
+    if (image)
+        json_array_append_new(binds, json_pack("[s, s]", image, JAIL_IMAGE));
+    if (strncmp(qemu, "/usr/", 5) != 0)
+        json_array_append_new(binds, json_pack("[s, s]", qemu, JAIL_QEMU_ELSEWHERE));
+    return json_pack("{s:s, s:O, s:o, s:b, s:i}", "name", "qemu", "argv", argv, "binds", binds,
+                     "dev_kvm", (int)kvm, "agent_fd", (int)AGENT_FD);
+}
+
+static int rendered_argv(const char *text, size_t length, json_t **ret, struct error *err)
+{
+    json_error_t fault;
+    json_t *file = json_loadb(text, length, JSON_REJECT_DUPLICATES, &fault);
+    json_t *argv = json_incref(json_object_get(file, "argv"));
+
+    json_decref(file);
+    if (!json_is_array(argv)) {
+        json_decref(argv);
+        return error_set(err, NULL, "qemu.json holds no argv");
+    }
+    *ret = argv;
+    return 0;
+}
+
+int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_vm,
+                struct error *err)
+{
+    const struct plan_file *file = plan_find_file(plan, "qemu.json");
+    char qemu[PATH_MAX], image[PATH_MAX];
+    json_t *argv;
+
+    if (!file)
+        return error_set(err, NULL, "the plan has no qemu.json");
+    if (find_qemu(host, qemu, sizeof qemu, err) < 0 ||
+        rendered_argv(file->content, file->length, &argv, err) < 0)
+        return -1;
+    if (image_path(host, plan->spec.image, image, sizeof image) < 0) {
+        json_decref(argv);
+        return error_set(err, "preflight-failed", "image %s is not known", plan->spec.image);
+    }
+    bool kvm = plan->accelerator && strcmp(plan->accelerator, "kvm") == 0;
+    *ret_vm = vm_encode(host, qemu, image, argv, kvm);
+    json_decref(argv);
+    return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
+}
+
+int qemu_probe_vm(const struct host *host, json_t **ret_vm, struct error *err)
+{
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+    char qemu[PATH_MAX];
+    json_t *argv;
+
+    if (find_qemu(host, qemu, sizeof qemu, err) < 0)
+        return -1;
+    const struct qemu_config config = {
+        .binary = qemu_in_jail(qemu),
+        .kernel = JAIL_KERNEL,
+        .initrd = JAIL_INITRD,
+        .cpus = 1,
+        .memory_mib = 128,
+        .kvm = true,
+        .agent_fd = AGENT_FD,
+        .probe = true,
+    };
+    if (render_qemu(&config, &out, err) < 0 ||
+        rendered_argv(out.data, out.length, &argv, err) < 0)
+        return -1;
+    *ret_vm = vm_encode(host, qemu, NULL, argv, true);
+    json_decref(argv);
+    return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
+}
+
+int qemu_identity(const struct host *host, char *ret, size_t size)
+{
+    char qemu[PATH_MAX], kernel[PATH_MAX], initrd[PATH_MAX];
+    struct error err;
+
+    (void)snprintf(kernel, sizeof kernel, "%s/" KERNEL_FILE, host->guest_dir);
+    (void)snprintf(initrd, sizeof initrd, "%s/" INITRD_FILE, host->guest_dir);
+    if (find_qemu(host, qemu, sizeof qemu, &err) < 0)
+        return -1;
+    return files_identity((const char *const[]){qemu, kernel, initrd, NULL}, ret, size);
+}

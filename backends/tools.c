@@ -1,0 +1,107 @@
+#include "backends/tools.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backends/engines.h"
+#include "base/util.h"
+
+/* Searched after the configured path: an ordinary user's PATH lacks the first two, nobody's has the last. */
+#define FALLBACK_PATH "/usr/sbin:/sbin:/usr/libexec/podman"
+
+static bool is_program(const char *path)
+{
+    struct stat status;
+
+    return stat(path, &status) == 0 && S_ISREG(status.st_mode) && access(path, X_OK) == 0;
+}
+
+static bool find_along(const char *list, const char *name, char *ret, size_t size)
+{
+    for (const char *at = list; *at;) {
+        size_t length = strcspn(at, ":");
+        /* A relative or empty part would make the answer depend on where the daemon was started. */
+        if (length > 0 && at[0] == '/' &&
+            snprintf(ret, size, "%.*s/%s", (int)length, at, name) < (int)size && is_program(ret))
+            return true;
+        at += length;
+        at += *at == ':';
+    }
+    return false;
+}
+
+int tool_find(const char *tools_path, const char *name, char *ret, size_t size)
+{
+    return find_along(tools_path, name, ret, size) || find_along(FALLBACK_PATH, name, ret, size)
+               ? 0
+               : -1;
+}
+
+void preflight_row(struct preflight *preflight, const char *name, bool found, const char *path,
+                   const char *detail, const char *hint)
+{
+    if (preflight->count == TOOLS_MAX)
+        return;
+    struct tool *tool = &preflight->tools[preflight->count++];
+    *tool = (struct tool){.name = name, .found = found, .hint = hint};
+    (void)snprintf(tool->path, sizeof tool->path, "%s", path);
+    (void)snprintf(tool->detail, sizeof tool->detail, "%s", detail);
+    preflight->ok = preflight->ok && found;
+}
+
+void preflight_program(struct preflight *preflight, const struct host *host, const char *name,
+                       const char *hint)
+{
+    char path[PATH_MAX] = "";
+    bool found = tool_find(host->tools_path, name, path, sizeof path) == 0;
+
+    preflight_row(preflight, name, found, found ? path : "",
+                  found ? "" : "not found on the tools path or PATH", hint);
+}
+
+void preflight_file(struct preflight *preflight, const char *name, const char *directory,
+                    const char *file, const char *hint)
+{
+    char path[PATH_MAX];
+
+    (void)snprintf(path, sizeof path, "%s/%s", directory, file);
+    bool found = access(path, R_OK) == 0;
+    preflight_row(preflight, name, found, path, found ? "" : "missing or not readable", hint);
+}
+
+void preflight_common(struct preflight *preflight, const struct host *host, const struct spec *spec)
+{
+    static const char built[] = "build bottled whole: run make in its source directory";
+
+    preflight_program(preflight, host, "gvproxy",
+                      "run tools/setup in bottled's source directory, or install it by: CGO_ENABLED=0 "
+                      "go install github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9");
+    preflight_program(preflight, host, "bwrap", "install it by: apt-get install bubblewrap");
+    preflight_file(preflight, "bottle-shim", host->libexec_dir, "bottle-shim", built);
+    preflight_file(preflight, "bottle-cell", host->libexec_dir, "bottle-cell", built);
+    preflight_engines(preflight, host, spec);
+}
+
+bool program_is_dynamic(const char *path)
+{
+    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+    Elf64_Ehdr header;
+    Elf64_Phdr segment;
+
+    if (fd < 0 || pread(fd, &header, sizeof header, 0) != sizeof header ||
+        memcmp(header.e_ident, ELFMAG, SELFMAG) != 0)
+        return true; /* a script, or something that we do not know: give it the system's files */
+    for (size_t i = 0; i < header.e_phnum; i++) {
+        off_t at = (off_t)(header.e_phoff + i * sizeof segment);
+        if (pread(fd, &segment, sizeof segment, at) != sizeof segment)
+            return true;
+        if (segment.p_type == PT_INTERP)
+            return true;
+    }
+    return false;
+}

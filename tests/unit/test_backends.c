@@ -1,0 +1,280 @@
+/* The backends' table, what their preflights say of a bare machine, and what they prepare on a furnished one. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backends/backend.h"
+#include "backends/engines.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/util.h"
+
+/* A machine of our own: every path below one temporary directory. */
+struct machine {
+    char root[64], tools[96], libexec[96], guest[96];
+    struct host host;
+};
+
+static void touch(const char *directory, const char *name, mode_t mode)
+{
+    char path[256];
+    struct error err = ERROR_INIT;
+
+    (void)snprintf(path, sizeof path, "%s/%s", directory, name);
+    cr_assert_eq(file_write(path, "x", 1, mode, false, &err), 0, "%s", err.text);
+}
+
+static void machine_make(struct machine *machine)
+{
+    char images[128];
+
+    *machine = (struct machine){.root = "/tmp/bottled-unit-XXXXXX"};
+    cr_assert_not_null(mkdtemp(machine->root));
+    (void)snprintf(machine->tools, sizeof machine->tools, "%s/tools", machine->root);
+    (void)snprintf(machine->libexec, sizeof machine->libexec, "%s/libexec", machine->root);
+    (void)snprintf(machine->guest, sizeof machine->guest, "%s/guest", machine->root);
+    (void)snprintf(images, sizeof images, "%s/images", machine->guest);
+    const char *const directories[] = {machine->tools, machine->libexec, machine->guest, images};
+    for (size_t i = 0; i < COUNT_OF(directories); i++)
+        cr_assert_eq(mkdir(directories[i], 0700), 0);
+    machine->host = (struct host){.tools_path = machine->tools,
+                                  .libexec_dir = machine->libexec,
+                                  .guest_dir = machine->guest,
+                                  .state_dir = machine->root,
+                                  .run_dir = machine->root,
+                                  .git_gate_program = "",
+                                  .supervise_program = "",
+                                  .accelerator = "tcg"};
+}
+
+static void machine_furnish(const struct machine *machine)
+{
+    static const char *const programs[] = {"gvproxy", "bwrap", "qemu-system-x86_64", "smolvm",
+                                           "pipelock"};
+    static const char *const ours[] = {"bottle-shim", "bottle-cell"};
+    static const char *const files[] = {"vmlinuz", "initramfs.img", "images/busybox.erofs"};
+
+    for (size_t i = 0; i < COUNT_OF(programs); i++)
+        touch(machine->tools, programs[i], 0700);
+    for (size_t i = 0; i < COUNT_OF(ours); i++)
+        touch(machine->libexec, ours[i], 0700);
+    for (size_t i = 0; i < COUNT_OF(files); i++)
+        touch(machine->guest, files[i], 0600);
+}
+
+static void machine_remove(const struct machine *machine)
+{
+    (void)directory_remove(machine->root, NULL, NULL);
+}
+
+static void decode(const char *body, struct spec *ret)
+{
+    struct problem problem = PROBLEM_INIT;
+    CLEANUP_JSON json_t *json = json_parse(body, strlen(body), NULL);
+
+    cr_assert_eq(spec_decode(json, ret, &problem), 0, "%s", problem.detail);
+}
+
+static struct plan *resolve(const struct machine *machine, const char *body)
+{
+    const struct allocation allocation = {.subnet = 50, .host_ports = {51001, 51002, 51003}};
+    const struct plan_dirs dirs = {machine->root, machine->root};
+    struct error err = ERROR_INIT;
+    struct spec spec;
+
+    decode(body, &spec);
+    if (!spec.slug)
+        spec.slug = strdup("unit");
+    struct plan *plan = plan_resolve(&spec, &allocation, &dirs, &err);
+    cr_assert_not_null(plan, "%s", err.text);
+    return plan;
+}
+
+static const struct tool *row(const struct preflight *preflight, const char *name)
+{
+    for (size_t i = 0; i < preflight->count; i++)
+        if (strcmp(preflight->tools[i].name, name) == 0)
+            return &preflight->tools[i];
+    return NULL;
+}
+
+Test(preflight, each_missing_tool_is_named_with_what_to_do)
+{
+    struct machine machine;
+    struct preflight preflight;
+
+    machine_make(&machine);
+    for (size_t i = 0; i < n_backends; i++) {
+        backends[i].preflight(&machine.host, NULL, &preflight);
+        cr_expect_not(preflight.ok, "%s", backends[i].name);
+        cr_expect_gt(preflight.count, 3);
+        for (size_t k = 0; k < preflight.count; k++) {
+            const struct tool *tool = &preflight.tools[k];
+            cr_expect(tool->found || (tool->hint && tool->hint[0] && tool->detail[0]), "%s: %s",
+                      backends[i].name, tool->name);
+        }
+        const struct tool *gvproxy = row(&preflight, "gvproxy");
+        cr_assert_not_null(gvproxy);
+        cr_expect_not(gvproxy->found);
+        cr_expect_not_null(strstr(gvproxy->hint, "go install"));
+    }
+    machine_remove(&machine);
+}
+
+Test(preflight, one_missing_tool_is_the_only_one_named)
+{
+    static const char *const removed[] = {"tools/gvproxy", "libexec/bottle-cell", "guest/vmlinuz",
+                                          "guest/images/busybox.erofs"};
+    static const char *const names[] = {"gvproxy", "bottle-cell", "guest kernel", "guest image"};
+    struct machine machine;
+    struct preflight preflight;
+    char path[256];
+
+    machine_make(&machine);
+    for (size_t i = 0; i < COUNT_OF(removed); i++) {
+        machine_furnish(&machine);
+        (void)snprintf(path, sizeof path, "%s/%s", machine.root, removed[i]);
+        cr_assert_eq(unlink(path), 0);
+        backend_find("qemu")->preflight(&machine.host, NULL, &preflight);
+        cr_expect_not(preflight.ok);
+        for (size_t k = 0; k < preflight.count; k++)
+            cr_expect_eq(preflight.tools[k].found, strcmp(preflight.tools[k].name, names[i]) != 0,
+                         "%s without %s", preflight.tools[k].name, removed[i]);
+    }
+    machine_remove(&machine);
+}
+
+Test(preflight, smolmachines_needs_smolvm_and_gvproxy)
+{
+    struct machine machine;
+    struct preflight preflight;
+    char path[256];
+
+    machine_make(&machine);
+    machine_furnish(&machine);
+    backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
+    cr_expect(preflight.ok);
+    (void)snprintf(path, sizeof path, "%s/smolvm", machine.tools);
+    cr_assert_eq(unlink(path), 0);
+    backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
+    cr_expect_not(preflight.ok);
+    cr_expect_not(row(&preflight, "smolvm")->found);
+    machine_remove(&machine);
+}
+
+Test(preflight, a_plan_that_asks_for_a_sidecar_needs_its_program)
+{
+    struct machine machine;
+    struct preflight preflight;
+    struct spec spec;
+    char program[256];
+
+    machine_make(&machine);
+    machine_furnish(&machine);
+    decode("{\"command\":[\"true\"],\"sidecars\":{\"git_gate\":{}}}", &spec);
+    backend_find("qemu")->preflight(&machine.host, &spec, &preflight);
+    cr_expect_not(preflight.ok);
+    cr_assert_not_null(row(&preflight, "git-gate"));
+    cr_expect_not_null(strstr(row(&preflight, "git-gate")->hint, "git_gate_program"));
+    touch(machine.tools, "gate", 0700);
+    (void)snprintf(program, sizeof program, "%s/gate", machine.tools);
+    machine.host.git_gate_program = program;
+    backend_find("qemu")->preflight(&machine.host, &spec, &preflight);
+    cr_expect(preflight.ok);
+    spec_free(&spec);
+    machine_remove(&machine);
+}
+
+Test(preflight, a_relative_or_empty_part_of_the_path_is_not_searched)
+{
+    char found[256];
+
+    cr_expect_eq(tool_find("::.:bin", "sh-that-is-not-there", found, sizeof found), -1);
+    cr_assert_eq(chdir("/bin"), 0);
+    cr_expect_eq(tool_find("", "sh", found, sizeof found), -1);
+    cr_expect_eq(tool_find(".", "sh", found, sizeof found), -1);
+    cr_expect_eq(tool_find("/bin", "sh", found, sizeof found), 0);
+}
+
+Test(backends, every_row_prepares_its_files)
+{
+    static const char *const own_file[] = {"smolfile.toml", "qemu.json"};
+    struct machine machine;
+    struct error err = ERROR_INIT;
+
+    machine_make(&machine);
+    machine_furnish(&machine);
+    cr_assert_eq(n_backends, COUNT_OF(own_file));
+    for (size_t i = 0; i < n_backends; i++) {
+        struct plan *plan = resolve(&machine, "{\"command\":[\"true\"]}");
+        plan->backend = backends[i].name;
+        cr_assert_eq(backends[i].prepare(&machine.host, plan, &err), 0, "%s", err.text);
+        cr_expect_not_null(plan_find_file(plan, "gvproxy.yaml"));
+        cr_expect_not_null(plan_find_file(plan, own_file[i]), "%s", backends[i].name);
+        cr_expect_not_null(plan_find_file(plan, "pipelock.yaml"));
+        cr_expect_str_eq(plan->engine, "pipelock");
+        plan_free(plan);
+    }
+    machine_remove(&machine);
+}
+
+Test(backends, smolmachines_says_that_it_can_not_launch)
+{
+    struct machine machine;
+    struct error err = ERROR_INIT;
+    json_t *vm = NULL;
+
+    machine_make(&machine);
+    struct plan *plan = resolve(&machine, "{\"command\":[\"true\"]}");
+    cr_expect_eq(backend_find("smolmachines")->launch(&machine.host, plan, &vm, &err), -1);
+    cr_expect_str_eq(err.kind, "launch-unavailable");
+    cr_expect_not_null(strstr(err.text, "qemu"));
+    plan_free(plan);
+    machine_remove(&machine);
+}
+
+Test(backends, auto_and_unknown_names)
+{
+    struct machine machine;
+
+    machine_make(&machine);
+    machine_furnish(&machine);
+    cr_expect_str_eq(backend_choose(&machine.host, "auto")->name, "qemu");
+    cr_expect_str_eq(backend_choose(&machine.host, "smolmachines")->name, "smolmachines");
+    cr_expect_null(backend_choose(&machine.host, "docker"));
+    machine_remove(&machine);
+}
+
+Test(backends, the_launch_spec_runs_exactly_the_rendered_argv)
+{
+    struct machine machine;
+    struct error err = ERROR_INIT;
+
+    machine_make(&machine);
+    machine_furnish(&machine);
+    struct plan *plan = resolve(&machine, "{\"command\":[\"echo\",\"a b\"],\"env\":{\"K\":\"v\\n\"}}");
+    plan->backend = "qemu";
+    cr_assert_eq(backend_find("qemu")->prepare(&machine.host, plan, &err), 0, "%s", err.text);
+    CLEANUP_JSON json_t *spec = launch_spec(&machine.host, plan, 1234, "token", &err);
+    cr_assert_not_null(spec, "%s", err.text);
+    const struct plan_file *file = plan_find_file(plan, "qemu.json");
+    CLEANUP_JSON json_t *rendered = json_parse(file->content, file->length, &err);
+    cr_expect(json_equal(json_object_get(json_object_get(spec, "vm"), "argv"),
+                         json_object_get(rendered, "argv")));
+    cr_expect_eq(json_member_integer(spec, "uid", -1), 1234);
+    cr_expect_eq(json_array_size(json_object_get(spec, "sidecars")), 1);
+    plan_free(plan);
+    machine_remove(&machine);
+}
+
+Test(engines, rows_are_whole)
+{
+    for (size_t i = 0; i < n_engines; i++) {
+        cr_expect(engines[i].name && engines[i].hint);
+        cr_expect_eq(engines[i].file == NULL, engines[i].render == NULL, "%s", engines[i].name);
+        cr_expect(engines[i].sidecar < N_SIDECARS);
+    }
+}
