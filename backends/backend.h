@@ -1,4 +1,5 @@
-/* The backends: one table row per way of running a bottle's VM, and what they need to know of this machine. */
+/* The backends: one table row per way of running a bottle's VM, and what they need to know of this
+ * machine. */
 #pragma once
 
 #include <jansson.h>
@@ -24,18 +25,19 @@ struct host {
     unsigned uid_base; /* 0: bottles run as our own user */
 };
 
-/* Reads the TSC frequency and settles kvm_works: a boot of the real guest kernel under a deadline, run as a bottle's user
- * in the VM's own jail; the verdict is kept in <state_dir>/kvm-probe.json per boot of the host, kernel and QEMU. */
+/* Reads the TSC frequency and settles kvm_works: a boot of the real guest kernel under a deadline,
+ * run as a bottle's user in the VM's own jail; the verdict is kept in <state_dir>/kvm-probe.json
+ * per boot of the host, kernel and QEMU. */
 int host_probe(struct host *host, struct error *err);
 
 enum { TOOLS_MAX = 12 };
 
 struct tool {
-    const char *name;  /* "gvproxy" */
+    const char *name; /* "gvproxy" */
     bool found;
-    char path[512];    /* where, when found */
-    char detail[256];  /* what is wrong, or "" */
-    const char *hint;  /* how to get it */
+    char path[512];   /* where, when found */
+    char detail[256]; /* what is wrong, or "" */
+    const char *hint; /* how to get it */
 };
 
 struct preflight {
@@ -48,11 +50,13 @@ struct backend {
     const char *name;
     const char *summary;
     bool can_launch; /* else "auto" never takes it, and launch says why */
-    /* Looks for every tool that the backend needs, and for what `spec` (may be NULL) asks beyond. Never blocks for long. */
+    /* Looks for every tool that the backend needs, and for what `spec` (may be NULL) asks beyond.
+     * Never blocks for long. */
     void (*preflight)(const struct host *host, const struct spec *spec, struct preflight *ret);
     /* Sets accelerator and engine, and adds the rendered files to the plan. */
     int (*prepare)(const struct host *host, struct plan *plan, struct error *err);
-    /* The "vm" member of the launch spec (shim/spec.h); fails with kind "launch-unavailable" where it can't. */
+    /* The "vm" member of the launch spec (shim/spec.h); fails with kind "launch-unavailable" where
+     * it can't. */
     int (*launch)(const struct host *host, const struct plan *plan, json_t **ret_vm,
                   struct error *err);
 };
@@ -60,15 +64,18 @@ struct backend {
 extern const struct backend backends[];
 extern const size_t n_backends;
 const struct backend *backend_find(const char *name);
-/* Resolves "auto" (smolmachines where its preflight passes and it can launch, else qemu); NULL for unknown names. */
+/* Resolves "auto" (smolmachines where its preflight passes and it can launch, else qemu); NULL for
+ * unknown names. */
 const struct backend *backend_choose(const struct host *host, const char *name);
 json_t *preflight_encode(const struct preflight *preflight);
 /* Finds an executable regular file along a path list; 0 and *ret, or -1. */
 int tool_find(const char *tools_path, const char *name, char *ret, size_t size);
 
-/* The members of a launch spec that every VM has, a probe too. Steals `vm`. Caller owns the result. */
+/* The members of a launch spec that every VM has, a probe too. Steals `vm`. Caller owns the result.
+ */
 json_t *launch_frame(const struct host *host, json_t *vm, const char *slug, const char *run_dir,
                      const char *log_dir, unsigned uid, const char *token, struct error *err);
-/* The whole launch spec for bottle-shim, read by shim/spec.c. `uid` 0: stay as we are. Caller owns. */
+/* The whole launch spec for bottle-shim, read by shim/spec.c. `uid` 0: stay as we are. Caller owns.
+ */
 json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned uid,
                     const char *token, struct error *err);

@@ -1,4 +1,5 @@
-/* The table of backends, and what is the same for each: gvproxy's file, the sidecars' files, the choice of "auto". */
+/* The table of backends, and what is the same for each: gvproxy's file, the sidecars' files, the
+ * choice of "auto". */
 #include "backends/backend.h"
 
 #include <string.h>
@@ -72,11 +73,11 @@ json_t *preflight_encode(const struct preflight *preflight)
 
     for (size_t i = 0; i < preflight->count; i++) {
         const struct tool *tool = &preflight->tools[i];
-        json_array_append_new(
-            tools, json_pack("{s:s, s:b, s:s?, s:s?, s:s?}", "name", tool->name, "found",
-                             (int)tool->found, "path", tool->path[0] ? tool->path : NULL, "detail",
-                             tool->detail[0] ? tool->detail : NULL, "hint",
-                             tool->found ? NULL : tool->hint));
+        json_array_append_new(tools,
+                              json_pack("{s:s, s:b, s:s?, s:s?, s:s?}", "name", tool->name, "found",
+                                        (int)tool->found, "path", tool->path[0] ? tool->path : NULL,
+                                        "detail", tool->detail[0] ? tool->detail : NULL, "hint",
+                                        tool->found ? NULL : tool->hint));
     }
     return json_pack("{s:b, s:o}", "ok", (int)preflight->ok, "tools", tools);
 }

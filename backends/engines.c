@@ -48,7 +48,8 @@ const struct engine_row engines[] = {
 };
 const size_t n_engines = COUNT_OF(engines);
 
-/* The path that the operator configured for a sidecar, or NULL when its engine is looked for by name. */
+/* The path that the operator configured for a sidecar, or NULL when its engine is looked for by
+ * name. */
 static const char *configured_program(const struct host *host, enum sidecar sidecar)
 {
     switch (sidecar) {
@@ -134,7 +135,8 @@ static json_t *pair(const char *host, const char *jail)
     return json_pack("[s, s]", host, jail);
 }
 
-/* A program under /usr is seen in the jail where it is; any other is bound to a place of its own. */
+/* A program under /usr is seen in the jail where it is; any other is bound to a place of its own.
+ */
 static void place_program(const char *path, const char *name, json_t *argv, json_t *binds)
 {
     char jail[PATH_MAX];
@@ -165,7 +167,7 @@ static json_t *launch_one(const struct host *host, const struct plan *plan, enum
                           struct error *err)
 {
     static const char *const resolver_files[] = {"/etc/hosts", "/etc/resolv.conf",
-                                                 "/etc/nsswitch.conf", "/etc/squid"};
+                                                 "/etc/nsswitch.conf"};
     char path[PATH_MAX], staged[PATH_MAX], config[PATH_MAX], listen[32];
     const struct engine_row *row = engine_choose(host, sidecar, path, sizeof path);
     json_t *argv = json_array(), *binds = json_array();

@@ -21,7 +21,8 @@ json_t *launch_frame(const struct host *host, json_t *vm, const char *slug, cons
         json_decref(vm);
         return NULL;
     }
-    /* A bottle's own user is in no group; the one that may open /dev/kvm is given to it where KVM is used. */
+    /* A bottle's own user is in no group; the one that may open /dev/kvm is given to it where KVM
+     * is used. */
     bool needs_group = uid && json_is_true(json_object_get(vm, "dev_kvm")) &&
                        stat("/dev/kvm", &kvm) == 0 && (kvm.st_mode & S_IRGRP);
     return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:s, s:o}", "slug",
@@ -84,14 +85,12 @@ json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned u
     if (!backend || backend->launch(host, plan, &vm, err) < 0)
         return NULL;
     (void)snprintf(log_dir, sizeof log_dir, "%s/logs", plan->stage_dir);
-    json_t *spec =
-        launch_frame(host, vm, plan->spec.slug, plan->run_dir, log_dir, uid, token, err);
+    json_t *spec = launch_frame(host, vm, plan->spec.slug, plan->run_dir, log_dir, uid, token, err);
     if (!spec)
         return NULL;
     json_t *gvproxy = gvproxy_encode(host, plan, err);
     json_t *sidecars_list = engines_launch(host, plan, err);
-    if (!gvproxy || !sidecars_list ||
-        json_object_set(spec, "gvproxy", gvproxy) < 0 ||
+    if (!gvproxy || !sidecars_list || json_object_set(spec, "gvproxy", gvproxy) < 0 ||
         json_object_set(spec, "sidecars", sidecars_list) < 0 ||
         json_object_set_new(spec, "forwards", forwards_encode(&plan->network)) < 0 ||
         json_object_set_new(spec, "guest", guest_encode(plan)) < 0) {

@@ -1,8 +1,10 @@
-/* What bottled must find out about the machine before its first bottle: the TSC's frequency, and whether KVM works.
+/* What bottled must find out about the machine before its first bottle: the TSC's frequency, and
+ * whether KVM works.
  *
- * /dev/kvm can exist, accept KVM_CREATE_VM and still hang at the guest's kernel, so that opening it proves nothing. The proof is a boot
- * of the real kernel and init, by bottle-shim in the VM's own jail and as a bottle's own user, under a deadline. The verdict is kept
- * per boot of the host, QEMU, kernel and initramfs. */
+ * /dev/kvm can exist, accept KVM_CREATE_VM and still hang at the guest's kernel, so that opening it
+ * proves nothing. The proof is a boot of the real kernel and init, by bottle-shim in the VM's own
+ * jail and as a bottle's own user, under a deadline. The verdict is kept per boot of the host,
+ * QEMU, kernel and initramfs. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -61,7 +63,8 @@ static void verdict(struct host *host, bool works, const char *format, ...)
     va_end(args);
 }
 
-/* Whether a bottle's user could open the device at all; the verdict says which mode or group is missing. */
+/* Whether a bottle's user could open the device at all; the verdict says which mode or group is
+ * missing. */
 static bool may_open(struct host *host)
 {
     struct stat device;
@@ -70,8 +73,9 @@ static bool may_open(struct host *host)
         verdict(host, false, "/dev/kvm is absent: no KVM on this machine");
         return false;
     }
-    bool allowed = host->uid_base ? (device.st_mode & 0060) == 0060 || (device.st_mode & 0006) == 0006
-                                  : access("/dev/kvm", R_OK | W_OK) == 0;
+    bool allowed = host->uid_base
+                       ? (device.st_mode & 0060) == 0060 || (device.st_mode & 0006) == 0006
+                       : access("/dev/kvm", R_OK | W_OK) == 0;
     if (!allowed)
         verdict(host, false,
                 "/dev/kvm has mode %04o and group %u: %s; set it to mode 0660 and group kvm",
@@ -197,7 +201,8 @@ static int boot(struct host *host, const json_t *spec, struct error *err)
     return 0;
 }
 
-/* Boots the probe in a directory of its own, made for the first of the bottles' users and removed after. */
+/* Boots the probe in a directory of its own, made for the first of the bottles' users and removed
+ * after. */
 static int probe_in(struct host *host, const char *directory, struct error *err)
 {
     struct host probing = *host;
@@ -241,7 +246,7 @@ int host_probe(struct host *host, struct error *err)
         }
     }
     if (strcmp(host->accelerator, "kvm") == 0 && !host->kvm_works)
-        return error_set(err, "preflight-failed",
-                         "accelerator is set to kvm, but: %s", host->kvm_detail);
+        return error_set(err, "preflight-failed", "accelerator is set to kvm, but: %s",
+                         host->kvm_detail);
     return 0;
 }

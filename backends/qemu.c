@@ -1,5 +1,5 @@
-/* The qemu backend: QEMU's microvm machine, by KVM where a probe boot succeeded, else by TCG, so that bottled does its main job
- * on any Linux machine. */
+/* The qemu backend: QEMU's microvm machine, by KVM where a probe boot succeeded, else by TCG, so
+ * that bottled does its main job on any Linux machine. */
 #include "backends/qemu.h"
 
 #include <limits.h>
@@ -90,7 +90,8 @@ int qemu_prepare(const struct host *host, struct plan *plan, struct error *err)
     return plan_add_file(plan, "qemu.json", content, err);
 }
 
-/* argv and binds of the VM; `argv` comes from the rendered file, so that what was shown is what runs. */
+/* argv and binds of the VM; `argv` comes from the rendered file, so that what was shown is what
+ * runs. */
 static json_t *vm_encode(const struct host *host, const char *qemu, const char *image, json_t *argv,
                          bool kvm)
 {
@@ -164,8 +165,7 @@ int qemu_probe_vm(const struct host *host, json_t **ret_vm, struct error *err)
         .agent_fd = AGENT_FD,
         .probe = true,
     };
-    if (render_qemu(&config, &out, err) < 0 ||
-        rendered_argv(out.data, out.length, &argv, err) < 0)
+    if (render_qemu(&config, &out, err) < 0 || rendered_argv(out.data, out.length, &argv, err) < 0)
         return -1;
     *ret_vm = vm_encode(host, qemu, NULL, argv, true);
     json_decref(argv);

@@ -1,13 +1,13 @@
-/* The smolmachines backend: smolvm's VM engine on gvproxy's unixgram socket. It prepares both files; the program that enters the VM
- * (a runner on smolvm's libkrun) is not part of this version, and launching says so. */
+/* The smolmachines backend: smolvm's VM engine on gvproxy's unixgram socket. It prepares both
+ * files; the program that enters the VM (a runner on smolvm's libkrun) is not part of this version,
+ * and launching says so. */
 #include "backends/smolmachines.h"
 
 #include <string.h>
 
 #include "backends/tools.h"
 
-void smolmachines_preflight(const struct host *host, const struct spec *spec,
-                            struct preflight *ret)
+void smolmachines_preflight(const struct host *host, const struct spec *spec, struct preflight *ret)
 {
     *ret = (struct preflight){.ok = true};
     preflight_program(ret, host, "smolvm",

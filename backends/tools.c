@@ -11,7 +11,8 @@
 #include "backends/engines.h"
 #include "base/util.h"
 
-/* Searched after the configured path: an ordinary user's PATH lacks the first two, nobody's has the last. */
+/* Searched after the configured path: an ordinary user's PATH lacks the first two, nobody's has the
+ * last. */
 #define FALLBACK_PATH "/usr/sbin:/sbin:/usr/libexec/podman"
 
 static bool is_program(const char *path)
@@ -78,9 +79,10 @@ void preflight_common(struct preflight *preflight, const struct host *host, cons
 {
     static const char built[] = "build bottled whole: run make in its source directory";
 
-    preflight_program(preflight, host, "gvproxy",
-                      "run tools/setup in bottled's source directory, or install it by: CGO_ENABLED=0 "
-                      "go install github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9");
+    preflight_program(
+        preflight, host, "gvproxy",
+        "run tools/setup in bottled's source directory, or install it by: CGO_ENABLED=0 "
+        "go install github.com/containers/gvisor-tap-vsock/cmd/gvproxy@v0.8.9");
     preflight_program(preflight, host, "bwrap", "install it by: apt-get install bubblewrap");
     preflight_file(preflight, "bottle-shim", host->libexec_dir, "bottle-shim", built);
     preflight_file(preflight, "bottle-cell", host->libexec_dir, "bottle-cell", built);

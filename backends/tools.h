@@ -3,7 +3,8 @@
 
 #include "backends/backend.h"
 
-/* Adds a row for a program looked for along host->tools_path (and where distributions keep what is in nobody's PATH). */
+/* Adds a row for a program looked for along host->tools_path (and where distributions keep what is
+ * in nobody's PATH). */
 void preflight_program(struct preflight *preflight, const struct host *host, const char *name,
                        const char *hint);
 /* Adds a row for a file that must be readable. */
@@ -12,7 +13,8 @@ void preflight_file(struct preflight *preflight, const char *name, const char *d
 /* Adds a row with a verdict of its own. */
 void preflight_row(struct preflight *preflight, const char *name, bool found, const char *path,
                    const char *detail, const char *hint);
-/* Rows that both backends share: gvproxy, bubblewrap, our own helpers, the proxy engine, the sidecars' programs. */
+/* Rows that both backends share: gvproxy, bubblewrap, our own helpers, the proxy engine, the
+ * sidecars' programs. */
 void preflight_common(struct preflight *preflight, const struct host *host,
                       const struct spec *spec);
 /* True when an ELF program names an interpreter, so that its jail needs the system's libraries. */

@@ -11,7 +11,10 @@ struct argv {
     bool failed; /* sticky: memory was short */
 };
 
-#define ARGV_INIT {NULL, NULL, 0, 0, 0, false}
+#define ARGV_INIT                                                                                  \
+    {                                                                                              \
+        NULL, NULL, 0, 0, 0, false                                                                 \
+    }
 
 void argv_add(struct argv *argv, const char *argument);
 void argv_addf(struct argv *argv, const char *format, ...) __attribute__((format(printf, 2, 3)));

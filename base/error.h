@@ -9,7 +9,13 @@ struct error {
     char text[640];   /* a sentence for a person, UTF-8, cut rather than overflowed */
 };
 
-#define ERROR_INIT {NULL, {0}}
+#define ERROR_INIT                                                                                 \
+    {                                                                                              \
+        NULL,                                                                                      \
+        {                                                                                          \
+            0                                                                                      \
+        }                                                                                          \
+    }
 
 /* Sets *err (NULL is allowed). Each returns -1, so that `return error_set(…)` reads well. */
 int error_set(struct error *err, const char *kind, const char *format, ...)

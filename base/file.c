@@ -89,7 +89,8 @@ int file_write(const char *path, const void *bytes, size_t length, mode_t mode, 
         return error_errno(err, NULL, "%s", path);
     }
     (void)unlink(temporary);
-    CLEANUP_CLOSE int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    CLEANUP_CLOSE int fd =
+        open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         return error_errno(err, NULL, "%s", temporary);
     if (write_all(fd, bytes, length) < 0 || fchmod(fd, mode) < 0 || (durable && fsync(fd) < 0) ||
@@ -132,7 +133,8 @@ int directory_make(const char *path, mode_t mode, struct error *err)
 
 typedef int visit_entry(int parent, const char *name, const struct stat *status, off_t *bytes);
 
-/* Calls `visit` for everything below the open directory, children before their directory. Takes fd. */
+/* Calls `visit` for everything below the open directory, children before their directory. Takes fd.
+ */
 static int walk(int fd, dev_t device, visit_entry *visit, off_t *bytes)
 {
     DIR *directory = fdopendir(fd);

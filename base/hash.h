@@ -1,4 +1,5 @@
-/* Digests: SHA-256 (by nettle) for names, tags and files; FNV-1a where a small stable number will do. */
+/* Digests: SHA-256 (by nettle) for names, tags and files; FNV-1a where a small stable number will
+ * do. */
 #pragma once
 
 #include <stddef.h>

@@ -1,8 +1,8 @@
 /* One epoll loop per process or thread: descriptors, timers and nothing else.
  *
  * A source is embedded in whatever it serves; its callback gets it back and reaches its owner by
- * container_of-like arithmetic (`data`). Removing a source inside any callback is allowed: events already
- * fetched for it are dropped. */
+ * container_of-like arithmetic (`data`). Removing a source inside any callback is allowed: events
+ * already fetched for it are dropped. */
 #pragma once
 
 #include <stdbool.h>

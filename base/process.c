@@ -23,8 +23,8 @@ struct copies {
     size_t count;
 };
 
-/* The descriptor itself when its number is above all that the child gets, else a copy that is: so giving
- * one its number can not overwrite another that is still to be placed. -1 with errno. */
+/* The descriptor itself when its number is above all that the child gets, else a copy that is: so
+ * giving one its number can not overwrite another that is still to be placed. -1 with errno. */
 static int lift(int fd, int highest, struct copies *copies)
 {
     if (fd > highest || fd < 0)
@@ -35,8 +35,8 @@ static int lift(int fd, int highest, struct copies *copies)
     return copy;
 }
 
-/* Adds dup2 steps for 0, 1, 2 and the extra descriptors, then closes all others in the child. An error
- * number, or 0. */
+/* Adds dup2 steps for 0, 1, 2 and the extra descriptors, then closes all others in the child. An
+ * error number, or 0. */
 static int place_fds(posix_spawn_file_actions_t *actions, const struct spawn *spawn, int null_fd,
                      struct copies *copies)
 {
@@ -119,7 +119,8 @@ uint64_t process_start_time(pid_t pid)
 
     (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     CLEANUP_FREE char *stat = file_read(path, 4096, NULL, NULL);
-    /* The second field is the name in parentheses and may hold anything: count from the last one. */
+    /* The second field is the name in parentheses and may hold anything: count from the last one.
+     */
     char *field = stat ? strrchr(stat, ')') : NULL;
     for (int i = 2; field && i < 22; i++)
         field = strchr(field + 1, ' ');
@@ -160,8 +161,8 @@ int pidfd_reap(int pidfd, int *ret_status)
         return -1;
     if (info.si_pid == 0)
         return 0;
-    *ret_status = info.si_code == CLD_EXITED ? W_EXITCODE(info.si_status, 0)
-                                             : W_EXITCODE(0, info.si_status);
+    *ret_status =
+        info.si_code == CLD_EXITED ? W_EXITCODE(info.si_status, 0) : W_EXITCODE(0, info.si_status);
     return 1;
 }
 
@@ -174,7 +175,8 @@ void wait_status_words(int status, char *ret, size_t size)
                        sigdescr_np(WTERMSIG(status)) ? sigdescr_np(WTERMSIG(status)) : "unknown");
 }
 
-/* Reads until the end of the pipe, the limit (then reads on and drops) or the deadline: 0, or -1 late. */
+/* Reads until the end of the pipe, the limit (then reads on and drops) or the deadline: 0, or -1
+ * late. */
 static int drain(int fd, int64_t until_ms, size_t limit, struct text *out)
 {
     char bytes[4096];
@@ -210,8 +212,8 @@ int process_run(const char *const *argv, const char *const *env, int64_t deadlin
     if (pipe2(pipe_fds, O_CLOEXEC) < 0)
         return error_errno(err, NULL, "pipe");
     CLEANUP_CLOSE int read_end = pipe_fds[0];
-    const struct spawn spawn = {.argv = argv, .env = env, .in = -1, .out = pipe_fds[1],
-                                .error = pipe_fds[1]};
+    const struct spawn spawn = {
+        .argv = argv, .env = env, .in = -1, .out = pipe_fds[1], .error = pipe_fds[1]};
     int started = process_spawn(&spawn, &pid, &pidfd, err);
     (void)close(pipe_fds[1]);
     if (started < 0)

@@ -1,7 +1,7 @@
 /* Child programs and the identity of processes.
  *
- * A pid alone is never an identity: the start time (field 22 of /proc/PID/stat, in clock ticks since
- * boot) goes with it, and a pidfd is held where we act on it. */
+ * A pid alone is never an identity: the start time (field 22 of /proc/PID/stat, in clock ticks
+ * since boot) goes with it, and a pidfd is held where we act on it. */
 #pragma once
 
 #include <stdint.h>
@@ -34,8 +34,8 @@ int pidfd_kill(int pidfd, int signal_number);
 int pidfd_reap(int pidfd, int *ret_status);
 /* "exit status 3" / "killed by signal 9 (Killed)". */
 void wait_status_words(int status, char *ret, size_t size);
-/* Runs a program to its end with a deadline and returns what it printed on stdout and stderr, cut at `limit`
- * bytes. 0 and *ret_output (caller frees) when it ended; ret_status is its wait status.
+/* Runs a program to its end with a deadline and returns what it printed on stdout and stderr, cut
+ * at `limit` bytes. 0 and *ret_output (caller frees) when it ended; ret_status is its wait status.
  * -1 when it could not be started or was killed at the deadline. */
 int process_run(const char *const *argv, const char *const *env, int64_t deadline_ms, size_t limit,
                 char **ret_output, int *ret_status, struct error *err);

@@ -13,7 +13,10 @@ struct text {
     bool failed;
 };
 
-#define TEXT_INIT {NULL, 0, 0, false}
+#define TEXT_INIT                                                                                  \
+    {                                                                                              \
+        NULL, 0, 0, false                                                                          \
+    }
 
 void text_add(struct text *text, const char *string);
 void text_add_bytes(struct text *text, const void *bytes, size_t length);

@@ -76,8 +76,8 @@ static void on_event(struct loop_source *source, uint32_t events)
     }
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
         return;
-    ssize_t got = recv(source->fd, agent->in + agent->in_length,
-                       sizeof agent->in - agent->in_length, 0);
+    ssize_t got =
+        recv(source->fd, agent->in + agent->in_length, sizeof agent->in - agent->in_length, 0);
     if (got > 0) {
         agent->in_length += (size_t)got;
         take_frames(agent);
@@ -95,8 +95,8 @@ int agent_open(struct agent *agent, struct loop *loop, int *ret_guest_end, struc
     agent->loop = loop;
     agent->in_length = agent->out_length = 0;
     agent->out = NULL;
-    agent->source = (struct loop_source){
-        .fd = ends[0], .events = EPOLLIN, .callback = on_event, .data = agent};
+    agent->source =
+        (struct loop_source){.fd = ends[0], .events = EPOLLIN, .callback = on_event, .data = agent};
     if (loop_add(loop, &agent->source, err) < 0) {
         (void)close(ends[0]);
         (void)close(ends[1]);

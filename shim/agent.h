@@ -1,5 +1,5 @@
-/* The host's end of the agent channel (guest/protocol.h). The guest is not trusted: whatever breaks the rules ends the
- * channel, and nothing that it sends makes us hold more than one frame. */
+/* The host's end of the agent channel (guest/protocol.h). The guest is not trusted: whatever breaks
+ * the rules ends the channel, and nothing that it sends makes us hold more than one frame. */
 #pragma once
 
 #include "base/loop.h"
@@ -18,7 +18,8 @@ struct agent {
     void *context;
 };
 
-/* Makes the channel: *ret_guest_end is for the VM (the caller closes it). Callbacks must be set before. */
+/* Makes the channel: *ret_guest_end is for the VM (the caller closes it). Callbacks must be set
+ * before. */
 int agent_open(struct agent *agent, struct loop *loop, int *ret_guest_end, struct error *err);
 /* Queues bytes of whole frames. -1 when memory is short or the channel is closed. */
 int agent_send(struct agent *agent, const uint8_t *bytes, size_t length);

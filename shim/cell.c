@@ -1,8 +1,9 @@
 /* bottle-cell FD PORT… -- PROGRAM ARGUMENT…
  *
- * Runs inside gvproxy's cell, before it: listens on 127.0.0.1:PORT for each port forward, passes the listeners out over the
- * Unix socket FD (SCM_RIGHTS, in the order of the ports, in one message), and becomes PROGRAM. What gvproxy then dials can land
- * on these listeners or nowhere. Static, so that the cell needs no library. */
+ * Runs inside gvproxy's cell, before it: listens on 127.0.0.1:PORT for each port forward, passes
+ * the listeners out over the Unix socket FD (SCM_RIGHTS, in the order of the ports, in one
+ * message), and becomes PROGRAM. What gvproxy then dials can land on these listeners or nowhere.
+ * Static, so that the cell needs no library. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -17,9 +18,8 @@ enum { LISTENERS_MAX = 8, BACKLOG = 256 };
 static int listen_on(uint16_t port)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-    const struct sockaddr_in address = {.sin_family = AF_INET,
-                                        .sin_port = htons(port),
-                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
         bind(fd, (const struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0)

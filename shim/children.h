@@ -1,7 +1,8 @@
-/* The shim's child programs: started in their jails, their output in sinks, their ends noticed by SIGCHLD.
+/* The shim's child programs: started in their jails, their output in sinks, their ends noticed by
+ * SIGCHLD.
  *
- * The shim is a subreaper: when bubblewrap is killed, what ran inside becomes ours for its last moment, so "no children are
- * left" is proof that nothing of the bottle lives. */
+ * The shim is a subreaper: when bubblewrap is killed, what ran inside becomes ours for its last
+ * moment, so "no children are left" is proof that nothing of the bottle lives. */
 #pragma once
 
 #include "base/process.h"
@@ -21,8 +22,8 @@ struct child {
 int child_start(struct child *child, const char *const *argv, const struct spawn_fd *fds,
                 size_t n_fds, struct error *err);
 void child_kill(const struct child *child);
-/* True when a socket of our own user listens on 127.0.0.1:port. Our own: a stranger who took the port must not be taken
- * for the sidecar. Source: /proc/net/tcp, see proc(5). */
+/* True when a socket of our own user listens on 127.0.0.1:port. Our own: a stranger who took the
+ * port must not be taken for the sidecar. Source: /proc/net/tcp, see proc(5). */
 bool port_is_ours(uint16_t port);
 /* Kills every process that is still our child (also those that only became so). */
 void children_kill_all(void);

@@ -42,7 +42,8 @@ static void send_status(struct client *client)
     CLEANUP_JSON json_t *status = client->control->owner.status(client->control->owner.context);
     CLEANUP_FREE char *text = json_text(status);
 
-    /* A packet that does not fit into the socket's buffer means a reader that is stuck: it may come again. */
+    /* A packet that does not fit into the socket's buffer means a reader that is stuck: it may come
+     * again. */
     if (!text || send(client->source.fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         drop(client);
 }
@@ -119,9 +120,10 @@ static void on_accept(struct loop_source *source, uint32_t events)
         struct client *client = &control->clients[i];
         if (client->source.fd >= 0)
             continue;
-        *client = (struct client){.control = control,
-                                  .source = {.fd = steal_fd(&fd), .events = EPOLLIN,
-                                             .callback = on_packet, .data = client}};
+        *client = (struct client){
+            .control = control,
+            .source = {
+                .fd = steal_fd(&fd), .events = EPOLLIN, .callback = on_packet, .data = client}};
         if (loop_add(control->loop, &client->source, NULL) < 0)
             drop(client);
         return;

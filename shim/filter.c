@@ -7,15 +7,32 @@
 
 #include "base/util.h"
 
-/* EPERM rather than a kill: gvproxy answers such an API call with 500 and goes on. Calls that an architecture does not
- * have are left out by libseccomp. chmod and chown are here since the run directory is shared with the VM's jail. */
+/* EPERM rather than a kill: gvproxy answers such an API call with 500 and goes on. Calls that an
+ * architecture does not have are left out by libseccomp. chmod and chown are here since the run
+ * directory is shared with the VM's jail. */
 static const int denied[] = {
-    SCMP_SYS(unlink),  SCMP_SYS(unlinkat), SCMP_SYS(rmdir),     SCMP_SYS(rename),
-    SCMP_SYS(renameat), SCMP_SYS(renameat2), SCMP_SYS(link),    SCMP_SYS(linkat),
-    SCMP_SYS(symlink), SCMP_SYS(symlinkat), SCMP_SYS(ptrace),   SCMP_SYS(process_vm_readv),
-    SCMP_SYS(process_vm_writev), SCMP_SYS(mount), SCMP_SYS(umount2), SCMP_SYS(unshare),
-    SCMP_SYS(setns),   SCMP_SYS(bpf),      SCMP_SYS(keyctl),    SCMP_SYS(add_key),
-    SCMP_SYS(request_key), SCMP_SYS(io_uring_setup),
+    SCMP_SYS(unlink),
+    SCMP_SYS(unlinkat),
+    SCMP_SYS(rmdir),
+    SCMP_SYS(rename),
+    SCMP_SYS(renameat),
+    SCMP_SYS(renameat2),
+    SCMP_SYS(link),
+    SCMP_SYS(linkat),
+    SCMP_SYS(symlink),
+    SCMP_SYS(symlinkat),
+    SCMP_SYS(ptrace),
+    SCMP_SYS(process_vm_readv),
+    SCMP_SYS(process_vm_writev),
+    SCMP_SYS(mount),
+    SCMP_SYS(umount2),
+    SCMP_SYS(unshare),
+    SCMP_SYS(setns),
+    SCMP_SYS(bpf),
+    SCMP_SYS(keyctl),
+    SCMP_SYS(add_key),
+    SCMP_SYS(request_key),
+    SCMP_SYS(io_uring_setup),
 };
 
 int filter_open(struct error *err)

@@ -3,15 +3,25 @@
 #include "renderers/config.h"
 
 static const char *const common[] = {
-    "--unshare-user", "--unshare-pid",       "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
-    "--die-with-parent", "--new-session", "--clearenv",    "--cap-drop",    "ALL",
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup-try",
+    "--die-with-parent",
+    "--new-session",
+    "--clearenv",
+    "--cap-drop",
+    "ALL",
     NULL,
 };
 
-/* The host's programs and libraries, read-only, where a dynamically linked program looks for them. */
+/* The host's programs and libraries, read-only, where a dynamically linked program looks for them.
+ */
 static const char *const system_files[] = {
-    "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib",     "--symlink", "usr/lib64",
-    "/lib64",    "--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin", NULL,
+    "--ro-bind", "/usr",      "/usr",   "--symlink", "usr/lib", "/lib",
+    "--symlink", "usr/lib64", "/lib64", "--symlink", "usr/bin", "/bin",
+    "--symlink", "usr/sbin",  "/sbin",  NULL,
 };
 
 static const char *const scratch[] = {"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", NULL};
@@ -47,8 +57,7 @@ void jail_cell(struct argv *argv, const struct launch *launch, int filter_fd, in
     argv_addf(argv, "%d", listener_fd);
     for (size_t i = 0; i < launch->n_forwards; i++)
         argv_addf(argv, "%u", launch->forwards[i].gateway_port);
-    argv_add_list(argv,
-                  (const char *const[]){"--", "/gvproxy", "-config", "/gvproxy.yaml", NULL});
+    argv_add_list(argv, (const char *const[]){"--", "/gvproxy", "-config", "/gvproxy.yaml", NULL});
 }
 
 void jail_vm(struct argv *argv, const struct launch *launch)
@@ -80,7 +89,8 @@ void jail_sidecar(struct argv *argv, const struct launch *launch, const struct p
     argv_add_list(argv, (const char *const[]){"--setenv", "PATH", "/usr/sbin:/usr/bin", NULL});
     json_object_foreach(program->env, name, value)
     {
-        argv_add_list(argv, (const char *const[]){"--setenv", name, json_string_value(value), NULL});
+        argv_add_list(argv,
+                      (const char *const[]){"--setenv", name, json_string_value(value), NULL});
     }
     add_program(argv, program);
     add_bind(argv, "--bind", launch->proxy_dir, "/run/proxy");

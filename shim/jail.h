@@ -1,7 +1,8 @@
 /* The jails: bubblewrap's arguments for gvproxy's cell, the VM and the sidecars.
  *
- * Every jail has its own user, mount, pid, ipc and uts namespaces, no capability, an empty environment, and dies with the
- * shim. The cell and the VM also have a network namespace with nothing but `lo`. */
+ * Every jail has its own user, mount, pid, ipc and uts namespaces, no capability, an empty
+ * environment, and dies with the shim. The cell and the VM also have a network namespace with
+ * nothing but `lo`. */
 #pragma once
 
 #include "base/argv.h"

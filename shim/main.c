@@ -1,5 +1,5 @@
-/* bottle-shim: one small process a bottle. It outlives bottled, so that restarting, upgrading or killing the daemon
- * disturbs no VM. What it is told and what it answers: shim/protocol.h. */
+/* bottle-shim: one small process a bottle. It outlives bottled, so that restarting, upgrading or
+ * killing the daemon disturbs no VM. What it is told and what it answers: shim/protocol.h. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,8 +48,9 @@ int main(int argc, char **argv)
     struct error err = ERROR_INIT;
 
     if (argc != 2 || strcmp(argv[1], "--launch") != 0) {
-        (void)fprintf(stderr, "usage: bottle-shim --launch (started by bottled, with the launch "
-                              "spec on descriptor %d)\n",
+        (void)fprintf(stderr,
+                      "usage: bottle-shim --launch (started by bottled, with the launch "
+                      "spec on descriptor %d)\n",
                       SHIM_SPEC_FD);
         return 2;
     }

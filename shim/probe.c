@@ -77,8 +77,12 @@ int probe_run(struct launch *launch, struct error *err)
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
     const struct spawn_fd fds[] = {{agent_guest, launch->agent_fd}};
-    const struct spawn spawn = {.argv = argv.items, .in = -1, .out = write_end, .error = write_end,
-                                .fds = fds, .n_fds = COUNT_OF(fds)};
+    const struct spawn spawn = {.argv = argv.items,
+                                .in = -1,
+                                .out = write_end,
+                                .error = write_end,
+                                .fds = fds,
+                                .n_fds = COUNT_OF(fds)};
     if (process_spawn(&spawn, &pid, NULL, err) < 0)
         return -1;
     (void)close(steal_fd(&write_end));

@@ -1,26 +1,29 @@
 /* What bottled and bottle-shim say to each other.
  *
- * Launch: bottled starts `bottle-shim --launch`. Descriptor 3 holds the launch spec (JSON, see spec.h) and is
- * never on disk. On descriptor 4 the shim writes one line once its control socket listens ("ok\n"), or the words of
- * what went wrong; bottled waits for that line, under a deadline, before it calls the bottle `starting`.
+ * Launch: bottled starts `bottle-shim --launch`. Descriptor 3 holds the launch spec (JSON, see
+ * spec.h) and is never on disk. On descriptor 4 the shim writes one line once its control socket
+ * listens ("ok\n"), or the words of what went wrong; bottled waits for that line, under a deadline,
+ * before it calls the bottle `starting`.
  *
- * Control: <run_dir>/shim.sock, SOCK_SEQPACKET, one JSON object a packet, at most CONTROL_PACKET_MAX bytes. Peers other than
- * root and the daemon's user (SO_PEERCRED) are turned away. The first packet must be {"op":"hello","token":"…"}; a wrong
- * token ends the connection. The answer, and then every change, is a status:
+ * Control: <run_dir>/shim.sock, SOCK_SEQPACKET, one JSON object a packet, at most
+ * CONTROL_PACKET_MAX bytes. Peers other than root and the daemon's user (SO_PEERCRED) are turned
+ * away. The first packet must be {"op":"hello","token":"…"}; a wrong token ends the connection. The
+ * answer, and then every change, is a status:
  *
- *   {"state":"starting|running|stopping|stopped|exited|failed", "reason":"…"|null, "exit_code":N|null, "started_ms":N,
- *    "finished_ms":N, "pid":N, "start_time":N, "boots":N,
+ *   {"state":"starting|running|stopping|stopped|exited|failed", "reason":"…"|null,
+ * "exit_code":N|null, "started_ms":N, "finished_ms":N, "pid":N, "start_time":N, "boots":N,
  *    "processes":[{"name":"gvproxy","pid":N,"start_time":N},…]}
  *
  * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"}.
  *
- * End: the last status is also in <run_dir>/exit.json, written whole and synced before the shim ends. A shim that is gone
- * without an exit.json was killed; everything it started died with it (bubblewrap's --die-with-parent). */
+ * End: the last status is also in <run_dir>/exit.json, written whole and synced before the shim
+ * ends. A shim that is gone without an exit.json was killed; everything it started died with it
+ * (bubblewrap's --die-with-parent). */
 #pragma once
 
 enum { CONTROL_PACKET_MAX = 16 * 1024 };
 
 #define SHIM_SOCKET "shim.sock"
 #define SHIM_EXIT_RECORD "exit.json"
-#define SHIM_SPEC_FD  3
+#define SHIM_SPEC_FD 3
 #define SHIM_READY_FD 4

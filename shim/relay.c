@@ -12,8 +12,8 @@
 
 enum { CHUNK = 64 * 1024 };
 
-/* One way of a connection. Its pipe is filled only when empty and emptied before it is filled again, so that EAGAIN from a
- * splice always speaks of the socket. */
+/* One way of a connection. Its pipe is filled only when empty and emptied before it is filled
+ * again, so that EAGAIN from a splice always speaks of the socket. */
 struct direction {
     int from, to;
     int pipe[2];
@@ -144,16 +144,16 @@ static void on_event(struct loop_source *source, uint32_t events)
         return;
     }
     update(connection);
-    /* A hang-up is reported whether wanted or not; once nothing more can come of this end, look away. */
+    /* A hang-up is reported whether wanted or not; once nothing more can come of this end, look
+     * away. */
     if ((events & EPOLLHUP) && source->events == 0)
         loop_remove(connection->relay->loop, source);
 }
 
 static int dial(uint16_t port)
 {
-    const struct sockaddr_in address = {.sin_family = AF_INET,
-                                        .sin_port = htons(port),
-                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     if (fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof address) < 0 &&
@@ -182,7 +182,9 @@ static void connection_new(struct relay *relay, int guest)
     *connection = (struct connection){
         .relay = relay,
         .guest = {.fd = guest, .callback = on_event, .data = connection},
-        .sidecar = {.fd = dial(relay->host_port), .events = EPOLLOUT, .callback = on_event,
+        .sidecar = {.fd = dial(relay->host_port),
+                    .events = EPOLLOUT,
+                    .callback = on_event,
                     .data = connection},
         .out = {.pipe = {-1, -1}},
         .in = {.pipe = {-1, -1}},

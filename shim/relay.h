@@ -1,7 +1,7 @@
 /* The relay: cell's listener ── splice ── 127.0.0.1:host_port. The only way out of a cell.
  *
- * The listeners were opened inside the cell and handed over; accepting on them here, in the host's network, and connecting to
- * the one host port that the plan gave is all the routing there is. */
+ * The listeners were opened inside the cell and handed over; accepting on them here, in the host's
+ * network, and connecting to the one host port that the plan gave is all the routing there is. */
 #pragma once
 
 #include <stdint.h>

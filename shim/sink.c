@@ -16,8 +16,8 @@ static int open_file(struct sink *sink)
     struct stat status;
 
     (void)snprintf(name, sizeof name, "%s.log", sink->name);
-    sink->file = openat(sink->directory, name,
-                        O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+    sink->file =
+        openat(sink->directory, name, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (sink->file < 0)
         return -1;
     sink->size = fstat(sink->file, &status) == 0 ? status.st_size : 0;

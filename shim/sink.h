@@ -1,7 +1,8 @@
 /* Log sinks: what a child program prints, read from a pipe and kept in a bounded, rotating file.
  *
- * NAME.log grows to the bound, then becomes NAME.log.1 (the previous one is dropped), so that a chatty program costs at most twice
- * the bound. The guest and the programs it may own never hold a descriptor of the file itself. */
+ * NAME.log grows to the bound, then becomes NAME.log.1 (the previous one is dropped), so that a
+ * chatty program costs at most twice the bound. The guest and the programs it may own never hold a
+ * descriptor of the file itself. */
 #pragma once
 
 #include <sys/types.h>
@@ -22,7 +23,8 @@ struct sink {
 /* Opens (appends to) NAME.log in the directory, which must outlive the sink. */
 int sink_open(struct sink *sink, struct loop *loop, int directory, const char *name, off_t bound,
               struct error *err);
-/* Makes a pipe that feeds the sink and gives its write end, for the child; the caller closes it. An earlier pipe is let go. */
+/* Makes a pipe that feeds the sink and gives its write end, for the child; the caller closes it. An
+ * earlier pipe is let go. */
 int sink_pipe(struct sink *sink, int *ret_write_end, struct error *err);
 /* Appends bytes that came another way. A full disk loses log lines, never the bottle. */
 void sink_write(struct sink *sink, const char *bytes, size_t length);

@@ -9,8 +9,9 @@
 #include "base/util.h"
 #include "guest/protocol.h"
 
-/* The spec comes from our own daemon, yet every field is checked: a shim that starts half of a bottle is worse than
- * one that refuses. `fault` keeps the first thing that is wrong, and later steps go on harmlessly. */
+/* The spec comes from our own daemon, yet every field is checked: a shim that starts half of a
+ * bottle is worse than one that refuses. `fault` keeps the first thing that is wrong, and later
+ * steps go on harmlessly. */
 struct reader {
     struct error *err;
     bool failed;

@@ -6,8 +6,9 @@
  *  "forwards": [{"sidecar","gateway_port","host_port"}],
  *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port"}],
  *  "vm": {"name","argv":[…],"binds":[["host","jail"],…],"dev_kvm":bool,"agent_fd":N},
- *  "probe": true only to find out whether a VM boots: then gvproxy, forwards, sidecars and guest are absent,
- *  "guest": {"hostname","guest_ip","gateway","workdir","command":[…],"env":[["NAME","value"],…]}}
+ *  "probe": true only to find out whether a VM boots: then gvproxy, forwards, sidecars and guest
+ * are absent, "guest":
+ * {"hostname","guest_ip","gateway","workdir","command":[…],"env":[["NAME","value"],…]}}
  *
  * argv[0] of sidecars and vm is a path in their jail. */
 #pragma once

@@ -74,8 +74,8 @@ failed:
     return -1;
 }
 
-/* All descriptors are opened before anything is mounted (what they name may itself lie below /tmp), and after the new
- * namespace is made (the kernel binds only what lies in it). */
+/* All descriptors are opened before anything is mounted (what they name may itself lie below /tmp),
+ * and after the new namespace is made (the kernel binds only what lies in it). */
 static int stage(struct launch *launch, struct error *err)
 {
     struct paths paths = {0};
@@ -89,8 +89,8 @@ static int stage(struct launch *launch, struct error *err)
         if (paths.fds[i] < 0)
             result = error_errno(err, "launch-failed", "%s", *paths.items[i]);
     }
-    if (result == 0 && mount("bottle", STAGING_DIR, "tmpfs", MS_NOSUID | MS_NODEV,
-                             "mode=0755,size=1m") < 0)
+    if (result == 0 &&
+        mount("bottle", STAGING_DIR, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m") < 0)
         result = error_errno(err, "launch-failed", "mounting the shim's staging directory");
     for (size_t i = 0; i < paths.count; i++) {
         char *staged;
@@ -118,7 +118,8 @@ static int drop(const struct launch *launch, struct error *err)
 static int make_owned_directory(const char *name, const struct launch *launch, struct error *err)
 {
     if ((mkdir(name, 0700) < 0 && errno != EEXIST) ||
-        (launch->uid && fchownat(AT_FDCWD, name, launch->uid, launch->gid, AT_SYMLINK_NOFOLLOW) < 0))
+        (launch->uid &&
+         fchownat(AT_FDCWD, name, launch->uid, launch->gid, AT_SYMLINK_NOFOLLOW) < 0))
         return error_errno(err, "launch-failed", "%s/%s", launch->run_dir, name);
     return 0;
 }
@@ -128,7 +129,8 @@ int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
     (void)umask(0077);
     if (chdir(launch->run_dir) < 0)
         return error_errno(err, "launch-failed", "%s", launch->run_dir);
-    CLEANUP_CLOSE int log_dir = open(launch->log_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    CLEANUP_CLOSE int log_dir =
+        open(launch->log_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (log_dir < 0)
         return error_errno(err, "launch-failed", "%s", launch->log_dir);
     launch->net_dir = "net";

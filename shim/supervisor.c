@@ -1,12 +1,13 @@
 /* How a bottle comes up and goes down:
  *
  *   sidecars ──┐ (each listens on its host port)
- *              ├─ START is sent when all three are there ─ STARTED ─ running ─ EXIT ─ VM gone ─ ending
- *   cell ─ VM ─┘ (listeners passed out, net.sock) (HELLO)
+ *              ├─ START is sent when all three are there ─ STARTED ─ running ─ EXIT ─ VM gone ─
+ * ending cell ─ VM ─┘ (listeners passed out, net.sock) (HELLO)
  *
- * Everything is event-driven; `tick` looks a few times a second for the two things that give no event (a sidecar's
- * listener, gvproxy's socket). Any child that ends before its time ends the bottle. `ending` kills what is left and is over when
- * no child is left at all; only then is the exit record written. */
+ * Everything is event-driven; `tick` looks a few times a second for the two things that give no
+ * event (a sidecar's listener, gvproxy's socket). Any child that ends before its time ends the
+ * bottle. `ending` kills what is left and is over when no child is left at all; only then is the
+ * exit record written. */
 #include "shim/supervisor.h"
 
 #include <errno.h>
@@ -16,8 +17,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,50 +25,17 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
-#include "shim/agent.h"
-#include "shim/children.h"
-#include "shim/control.h"
-#include "shim/filter.h"
-#include "shim/jail.h"
 #include "shim/protocol.h"
-#include "shim/relay.h"
+#include "shim/supervisor_internal.h"
 
 enum {
-    TICK_MS = 10,
-    BOOTS_MAX = 2,           /* under TCG a boot can hang before its first output */
     POWEROFF_TIMEOUT_MS = 8000, /* from the command's end to the VM's */
     ENDING_TIMEOUT_MS = 5000,
-    RELAY_CONNECTIONS_MAX = 512,
-    JAIL_FILTER_FD = 10,
-    JAIL_LISTENER_FD = 11,
 };
 
-enum phase { PHASE_STARTING, PHASE_RUNNING, PHASE_STOPPING, PHASE_ENDING, PHASE_OVER };
 static const char *const phase_names[] = {"starting", "running", "stopping", "stopping"};
 
-struct supervisor {
-    struct launch *launch;
-    struct loop *loop;
-    struct control *control;
-    struct loop_source signals, listeners;
-    struct loop_timer tick, deadline;
-    struct child gvproxy, vm, sidecars[SIDECARS_MAX];
-    struct sink command;
-    struct agent agent;
-    struct relay *relays[FORWARDS_MAX];
-    enum phase phase;
-    bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;
-    bool ended; /* the guest said how its command ended */
-    int exit_code;
-    unsigned boots;
-    const char *outcome; /* final state, once known */
-    char reason[512];
-    int64_t started_ms, finished_ms; /* wall clock */
-    int64_t sidecars_until_ms;       /* monotonic */
-};
-
 static void begin_ending(struct supervisor *sup);
-static int start_cell(struct supervisor *sup, struct error *err);
 
 /* ── what others see ── */
 
@@ -121,9 +87,7 @@ static void settle(struct supervisor *sup, const char *outcome, const char *reas
     begin_ending(sup);
 }
 
-static void fail(struct supervisor *sup, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
-static void fail(struct supervisor *sup, const char *format, ...)
+void supervisor_fail(struct supervisor *sup, const char *format, ...)
 {
     char reason[sizeof sup->reason];
     va_list args;
@@ -170,176 +134,12 @@ static void begin_ending(struct supervisor *sup)
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
-    for (size_t i = 0; i < FORWARDS_MAX; i++) {
-        relay_free(sup->relays[i]);
-        sup->relays[i] = NULL;
-    }
+    bringup_close_relays(sup);
     child_kill(&sup->vm);
     child_kill(&sup->gvproxy);
     for (size_t i = 0; i < sup->launch->n_sidecars; i++)
         child_kill(&sup->sidecars[i]);
     (void)kill(getpid(), SIGCHLD); /* there may be no child at all: look once, from the loop */
-}
-
-/* ── coming up ── */
-
-static void on_boot_late(struct loop_timer *timer)
-{
-    struct supervisor *sup = timer->data;
-
-    if (sup->boots < BOOTS_MAX && sup->cell_ready && !sup->hello) {
-        sup->restarting_vm = true; /* goes on in on_vm_end */
-        child_kill(&sup->vm);
-        loop_timer_set(sup->loop, &sup->deadline,
-                       clock_monotonic_ms() + sup->launch->boot_timeout_ms);
-        return;
-    }
-    if (!sup->cell_ready)
-        fail(sup, "gvproxy did not open its socket in time; see logs?stream=gvproxy");
-    else
-        fail(sup, "the guest did not come up within %lld ms (%u boots); see logs?stream=console",
-             (long long)sup->launch->boot_timeout_ms, sup->boots);
-}
-
-static int start_vm(struct supervisor *sup, struct error *err)
-{
-    CLEANUP_ARGV struct argv argv = ARGV_INIT;
-    CLEANUP_CLOSE int guest_end = -1;
-
-    jail_vm(&argv, sup->launch);
-    if (argv.failed)
-        return error_set(err, NULL, "out of memory");
-    if (agent_open(&sup->agent, sup->loop, &guest_end, err) < 0)
-        return -1;
-    sup->boots++;
-    sup->hello = false;
-    const struct spawn_fd fds[] = {{guest_end, sup->launch->agent_fd}};
-    return child_start(&sup->vm, argv.items, fds, COUNT_OF(fds), err);
-}
-
-static void send_start_when_ready(struct supervisor *sup)
-{
-    if (!sup->hello || !sup->sidecars_ready || sup->start_sent || sup->phase != PHASE_STARTING)
-        return;
-    sup->start_sent = true;
-    if (agent_send(&sup->agent, sup->launch->start, sup->launch->start_length) < 0)
-        fail(sup, "the agent's channel was closed before the command was sent");
-}
-
-static void look_for_sidecars(struct supervisor *sup)
-{
-    for (size_t i = 0; i < sup->launch->n_sidecars; i++)
-        if (!port_is_ours(sup->launch->sidecars[i].host_port))
-            return;
-    sup->sidecars_ready = true;
-    send_start_when_ready(sup);
-}
-
-static void look_for_cell(struct supervisor *sup)
-{
-    struct error err = ERROR_INIT;
-    struct stat status;
-
-    if (sup->listeners.active || stat("net/net.sock", &status) < 0 || !S_ISSOCK(status.st_mode))
-        return;
-    sup->cell_ready = true;
-    if (start_vm(sup, &err) < 0)
-        fail(sup, "starting the VM: %s", err.text);
-}
-
-static void on_tick(struct loop_timer *timer)
-{
-    struct supervisor *sup = timer->data;
-
-    if (sup->phase != PHASE_STARTING)
-        return;
-    if (!sup->sidecars_ready)
-        look_for_sidecars(sup);
-    if (!sup->sidecars_ready && clock_monotonic_ms() > sup->sidecars_until_ms) {
-        fail(sup, "a sidecar did not listen on its port within %lld ms; see its log",
-             (long long)sup->launch->sidecar_timeout_ms);
-        return;
-    }
-    if (!sup->cell_ready)
-        look_for_cell(sup);
-    if (sup->phase == PHASE_STARTING && (!sup->sidecars_ready || !sup->cell_ready))
-        loop_timer_set(sup->loop, timer, clock_monotonic_ms() + TICK_MS);
-}
-
-/* The listeners that bottle-cell opened, in the order of the forwards. */
-static void on_listeners(struct loop_source *source, uint32_t events)
-{
-    struct supervisor *sup = source->data;
-    char control[CMSG_SPACE(FORWARDS_MAX * sizeof(int))], byte;
-    struct iovec data = {.iov_base = &byte, .iov_len = 1};
-    struct msghdr message = {.msg_iov = &data,
-                             .msg_iovlen = 1,
-                             .msg_control = control,
-                             .msg_controllen = sizeof control};
-    int fds[FORWARDS_MAX];
-    size_t count = 0;
-
-    (void)events;
-    ssize_t got = recvmsg(source->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    loop_remove(sup->loop, source);
-    (void)close(source->fd);
-    struct cmsghdr *header = got == 1 ? CMSG_FIRSTHDR(&message) : NULL;
-    if (header && header->cmsg_type == SCM_RIGHTS) {
-        count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(fds, CMSG_DATA(header), count * sizeof(int));
-    }
-    struct error err = {.text = "bottle-cell passed none; see logs?stream=gvproxy"};
-    bool good = got == 1 && count == sup->launch->n_forwards;
-    for (size_t i = 0; i < count; i++) {
-        if (!good)
-            (void)close(fds[i]);
-        else if (!(sup->relays[i] = relay_new(sup->loop, fds[i], &sup->launch->forwards[i],
-                                              RELAY_CONNECTIONS_MAX, &err)))
-            good = false;
-    }
-    if (!good)
-        fail(sup, "the cell's listeners: %s", err.text);
-}
-
-static int start_cell(struct supervisor *sup, struct error *err)
-{
-    CLEANUP_ARGV struct argv argv = ARGV_INIT;
-    CLEANUP_CLOSE int filter = filter_open(err);
-    int pair[2];
-
-    if (filter < 0)
-        return -1;
-    /* gvproxy can't remove its sockets (the filter takes that from it) and refuses to start over old ones. */
-    static const char *const stale[] = {"net/net.sock", "net/vm.sock", "net/api.sock"};
-    for (size_t i = 0; i < COUNT_OF(stale); i++)
-        (void)unlink(stale[i]);
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return error_errno(err, "launch-failed", "socketpair");
-    CLEANUP_CLOSE int cell_end = pair[1];
-    sup->listeners = (struct loop_source){
-        .fd = pair[0], .events = EPOLLIN, .callback = on_listeners, .data = sup};
-    if (loop_add(sup->loop, &sup->listeners, err) < 0)
-        return -1;
-    jail_cell(&argv, sup->launch, JAIL_FILTER_FD, JAIL_LISTENER_FD);
-    if (argv.failed)
-        return error_set(err, NULL, "out of memory");
-    const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}, {cell_end, JAIL_LISTENER_FD}};
-    return child_start(&sup->gvproxy, argv.items, fds, COUNT_OF(fds), err);
-}
-
-static int start_sidecars(struct supervisor *sup, struct error *err)
-{
-    for (size_t i = 0; i < sup->launch->n_sidecars; i++) {
-        CLEANUP_ARGV struct argv argv = ARGV_INIT;
-        jail_sidecar(&argv, sup->launch, &sup->launch->sidecars[i].program);
-        if (argv.failed)
-            return error_set(err, NULL, "out of memory");
-        if (child_start(&sup->sidecars[i], argv.items, NULL, 0, err) < 0)
-            return -1;
-    }
-    return 0;
 }
 
 /* ── the guest speaks ── */
@@ -348,7 +148,7 @@ static void on_poweroff_late(struct loop_timer *timer)
 {
     struct supervisor *sup = timer->data;
 
-    fail(sup, "the VM did not power off in time");
+    supervisor_fail(sup, "the VM did not power off in time");
 }
 
 static void expect_poweroff(struct supervisor *sup)
@@ -369,7 +169,7 @@ static void on_started(struct supervisor *sup)
 static void on_exit_frame(struct supervisor *sup, const struct frame *frame)
 {
     if (frame->length < 8 || sup->ended || !sup->start_sent) {
-        fail(sup, "the guest's agent broke the protocol");
+        supervisor_fail(sup, "the guest's agent broke the protocol");
         return;
     }
     uint32_t code = get_u32(frame->payload), signal_number = get_u32(frame->payload + 4);
@@ -382,21 +182,23 @@ static void on_exit_frame(struct supervisor *sup, const struct frame *frame)
     else if (signal_number)
         (void)snprintf(sup->reason, sizeof sup->reason, "the command was killed by signal %u",
                        signal_number);
+    (void)agent_send_empty(&sup->agent, FRAME_POWEROFF); /* the guest waits for this answer */
     expect_poweroff(sup);
 }
 
-static void on_frame(void *context, const struct frame *frame)
+void supervisor_on_frame(void *context, const struct frame *frame)
 {
     struct supervisor *sup = context;
 
     switch (frame->type) {
     case FRAME_HELLO:
         if (frame->length < 4 || get_u32(frame->payload) != PROTOCOL_VERSION || sup->hello) {
-            fail(sup, "the guest's agent speaks another protocol version; rebuild the guest");
+            supervisor_fail(sup,
+                            "the guest's agent speaks another protocol version; rebuild the guest");
             return;
         }
         sup->hello = true;
-        send_start_when_ready(sup);
+        bringup_send_start(sup);
         return;
     case FRAME_STARTED:
         on_started(sup);
@@ -409,21 +211,22 @@ static void on_frame(void *context, const struct frame *frame)
         on_exit_frame(sup, frame);
         return;
     case FRAME_FAILED:
-        fail(sup, "the guest: %.*s", (int)(frame->length < 400 ? frame->length : 400),
-             (const char *)frame->payload);
+        supervisor_fail(sup, "the guest: %.*s", (int)(frame->length < 400 ? frame->length : 400),
+                        (const char *)frame->payload);
         return;
     default:
-        fail(sup, "the guest's agent broke the protocol");
+        supervisor_fail(sup, "the guest's agent broke the protocol");
     }
 }
 
-static void on_agent_end(void *context, const char *why)
+void supervisor_on_agent_end(void *context, const char *why)
 {
     struct supervisor *sup = context;
 
-    /* The VM's own end follows at once, and says more; a channel broken by the guest must be acted on. */
+    /* The VM's own end follows at once, and says more; a channel broken by the guest must be acted
+     * on. */
     if (strstr(why, "protocol"))
-        fail(sup, "%s", why);
+        supervisor_fail(sup, "%s", why);
 }
 
 /* ── children end ── */
@@ -443,23 +246,9 @@ static void on_vm_end(struct supervisor *sup, int status)
         return;
     }
     wait_status_words(status, words, sizeof words);
-    fail(sup, "the VM ended before its command did (%s); see logs?stream=console and stream=vmm",
-         words);
-}
-
-static void restart_cell(struct supervisor *sup)
-{
-    struct error err = ERROR_INIT;
-
-    sup->restarting_vm = sup->cell_ready = false;
-    for (size_t i = 0; i < FORWARDS_MAX; i++) {
-        relay_free(sup->relays[i]);
-        sup->relays[i] = NULL;
-    }
-    if (start_cell(sup, &err) < 0)
-        fail(sup, "starting gvproxy again: %s", err.text);
-    else
-        loop_timer_set(sup->loop, &sup->tick, clock_monotonic_ms() + TICK_MS);
+    supervisor_fail(
+        sup, "the VM ended before its command did (%s); see logs?stream=console and stream=vmm",
+        words);
 }
 
 static void on_child_end(struct supervisor *sup, struct child *child, int status)
@@ -472,11 +261,11 @@ static void on_child_end(struct supervisor *sup, struct child *child, int status
     if (child == &sup->vm) {
         on_vm_end(sup, status);
     } else if (child == &sup->gvproxy && sup->restarting_vm) {
-        restart_cell(sup);
+        bringup_again(sup);
     } else {
         wait_status_words(status, words, sizeof words);
-        fail(sup, "%s ended unexpectedly (%s); see logs?stream=%s", child->name, words,
-             child->name);
+        supervisor_fail(sup, "%s ended unexpectedly (%s); see logs?stream=%s", child->name, words,
+                        child->name);
     }
 }
 
@@ -513,7 +302,7 @@ static void on_grace_over(struct loop_timer *timer)
     struct supervisor *sup = timer->data;
 
     if (agent_send_empty(&sup->agent, FRAME_POWEROFF) < 0)
-        fail(sup, "stopped");
+        supervisor_fail(sup, "stopped");
     else
         expect_poweroff(sup);
 }
@@ -527,7 +316,7 @@ static void on_stop(void *context, int64_t grace_ms)
     bool was_running = sup->phase == PHASE_RUNNING;
     sup->stop_requested = true;
     if (grace_ms <= 0 || (!was_running && sup->phase != PHASE_STOPPING)) {
-        fail(sup, "stopped");
+        supervisor_fail(sup, "stopped");
         return;
     }
     if (!was_running) /* the first request's grace stands */
@@ -615,27 +404,16 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
         return error_set(err, NULL, "out of memory");
     }
     sup->launch = launch;
-    sup->tick = (struct loop_timer){.callback = on_tick, .data = sup};
-    sup->deadline = (struct loop_timer){.callback = on_boot_late, .data = sup};
     sup->agent.source.fd = -1;
-    sup->agent.on_frame = on_frame;
-    sup->agent.on_end = on_agent_end;
+    sup->agent.on_frame = supervisor_on_frame;
+    sup->agent.on_end = supervisor_on_agent_end;
     sup->agent.context = sup;
-    sup->sidecars_ready = launch->n_sidecars == 0;
-    sup->sidecars_until_ms = clock_monotonic_ms() + launch->sidecar_timeout_ms;
     if (watch_signals(sup, err) < 0 || open_logs(sup, log_dir, err) < 0 ||
         !(sup->control = control_new(sup->loop, launch, &owner, err)))
         goto out;
     (void)write_all(ready_fd, "ok\n", 3);
     (void)close(ready_fd);
-    struct error fault = ERROR_INIT;
-    if (start_sidecars(sup, &fault) < 0 || start_cell(sup, &fault) < 0)
-        fail(sup, "%s", fault.text);
-    else
-        loop_timer_set(sup->loop, &sup->tick, clock_monotonic_ms() + TICK_MS);
-    if (sup->phase == PHASE_STARTING)
-        loop_timer_set(sup->loop, &sup->deadline,
-                       clock_monotonic_ms() + launch->boot_timeout_ms);
+    bringup_begin(sup);
     result = loop_run(sup->loop, err);
     close_logs(sup);
 out:

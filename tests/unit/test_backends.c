@@ -1,4 +1,5 @@
-/* The backends' table, what their preflights say of a bare machine, and what they prepare on a furnished one. */
+/* The backends' table, what their preflights say of a bare machine, and what they prepare on a
+ * furnished one. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -255,7 +256,8 @@ Test(backends, the_launch_spec_runs_exactly_the_rendered_argv)
 
     machine_make(&machine);
     machine_furnish(&machine);
-    struct plan *plan = resolve(&machine, "{\"command\":[\"echo\",\"a b\"],\"env\":{\"K\":\"v\\n\"}}");
+    struct plan *plan =
+        resolve(&machine, "{\"command\":[\"echo\",\"a b\"],\"env\":{\"K\":\"v\\n\"}}");
     plan->backend = "qemu";
     cr_assert_eq(backend_find("qemu")->prepare(&machine.host, plan, &err), 0, "%s", err.text);
     CLEANUP_JSON json_t *spec = launch_spec(&machine.host, plan, 1234, "token", &err);

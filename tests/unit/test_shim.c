@@ -1,4 +1,5 @@
-/* The parts of the shim that need no VM: launch spec, sinks, relay, agent channel, control socket, filter. */
+/* The parts of the shim that need no VM: launch spec, sinks, relay, agent channel, control socket,
+ * filter. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -28,16 +29,20 @@
 #include "shim/sink.h"
 
 static const char good_spec[] =
-    "{\"slug\":\"unit\",\"run_dir\":\"/r\",\"log_dir\":\"/l\",\"log_bytes\":65536,\"uid\":7,\"gid\":7,"
+    "{\"slug\":\"unit\",\"run_dir\":\"/r\",\"log_dir\":\"/"
+    "l\",\"log_bytes\":65536,\"uid\":7,\"gid\":7,"
     "\"daemon_uid\":0,\"kvm_gid\":-1,\"token\":\"secret\",\"boot_timeout_ms\":1000,"
     "\"sidecar_timeout_ms\":1000,\"bwrap\":\"/usr/bin/bwrap\","
     "\"gvproxy\":{\"binary\":\"/g\",\"config\":\"/c\",\"cell\":\"/h\",\"dynamic\":false},"
     "\"forwards\":[{\"sidecar\":\"pipelock\",\"gateway_port\":8888,\"host_port\":20001}],"
-    "\"sidecars\":[{\"name\":\"pipelock\",\"argv\":[\"/usr/sbin/squid\"],\"env\":{\"LISTEN\":\"x\"},"
+    "\"sidecars\":[{\"name\":\"pipelock\",\"argv\":[\"/usr/sbin/"
+    "squid\"],\"env\":{\"LISTEN\":\"x\"},"
     "\"binds\":[[\"/a\",\"/b\"]],\"host_port\":20001}],"
-    "\"vm\":{\"name\":\"qemu\",\"argv\":[\"/usr/bin/qemu\",\"-M\",\"microvm\"],\"binds\":[[\"/k\",\"/vm/kernel\"]],"
+    "\"vm\":{\"name\":\"qemu\",\"argv\":[\"/usr/bin/qemu\",\"-M\",\"microvm\"],\"binds\":[[\"/"
+    "k\",\"/vm/kernel\"]],"
     "\"dev_kvm\":false,\"agent_fd\":5},"
-    "\"guest\":{\"hostname\":\"h\",\"guest_ip\":\"192.168.50.2\",\"gateway\":\"192.168.50.1\",\"workdir\":\"/\","
+    "\"guest\":{\"hostname\":\"h\",\"guest_ip\":\"192.168.50.2\",\"gateway\":\"192.168.50.1\","
+    "\"workdir\":\"/\","
     "\"command\":[\"sh\",\"-c\",\"exit 7\"],\"env\":[[\"A\",\"1\"],[\"B\",\"a\\nb \"]]}}";
 
 static char directory[64];
@@ -108,8 +113,8 @@ Test(launch_spec, decodes)
 Test(launch_spec, every_member_is_needed)
 {
     static const char *const members[] = {
-        "slug",  "run_dir", "log_dir", "log_bytes", "uid",      "gid",      "daemon_uid", "token",
-        "bwrap", "gvproxy", "forwards", "sidecars", "vm", "guest", "boot_timeout_ms"};
+        "slug",  "run_dir", "log_dir",  "log_bytes", "uid", "gid",   "daemon_uid",     "token",
+        "bwrap", "gvproxy", "forwards", "sidecars",  "vm",  "guest", "boot_timeout_ms"};
 
     for (size_t i = 0; i < COUNT_OF(members); i++) {
         struct launch launch;
@@ -221,8 +226,7 @@ Test(sink, does_not_follow_a_planted_link, .init = enter_directory, .fini = leav
 
 static int listen_loopback(uint16_t *ret_port)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -235,9 +239,8 @@ static int listen_loopback(uint16_t *ret_port)
 
 static int dial_loopback(uint16_t port)
 {
-    const struct sockaddr_in address = {.sin_family = AF_INET,
-                                        .sin_port = htons(port),
-                                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    const struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     cr_assert_eq(connect(fd, (const struct sockaddr *)&address, sizeof address), 0);

@@ -1,0 +1,97 @@
+#include "guest/protocol.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void put_u32(uint8_t out[4], uint32_t value)
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = (uint8_t)(value >> (8 * i));
+}
+
+uint32_t get_u32(const uint8_t in[4])
+{
+    return (uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
+}
+
+void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t length)
+{
+    memset(out, 0, FRAME_HEADER_SIZE);
+    put_u32(out, length);
+    out[4] = (uint8_t)type;
+}
+
+int64_t frame_parse(const uint8_t *bytes, size_t length, uint32_t max, struct frame *ret)
+{
+    if (length < FRAME_HEADER_SIZE)
+        return 0;
+    uint32_t payload = get_u32(bytes);
+    if (payload > max || bytes[5] || bytes[6] || bytes[7])
+        return -1;
+    if (length - FRAME_HEADER_SIZE < payload)
+        return 0;
+    *ret = (struct frame){
+        .type = (enum frame_type)bytes[4], .payload = bytes + FRAME_HEADER_SIZE, .length = payload};
+    return (int64_t)FRAME_HEADER_SIZE + payload;
+}
+
+/* The next NUL-terminated string, or NULL at the end. */
+static const char *next_string(const uint8_t **at, const uint8_t *end)
+{
+    const char *string = (const char *)*at;
+    const uint8_t *nul = *at < end ? memchr(*at, 0, (size_t)(end - *at)) : NULL;
+
+    if (!nul)
+        return NULL;
+    *at = nul + 1;
+    return string;
+}
+
+static char **next_strings(const uint8_t **at, const uint8_t *end, uint32_t count)
+{
+    /* Each string takes a byte at least, so a lying count can not make us allocate much. */
+    if (count > (size_t)(end - *at))
+        return NULL;
+    char **strings = calloc((size_t)count + 1, sizeof *strings);
+    for (uint32_t i = 0; strings && i < count; i++) {
+        strings[i] = (char *)(uintptr_t)next_string(at, end);
+        if (!strings[i]) {
+            free(strings);
+            return NULL;
+        }
+    }
+    return strings;
+}
+
+int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret)
+{
+    struct start_message message = {0};
+
+    if (length < 8)
+        return -1;
+    const uint8_t *at = payload + 8, *end = payload + length;
+    message.n_args = get_u32(payload);
+    message.n_env = get_u32(payload + 4);
+    message.hostname = next_string(&at, end);
+    message.guest_ip = next_string(&at, end);
+    message.gateway = next_string(&at, end);
+    message.workdir = next_string(&at, end);
+    if (!message.workdir || message.n_args == 0)
+        return -1;
+    message.args = next_strings(&at, end, message.n_args);
+    if (message.args)
+        message.env = next_strings(&at, end, message.n_env);
+    if (!message.env || at != end) {
+        start_message_free(&message);
+        return -1;
+    }
+    *ret = message;
+    return 0;
+}
+
+void start_message_free(struct start_message *message)
+{
+    free(message->args);
+    free(message->env);
+    message->args = message->env = NULL;
+}

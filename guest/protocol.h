@@ -1,0 +1,75 @@
+/* The agent channel between bottle-shim and bottle-init: length-prefixed frames over one
+ * virtio-serial port.
+ *
+ * A frame is an 8-byte header (payload length, little-endian u32; type, u8; three zero bytes) and
+ * the payload. Neither side trusts the other: a length over the bound, an unknown type or a
+ * non-zero reserved byte ends the conversation. Guest to host frames are at most GUEST_PAYLOAD_MAX;
+ * only START may be larger.
+ *
+ *   guest                          host
+ *   HELLO(version, kernel)   →
+ *                            ←     START(network, workdir, command, environment)
+ *   STARTED                  →                                     the command runs
+ *   OUTPUT(stream, bytes)    →     … any number
+ *                            ←     SIGNAL(number)                  to the command's process group
+ *   EXIT(code, signal, why)  →                                     then the guest powers off by
+ * itself FAILED(why)              →                                     the guest itself could not
+ * do its part ←     POWEROFF                        sync and power off now; also answers EXIT and
+ * FAILED
+ *
+ * A frame that the guest has written is not yet one that the host has read, and the machine's end
+ * takes what is between. So after EXIT or FAILED the guest waits for POWEROFF, three seconds at
+ * most.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define AGENT_PORT_NAME "bottled.agent"
+
+enum {
+    PROTOCOL_VERSION = 1,
+    FRAME_HEADER_SIZE = 8,
+    GUEST_PAYLOAD_MAX = 64 * 1024,
+    START_PAYLOAD_MAX = 2 * 1024 * 1024,
+};
+
+enum frame_type {
+    /* guest → host */
+    FRAME_HELLO = 1,   /* u32 version, then the kernel's release, not NUL-terminated */
+    FRAME_STARTED = 2, /* empty */
+    FRAME_OUTPUT = 3,  /* u8 stream (1 or 2), then bytes */
+    FRAME_EXIT = 4,    /* u32 exit code, u32 signal (0: none), then words, maybe empty */
+    FRAME_FAILED = 5,  /* words */
+    /* host → guest */
+    FRAME_START = 64,    /* see struct start_message */
+    FRAME_SIGNAL = 65,   /* u32 number */
+    FRAME_POWEROFF = 66, /* empty */
+};
+
+struct frame {
+    enum frame_type type;
+    const uint8_t *payload; /* borrowed from the buffer it was parsed from */
+    uint32_t length;
+};
+
+void put_u32(uint8_t out[4], uint32_t value);
+uint32_t get_u32(const uint8_t in[4]);
+void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t length);
+/* Looks for one frame at the start of `bytes`: its whole size when there, 0 when more is needed, -1
+ * when it breaks the rules (`max` bounds the payload). */
+int64_t frame_parse(const uint8_t *bytes, size_t length, uint32_t max, struct frame *ret);
+
+/* START's payload: u32 number of arguments, u32 number of variables, then NUL-terminated strings:
+ * hostname, guest_ip, gateway, workdir, the arguments, the variables as NAME=value. Nothing after.
+ */
+struct start_message {
+    const char *hostname, *guest_ip, *gateway, *workdir;
+    uint32_t n_args, n_env;
+    char **args, **env; /* NULL-terminated arrays, one allocation each; the strings are borrowed
+                           from the payload */
+};
+/* 0, or -1 when malformed or memory is short. start_message_free releases the arrays. */
+int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret);
+void start_message_free(struct start_message *message);

@@ -1,0 +1,220 @@
+/* Coming up: sidecars and cell side by side, then the VM, then START (the picture is in
+ * supervisor.c). */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/util.h"
+#include "shim/filter.h"
+#include "shim/jail.h"
+#include "shim/supervisor_internal.h"
+
+enum {
+    TICK_MS = 10,
+    BOOTS_MAX = 2, /* under TCG a boot can hang before its first output */
+    RELAY_CONNECTIONS_MAX = 512,
+    JAIL_FILTER_FD = 10,
+    JAIL_LISTENER_FD = 11,
+};
+
+void bringup_close_relays(struct supervisor *sup)
+{
+    for (size_t i = 0; i < FORWARDS_MAX; i++) {
+        relay_free(sup->relays[i]);
+        sup->relays[i] = NULL;
+    }
+}
+
+static void on_boot_late(struct loop_timer *timer)
+{
+    struct supervisor *sup = timer->data;
+
+    if (sup->boots < BOOTS_MAX && sup->cell_ready && !sup->hello) {
+        sup->restarting_vm = true; /* goes on in on_vm_end */
+        child_kill(&sup->vm);
+        loop_timer_set(sup->loop, &sup->deadline,
+                       clock_monotonic_ms() + sup->launch->boot_timeout_ms);
+        return;
+    }
+    if (!sup->cell_ready)
+        supervisor_fail(sup, "gvproxy did not open its socket in time; see logs?stream=gvproxy");
+    else
+        supervisor_fail(
+            sup, "the guest did not come up within %lld ms (%u boots); see logs?stream=console",
+            (long long)sup->launch->boot_timeout_ms, sup->boots);
+}
+
+static int start_vm(struct supervisor *sup, struct error *err)
+{
+    CLEANUP_ARGV struct argv argv = ARGV_INIT;
+    CLEANUP_CLOSE int guest_end = -1;
+
+    jail_vm(&argv, sup->launch);
+    if (argv.failed)
+        return error_set(err, NULL, "out of memory");
+    if (agent_open(&sup->agent, sup->loop, &guest_end, err) < 0)
+        return -1;
+    sup->boots++;
+    sup->hello = false;
+    const struct spawn_fd fds[] = {{guest_end, sup->launch->agent_fd}};
+    return child_start(&sup->vm, argv.items, fds, COUNT_OF(fds), err);
+}
+
+void bringup_send_start(struct supervisor *sup)
+{
+    if (!sup->hello || !sup->sidecars_ready || sup->start_sent || sup->phase != PHASE_STARTING)
+        return;
+    sup->start_sent = true;
+    if (agent_send(&sup->agent, sup->launch->start, sup->launch->start_length) < 0)
+        supervisor_fail(sup, "the agent's channel was closed before the command was sent");
+}
+
+static void look_for_sidecars(struct supervisor *sup)
+{
+    for (size_t i = 0; i < sup->launch->n_sidecars; i++)
+        if (!port_is_ours(sup->launch->sidecars[i].host_port))
+            return;
+    sup->sidecars_ready = true;
+    bringup_send_start(sup);
+}
+
+static void look_for_cell(struct supervisor *sup)
+{
+    struct error err = ERROR_INIT;
+    struct stat status;
+
+    if (sup->listeners.active || stat("net/net.sock", &status) < 0 || !S_ISSOCK(status.st_mode))
+        return;
+    sup->cell_ready = true;
+    if (start_vm(sup, &err) < 0)
+        supervisor_fail(sup, "starting the VM: %s", err.text);
+}
+
+static void on_tick(struct loop_timer *timer)
+{
+    struct supervisor *sup = timer->data;
+
+    if (sup->phase != PHASE_STARTING)
+        return;
+    if (!sup->sidecars_ready)
+        look_for_sidecars(sup);
+    if (!sup->sidecars_ready && clock_monotonic_ms() > sup->sidecars_until_ms) {
+        supervisor_fail(sup, "a sidecar did not listen on its port within %lld ms; see its log",
+                        (long long)sup->launch->sidecar_timeout_ms);
+        return;
+    }
+    if (!sup->cell_ready)
+        look_for_cell(sup);
+    if (sup->phase == PHASE_STARTING && (!sup->sidecars_ready || !sup->cell_ready))
+        loop_timer_set(sup->loop, timer, clock_monotonic_ms() + TICK_MS);
+}
+
+/* The listeners that bottle-cell opened, in the order of the forwards. */
+static void on_listeners(struct loop_source *source, uint32_t events)
+{
+    struct supervisor *sup = source->data;
+    char control[CMSG_SPACE(FORWARDS_MAX * sizeof(int))], byte;
+    struct iovec data = {.iov_base = &byte, .iov_len = 1};
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof control};
+    int fds[FORWARDS_MAX];
+    size_t count = 0;
+
+    (void)events;
+    ssize_t got = recvmsg(source->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    loop_remove(sup->loop, source);
+    (void)close(source->fd);
+    struct cmsghdr *header = got == 1 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header && header->cmsg_type == SCM_RIGHTS) {
+        count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(fds, CMSG_DATA(header), count * sizeof(int));
+    }
+    struct error err = {.text = "bottle-cell passed none; see logs?stream=gvproxy"};
+    bool good = got == 1 && count == sup->launch->n_forwards;
+    for (size_t i = 0; i < count; i++) {
+        if (!good)
+            (void)close(fds[i]);
+        else if (!(sup->relays[i] = relay_new(sup->loop, fds[i], &sup->launch->forwards[i],
+                                              RELAY_CONNECTIONS_MAX, &err)))
+            good = false;
+    }
+    if (!good)
+        supervisor_fail(sup, "the cell's listeners: %s", err.text);
+}
+
+static int start_cell(struct supervisor *sup, struct error *err)
+{
+    CLEANUP_ARGV struct argv argv = ARGV_INIT;
+    CLEANUP_CLOSE int filter = filter_open(err);
+    int pair[2];
+
+    if (filter < 0)
+        return -1;
+    /* gvproxy can't remove its sockets (the filter takes that from it) and refuses to start over
+     * old ones. */
+    static const char *const stale[] = {"net/net.sock", "net/vm.sock", "net/api.sock"};
+    for (size_t i = 0; i < COUNT_OF(stale); i++)
+        (void)unlink(stale[i]);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return error_errno(err, "launch-failed", "socketpair");
+    CLEANUP_CLOSE int cell_end = pair[1];
+    sup->listeners = (struct loop_source){
+        .fd = pair[0], .events = EPOLLIN, .callback = on_listeners, .data = sup};
+    if (loop_add(sup->loop, &sup->listeners, err) < 0)
+        return -1;
+    jail_cell(&argv, sup->launch, JAIL_FILTER_FD, JAIL_LISTENER_FD);
+    if (argv.failed)
+        return error_set(err, NULL, "out of memory");
+    const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}, {cell_end, JAIL_LISTENER_FD}};
+    return child_start(&sup->gvproxy, argv.items, fds, COUNT_OF(fds), err);
+}
+
+static int start_sidecars(struct supervisor *sup, struct error *err)
+{
+    for (size_t i = 0; i < sup->launch->n_sidecars; i++) {
+        CLEANUP_ARGV struct argv argv = ARGV_INIT;
+        jail_sidecar(&argv, sup->launch, &sup->launch->sidecars[i].program);
+        if (argv.failed)
+            return error_set(err, NULL, "out of memory");
+        if (child_start(&sup->sidecars[i], argv.items, NULL, 0, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+void bringup_again(struct supervisor *sup)
+{
+    struct error err = ERROR_INIT;
+
+    sup->restarting_vm = sup->cell_ready = false;
+    bringup_close_relays(sup);
+    if (start_cell(sup, &err) < 0)
+        supervisor_fail(sup, "starting gvproxy again: %s", err.text);
+    else
+        loop_timer_set(sup->loop, &sup->tick, clock_monotonic_ms() + TICK_MS);
+}
+
+void bringup_begin(struct supervisor *sup)
+{
+    struct error err = ERROR_INIT;
+    int64_t now = clock_monotonic_ms();
+
+    sup->tick = (struct loop_timer){.callback = on_tick, .data = sup};
+    sup->deadline = (struct loop_timer){.callback = on_boot_late, .data = sup};
+    sup->sidecars_until_ms = now + sup->launch->sidecar_timeout_ms;
+    sup->sidecars_ready = sup->launch->n_sidecars == 0;
+    if (start_sidecars(sup, &err) < 0 || start_cell(sup, &err) < 0) {
+        supervisor_fail(sup, "%s", err.text);
+        return;
+    }
+    loop_timer_set(sup->loop, &sup->tick, now + TICK_MS);
+    loop_timer_set(sup->loop, &sup->deadline, now + sup->launch->boot_timeout_ms);
+}

@@ -1,0 +1,48 @@
+/* What supervisor.c and bringup.c share: one bottle's state, and the two ends of its life. */
+#pragma once
+
+#include "base/loop.h"
+#include "shim/agent.h"
+#include "shim/children.h"
+#include "shim/control.h"
+#include "shim/relay.h"
+#include "shim/spec.h"
+
+enum phase { PHASE_STARTING, PHASE_RUNNING, PHASE_STOPPING, PHASE_ENDING, PHASE_OVER };
+
+struct supervisor {
+    struct launch *launch;
+    struct loop *loop;
+    struct control *control;
+    struct loop_source signals, listeners;
+    struct loop_timer tick, deadline;
+    struct child gvproxy, vm, sidecars[SIDECARS_MAX];
+    struct sink command;
+    struct agent agent;
+    struct relay *relays[FORWARDS_MAX];
+    enum phase phase;
+    bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;
+    bool ended; /* the guest said how its command ended */
+    int exit_code;
+    unsigned boots;
+    const char *outcome; /* final state, once known */
+    char reason[512];
+    int64_t started_ms, finished_ms; /* wall clock */
+    int64_t sidecars_until_ms;       /* monotonic */
+};
+
+/* Starts the sidecars and the cell, and sees to the rest from the loop. */
+void bringup_begin(struct supervisor *sup);
+/* Starts the cell again after a VM that did not come up: gvproxy answers its first peer for ever.
+ */
+void bringup_again(struct supervisor *sup);
+/* Sends START once the guest, the cell and the sidecars are all there. */
+void bringup_send_start(struct supervisor *sup);
+void bringup_close_relays(struct supervisor *sup);
+
+/* Ends the bottle: `stopped` when that was asked for, `exited` when the command had ended, else
+ * `failed` with the reason. */
+void supervisor_fail(struct supervisor *sup, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void supervisor_on_frame(void *context, const struct frame *frame);
+void supervisor_on_agent_end(void *context, const char *why);

@@ -1,0 +1,286 @@
+/* The agent channel's frames and the start message: what is right passes whole, what is not is
+ * refused, and no bytes whatever make the parsers read beside the buffer (run it under the
+ * sanitizers: `make test-asan`). */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "guest/protocol.h"
+
+/* A copy of exactly this size, so that a sanitizer sees a read past its end. The caller frees. */
+static uint8_t *exact(const void *bytes, size_t length)
+{
+    uint8_t *copy = malloc(length ? length : 1);
+
+    cr_assert_not_null(copy);
+    if (length)
+        memcpy(copy, bytes, length);
+    return copy;
+}
+
+static int64_t parse(const void *bytes, size_t length, uint32_t max, struct frame *ret)
+{
+    uint8_t *copy = exact(bytes, length);
+    int64_t size = frame_parse(copy, length, max, ret);
+
+    free(copy);
+    return size;
+}
+
+Test(protocol, u32_is_little_endian_and_round_trips)
+{
+    static const uint32_t values[] = {0, 1, 0xff, 0x100, 0x12345678, 0x80000000U, UINT32_MAX};
+    uint8_t bytes[4];
+
+    put_u32(bytes, 0x12345678);
+    cr_assert_arr_eq(bytes, ((const uint8_t[]){0x78, 0x56, 0x34, 0x12}), 4);
+    for (size_t i = 0; i < COUNT_OF(values); i++) {
+        put_u32(bytes, values[i]);
+        cr_expect_eq(get_u32(bytes), values[i]);
+    }
+}
+
+Test(protocol, a_frame_round_trips_and_leaves_what_follows)
+{
+    uint8_t bytes[FRAME_HEADER_SIZE + 5 + 3];
+    struct frame frame;
+
+    frame_header(bytes, FRAME_OUTPUT, 5);
+    memcpy(bytes + FRAME_HEADER_SIZE,
+           "\1abcd"
+           "xyz",
+           8);
+    cr_assert_eq(frame_parse(bytes, sizeof bytes, GUEST_PAYLOAD_MAX, &frame),
+                 FRAME_HEADER_SIZE + 5);
+    cr_expect_eq(frame.type, FRAME_OUTPUT);
+    cr_expect_eq(frame.length, 5);
+    cr_expect_eq(frame.payload, bytes + FRAME_HEADER_SIZE);
+}
+
+Test(protocol, an_empty_payload_is_a_whole_frame)
+{
+    uint8_t bytes[FRAME_HEADER_SIZE];
+    struct frame frame;
+
+    frame_header(bytes, FRAME_STARTED, 0);
+    cr_assert_eq(parse(bytes, sizeof bytes, 0, &frame), FRAME_HEADER_SIZE);
+    cr_expect_eq(frame.type, FRAME_STARTED);
+    cr_expect_eq(frame.length, 0);
+}
+
+Test(protocol, every_part_of_a_frame_asks_for_more)
+{
+    uint8_t bytes[FRAME_HEADER_SIZE + 40] = {0};
+    struct frame frame = {.type = FRAME_HELLO, .length = 77};
+
+    frame_header(bytes, FRAME_FAILED, 40);
+    for (size_t length = 0; length < sizeof bytes; length++)
+        cr_expect_eq(parse(bytes, length, GUEST_PAYLOAD_MAX, &frame), 0, "%zu bytes", length);
+    cr_expect_eq(frame.length, 77, "the result is untouched until a frame is whole");
+    cr_expect_eq(parse(bytes, sizeof bytes, GUEST_PAYLOAD_MAX, &frame), (int64_t)sizeof bytes);
+}
+
+Test(protocol, a_length_over_the_bound_is_refused_from_the_header_alone)
+{
+    static const struct {
+        uint32_t length, max;
+        int64_t expected;
+    } rows[] = {
+        {GUEST_PAYLOAD_MAX, GUEST_PAYLOAD_MAX, 0},
+        {GUEST_PAYLOAD_MAX + 1, GUEST_PAYLOAD_MAX, -1},
+        {1, 0, -1},
+        {START_PAYLOAD_MAX, START_PAYLOAD_MAX, 0},
+        {START_PAYLOAD_MAX + 1, START_PAYLOAD_MAX, -1},
+        {0x7fffffff, GUEST_PAYLOAD_MAX, -1},
+        {0x80000000U, GUEST_PAYLOAD_MAX, -1},
+        {UINT32_MAX, GUEST_PAYLOAD_MAX, -1},
+        {UINT32_MAX - 7, START_PAYLOAD_MAX, -1},
+    };
+    uint8_t bytes[FRAME_HEADER_SIZE];
+    struct frame frame;
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        frame_header(bytes, FRAME_OUTPUT, rows[i].length);
+        cr_expect_eq(parse(bytes, sizeof bytes, rows[i].max, &frame), rows[i].expected, "row %zu",
+                     i);
+    }
+}
+
+Test(protocol, a_reserved_byte_that_is_not_zero_is_refused)
+{
+    struct frame frame;
+
+    for (size_t at = 5; at < FRAME_HEADER_SIZE; at++) {
+        uint8_t bytes[FRAME_HEADER_SIZE];
+        frame_header(bytes, FRAME_HELLO, 0);
+        bytes[at] = 1;
+        cr_expect_eq(parse(bytes, sizeof bytes, GUEST_PAYLOAD_MAX, &frame), -1, "byte %zu", at);
+    }
+}
+
+/* --- START --------------------------------------------------------------------------------- */
+
+struct payload {
+    uint8_t bytes[1024];
+    size_t length;
+};
+
+static void add_string(struct payload *payload, const char *string)
+{
+    size_t size = strlen(string) + 1;
+
+    cr_assert_leq(payload->length + size, sizeof payload->bytes);
+    memcpy(payload->bytes + payload->length, string, size);
+    payload->length += size;
+}
+
+/* The counts, and then the strings, of which the first four are the machine's. */
+static struct payload start_payload(uint32_t n_args, uint32_t n_env, const char *const *strings)
+{
+    struct payload payload = {.length = 8};
+
+    put_u32(payload.bytes, n_args);
+    put_u32(payload.bytes + 4, n_env);
+    for (; *strings; strings++)
+        add_string(&payload, *strings);
+    return payload;
+}
+
+static int parse_start(const struct payload *payload)
+{
+    uint8_t *copy = exact(payload->bytes, payload->length);
+    struct start_message message = {0};
+    int result = start_message_parse(copy, payload->length, &message);
+
+    if (result == 0)
+        start_message_free(&message);
+    free(copy);
+    return result;
+}
+
+#define MACHINE "box", "192.168.50.2", "192.168.50.1", "/work dir"
+
+Test(protocol, a_start_message_gives_every_string_back)
+{
+    static const char *const strings[] = {
+        MACHINE, "sh", "", "-c \n\"'$HOME\\ ", "A=", "B= x \xc3\xbf\x01\x7f ", "=", NULL};
+    struct payload payload = start_payload(3, 3, strings);
+    struct start_message message;
+
+    cr_assert_eq(start_message_parse(payload.bytes, payload.length, &message), 0);
+    cr_expect_str_eq(message.hostname, "box");
+    cr_expect_str_eq(message.guest_ip, "192.168.50.2");
+    cr_expect_str_eq(message.gateway, "192.168.50.1");
+    cr_expect_str_eq(message.workdir, "/work dir");
+    cr_expect_eq(message.n_args, 3);
+    cr_expect_eq(message.n_env, 3);
+    for (size_t i = 0; i < 3; i++) {
+        cr_expect_str_eq(message.args[i], strings[4 + i]);
+        cr_expect_str_eq(message.env[i], strings[7 + i]);
+    }
+    cr_expect_null(message.args[3]);
+    cr_expect_null(message.env[3]);
+    start_message_free(&message);
+    start_message_free(&message); /* a second time is harmless */
+}
+
+Test(protocol, an_empty_environment_is_fine_but_a_command_is_needed)
+{
+    static const char *const strings[] = {MACHINE, "true", NULL};
+    static const char *const no_command[] = {MACHINE, NULL};
+    struct payload payload = start_payload(1, 0, strings);
+
+    cr_expect_eq(parse_start(&payload), 0);
+    payload = start_payload(0, 0, no_command);
+    cr_expect_eq(parse_start(&payload), -1);
+    payload = start_payload(0, 1, strings);
+    cr_expect_eq(parse_start(&payload), -1);
+}
+
+Test(protocol, counts_that_lie_are_refused)
+{
+    static const char *const strings[] = {MACHINE, "a", "b", "C=d", NULL};
+    static const uint32_t counts[][2] = {
+        {1, 1},
+        {2, 0},
+        {3, 1},
+        {2, 2},
+        {UINT32_MAX, 1},
+        {2, UINT32_MAX},
+        {UINT32_MAX, 4},
+        {UINT32_MAX, UINT32_MAX},
+        {0x80000000U, 1},
+        {0x3fffffff, 1},
+        {0x20000000, 0x20000000},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(counts); i++) {
+        struct payload payload = start_payload(counts[i][0], counts[i][1], strings);
+        cr_expect_eq(parse_start(&payload), -1, "row %zu", i);
+    }
+    struct payload right = start_payload(2, 1, strings);
+    cr_expect_eq(parse_start(&right), 0);
+}
+
+Test(protocol, a_start_message_cut_anywhere_is_refused)
+{
+    static const char *const strings[] = {MACHINE, "a", "b", "C=d", NULL};
+    const struct payload whole = start_payload(2, 1, strings);
+    struct payload cut = whole;
+
+    for (cut.length = 0; cut.length < whole.length; cut.length++)
+        cr_expect_eq(parse_start(&cut), -1, "cut at %zu", cut.length);
+    cut = whole;
+    cut.bytes[cut.length++] = 0;
+    cr_expect_eq(parse_start(&cut), -1, "something after the end");
+}
+
+/* --- Random bytes -------------------------------------------------------------------------- */
+
+/* xorshift32: the same numbers in each run, so that a failure can be looked at again. */
+static uint32_t next_random(uint32_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 17;
+    *state ^= *state << 5;
+    return *state;
+}
+
+Test(protocol, random_bytes_never_crash_the_frame_parser)
+{
+    uint32_t state = 20260102;
+    uint8_t bytes[64];
+
+    for (int round = 0; round < 100000; round++) {
+        size_t length = next_random(&state) % sizeof bytes;
+        struct frame frame = {0};
+        for (size_t i = 0; i < length; i++)
+            bytes[i] = (uint8_t)next_random(&state);
+        if (length >= FRAME_HEADER_SIZE && round % 2) /* half of them nearly right */
+            frame_header(bytes, (enum frame_type)(next_random(&state) % 80),
+                         next_random(&state) % 70);
+        int64_t size = parse(bytes, length, 48, &frame);
+        cr_assert(size >= -1 && size <= (int64_t)length, "round %d: %lld", round, (long long)size);
+        if (size > 0)
+            cr_assert_eq(size, (int64_t)FRAME_HEADER_SIZE + frame.length, "round %d", round);
+    }
+}
+
+Test(protocol, random_changes_never_crash_the_start_parser)
+{
+    static const char *const strings[] = {MACHINE, "sh", "-c", "true", "A=b", "C=d", NULL};
+    const struct payload right = start_payload(3, 2, strings);
+    uint32_t state = 7;
+
+    for (int round = 0; round < 100000; round++) {
+        struct payload payload = right;
+        uint32_t changes = 1 + next_random(&state) % 8;
+        for (uint32_t i = 0; i < changes; i++)
+            payload.bytes[next_random(&state) % payload.length] =
+                next_random(&state) % 3 ? (uint8_t)next_random(&state) : 0;
+        if (round % 3 == 0)
+            payload.length = next_random(&state) % (payload.length + 1);
+        (void)parse_start(&payload);
+    }
+}
