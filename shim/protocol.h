@@ -10,9 +10,10 @@
  * away. The first packet must be {"op":"hello","token":"…"}; a wrong token ends the connection. The
  * answer, and then every change, is a status:
  *
- *   {"state":"starting|running|stopping|stopped|exited|failed", "reason":"…"|null,
- * "exit_code":N|null, "started_ms":N, "finished_ms":N, "pid":N, "start_time":N, "boots":N,
- *    "processes":[{"name":"gvproxy","pid":N,"start_time":N},…]}
+ *   {"state": "starting" | "running" | "stopping" | "stopped" | "exited" | "failed",
+ *    "reason": "…" | null, "exit_code": N | null, "started_ms": N, "finished_ms": N,
+ *    "pid": N, "start_time": N, "boots": N,
+ *    "processes": [{"name": "gvproxy", "pid": N, "start_time": N}, …]}
  *
  * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"}.
  *
