@@ -31,7 +31,7 @@ static bool too_deep(const char *bytes, size_t length)
     return false;
 }
 
-json_t *json_parse(const char *bytes, size_t length, struct error *err)
+static json_t *parse(const char *bytes, size_t length, size_t flags, struct error *err)
 {
     json_error_t fault;
 
@@ -43,11 +43,22 @@ json_t *json_parse(const char *bytes, size_t length, struct error *err)
         error_set(err, "malformed-json", "nested deeper than %d levels", JSON_DEPTH_MAX);
         return NULL;
     }
-    json_t *value = json_loadb(bytes, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &fault);
+    json_t *value =
+        json_loadb(bytes, length, flags | JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &fault);
     if (!value)
         error_set(err, "malformed-json", "line %d, column %d: %s", fault.line, fault.column,
                   fault.text);
     return value;
+}
+
+json_t *json_parse(const char *bytes, size_t length, struct error *err)
+{
+    return parse(bytes, length, 0, err);
+}
+
+json_t *json_parse_request(const char *bytes, size_t length, struct error *err)
+{
+    return parse(bytes, length, JSON_ALLOW_NUL, err);
 }
 
 char *json_text(const json_t *value)

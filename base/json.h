@@ -12,6 +12,10 @@ enum { JSON_DEPTH_MAX = 32 };
  * deeper than JSON_DEPTH_MAX (checked before a tree is built: jansson recurses).
  * NULL with err->kind "malformed-json" otherwise. The caller owns the result. */
 json_t *json_parse(const char *bytes, size_t length, struct error *err);
+/* The same for the body of a request, where a string value may hold an escaped NUL: its decoder
+ * must look at every string's length, and can then name the field (a parser could only name a
+ * column). */
+json_t *json_parse_request(const char *bytes, size_t length, struct error *err);
 /* Compact text with keys in the order they were set; NULL when memory is short. Caller frees. */
 char *json_text(const json_t *value);
 /* String member of an object, or NULL when absent or of another type. Borrowed. */

@@ -6,20 +6,19 @@
  * non-zero reserved byte ends the conversation. Guest to host frames are at most GUEST_PAYLOAD_MAX;
  * only START may be larger.
  *
- *   guest                          host
- *   HELLO(version, kernel)   →
- *                            ←     START(network, workdir, command, environment)
- *   STARTED                  →                                     the command runs
- *   OUTPUT(stream, bytes)    →     … any number
- *                            ←     SIGNAL(number)                  to the command's process group
- *   EXIT(code, signal, why)  →                                     then the guest powers off by
- * itself FAILED(why)              →                                     the guest itself could not
- * do its part ←     POWEROFF                        sync and power off now; also answers EXIT and
- * FAILED
+ *   guest                      host
+ *   HELLO(version, kernel)   >
+ *                            < START(network, workdir, command, environment)
+ *   STARTED                  >                                the command runs
+ *   OUTPUT(stream, bytes)    >                                any number
+ *                            < SIGNAL(number)                 to the command's process group
+ *   EXIT(code, signal, why)  >                                the guest ends the machine by itself
+ *   FAILED(why)              >                                the guest could not do its part
+ *                            < POWEROFF                       sync and power off now
  *
  * A frame that the guest has written is not yet one that the host has read, and the machine's end
- * takes what is between. So after EXIT or FAILED the guest waits for POWEROFF, three seconds at
- * most.
+ * takes what is between. So the host answers EXIT and FAILED with POWEROFF, and the guest waits for
+ * that answer, three seconds at most.
  */
 #pragma once
 

@@ -217,7 +217,11 @@ Test(config, flags_set_every_key)
 
 Test(config, command_lines_that_are_refused)
 {
-    static const struct {
+    char too_long[109]; /* with its NUL one more than the kernel takes */
+    memset(too_long, 'a', sizeof too_long);
+    too_long[0] = '/';
+    too_long[sizeof too_long - 1] = '\0';
+    const struct {
         const char *line[10];
         const char *fault;
     } tries[] = {
@@ -233,10 +237,7 @@ Test(config, command_lines_that_are_refused)
          "max_waiters has to be below max_connections"},
         {LINE("--config", "/no/such/file"), "/no/such/file: "},
         {LINE("--token-file", "/dev/null"), "token_file /dev/null is not a regular file"},
-        {LINE("--socket", "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-                          "aaaaaaaaaaaaaaaaaaaaaaaaaaa"
-                          "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
-         "socket: "},
+        {LINE("--socket", too_long), "socket: "},
     };
 
     for (size_t i = 0; i < COUNT_OF(tries); i++) {

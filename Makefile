@@ -1,0 +1,254 @@
+# bottled: everything a developer runs. `make` builds, `make help` lists the rest.
+#
+# Sources are found by folder: base/ renderers/ api/ backends/ server/, the shim's and what the guest
+# shares become $(BUILD)/libbottled.a, which the programs and the unit tests link. A file with a
+# main() is a program's: server/main.c, shim/main.c, shim/cell.c, guest/init.c; each tests/unit/test_*.c
+# is one of criterion's, and each tests/tools/*.c becomes $(BUILD)/test-tools/* for tests in other languages.
+# bottle-cell and bottle-init are static: they run where there is no libc, and never with a sanitizer.
+#
+# To be set by hand: BUILD (output folder), CC (gcc or clang), SANITIZE (address,undefined or thread),
+# BACKEND (for the demo), ARGS (for make run), PYTEST_ARGS, UNIT (a pattern of unit test programs).
+
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+BUILD ?= build
+BACKEND ?= auto
+SANITIZE ?=
+UNIT ?= *
+PYTEST_ARGS ?= -ra --timeout=300
+TOOLS := .tools
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+export BUILD
+export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+
+# --- Flags -----------------------------------------------------------------------------------
+
+LIBRARIES := libmicrohttpd jansson yaml-0.1 sqlite3 libseccomp libsystemd nettle
+LDLIBS := $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2
+CPPFLAGS := -I. -D_GNU_SOURCE
+CFLAGS := -std=gnu17 -g $(WARNINGS) -fstack-protector-strong -fPIE
+LDFLAGS := -Wl,-z,relro,-z,now -Wl,--as-needed
+HARDEN := -O2 -D_FORTIFY_SOURCE=2
+ifeq ($(SANITIZE),)
+MODE := $(HARDEN)
+else
+MODE := -O1 -fno-omit-frame-pointer -fsanitize=$(SANITIZE)
+ifneq ($(findstring undefined,$(SANITIZE)),)
+MODE += -fno-sanitize-recover=undefined
+endif
+endif
+
+# --- What is made of what --------------------------------------------------------------------
+
+OBJ := $(BUILD)/obj
+STATIC := $(BUILD)/obj-static
+MAINS := server/main.c shim/main.c shim/cell.c
+SOURCES := $(foreach folder,base renderers api backends shim server,$(wildcard $(folder)/*.c))
+LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard guest/protocol.c)
+GUEST_SOURCES := $(wildcard guest/*.c)
+STATIC_SOURCES := $(wildcard base/*.c)
+UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
+UNIT_SHARED := $(filter-out $(UNIT_SOURCES),$(wildcard tests/unit/*.c))
+TOOL_SOURCES := $(wildcard tests/tools/*.c)
+TSAN_SOURCES := $(wildcard tests/tsan/*.c)
+UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
+TOOL_SOURCES := $(wildcard tests/tools/*.c)
+ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES)
+HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools,$(wildcard $(folder)/*.h))
+
+LIB := $(BUILD)/libbottled.a
+STATIC_LIB := $(BUILD)/libbase-static.a
+# Each is made once its source is there.
+PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
+	$(if $(wildcard shim/main.c),$(BUILD)/bottle-shim) \
+	$(if $(wildcard shim/cell.c),$(BUILD)/bottle-cell) \
+	$(if $(wildcard guest/init.c),$(BUILD)/bottle-init) \
+	$(if $(wildcard openapi.yaml),$(BUILD)/openapi.yaml)
+GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
+	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img)
+UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
+TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%)
+TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%)
+PYTHON := $(TOOLS)/venv/bin/python
+
+##@ Everyday
+
+.PHONY: build
+build: programs guest ## build the programs and the guest's files (the default)
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	    /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## make this machine able to build and run bottled (safe to run again)
+	@tools/setup
+
+.PHONY: demo
+demo: ## set up, build, and watch a real microVM reach its proxy and nothing else
+	@tools/setup
+	@$(MAKE) --no-print-directory build
+	@BACKEND=$(BACKEND) tests/demo/demo
+
+.PHONY: run
+run: build ## start bottled with its state in $(BUILD)/run (ARGS='--listen 127.0.0.1:8080' for more flags)
+	@mkdir -p $(BUILD)/run
+	@echo "try: curl --unix-socket $(BUILD)/run/live/bottled.sock http://bottled/healthz"
+	@exec $(BUILD)/bottled --state-dir $(abspath $(BUILD))/run/state --run-dir $(abspath $(BUILD))/run/live $(ARGS)
+
+.PHONY: clean
+clean: ## remove what was built (not .tools)
+	rm -rf $(BUILD) build-asan build-tsan build-clang
+
+##@ Tests
+
+.PHONY: test
+test: ## set up, build, and run the lint of the tree, the unit and the end-to-end tests
+	@tools/setup
+	@$(MAKE) --no-print-directory build units
+	@$(MAKE) --no-print-directory layers
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory e2e
+
+.PHONY: unit
+unit: programs units ## the unit tests (UNIT=test_x for one program)
+	@tests/run-units $(BUILD) '$(UNIT)'
+
+.PHONY: e2e
+e2e: build $(TEST_TOOLS) ## the end-to-end tests (PYTEST_ARGS='-k name' for some)
+	@$(if $(wildcard tests/e2e/test_*.py),$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/e2e, \
+	    echo 'tests/e2e has no tests')
+
+.PHONY: golden
+golden: units ## make the golden files of the unit tests anew, to be read before they are committed
+	@UPDATE_GOLDEN=1 tests/run-units $(BUILD) '$(UNIT)'
+
+.PHONY: test-asan
+test-asan: ## the unit tests under AddressSanitizer, LeakSanitizer and UBSan
+	@$(MAKE) --no-print-directory BUILD=build-asan SANITIZE=address,undefined unit
+
+.PHONY: test-tsan
+test-tsan: ## the unit tests under ThreadSanitizer
+	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=thread unit
+
+##@ Checks
+
+.PHONY: check
+check: ## everything that is checked without running the programs: format, lint, both compilers
+	@$(MAKE) --no-print-directory format-check lint
+	@$(MAKE) --no-print-directory CC=gcc programs units
+	@$(MAKE) --no-print-directory BUILD=build-clang CC=clang programs units
+	@echo 'check: format, lint, gcc and clang are clean'
+
+.PHONY: format
+format: ## lay out the C code
+	$(TOOLS)/venv/bin/clang-format -i $(ALL_SOURCES) $(HEADERS)
+
+.PHONY: format-check
+format-check: ## does the C code lie as clang-format lays it?
+	@$(TOOLS)/venv/bin/clang-format --dry-run --Werror $(ALL_SOURCES) $(HEADERS)
+
+.PHONY: lint
+lint: layers tidy openapi-check ## the tree's own rules, clang-tidy, openapi.yaml
+
+.PHONY: layers
+layers: ## includes go downwards, banned calls, banned words, sizes
+	@python3 tests/lint/layers
+	@for script in $$(grep -rlE '^#!.*\b(ba)?sh$$' .ci guest tests tools); do bash -n $$script || exit 1; done
+
+.PHONY: openapi-check
+openapi-check:
+	@$(if $(wildcard openapi.yaml),$(PYTHON) -m openapi_spec_validator openapi.yaml,true)
+
+.PHONY: tidy
+tidy: $(ALL_SOURCES:%.c=$(BUILD)/tidy/%.ok) ## clang-tidy on what changed
+
+# clang-tidy comes without the compiler's own headers; those of the installed clang serve.
+$(BUILD)/tidy/%.ok: %.c $(OBJ)/%.o .clang-tidy tests/.clang-tidy tests/lint/analyzer.h
+	@mkdir -p $(@D)
+	@echo "  TIDY    $<"
+	@$(TOOLS)/venv/bin/clang-tidy --quiet --extra-arg=-resource-dir=$$(clang -print-resource-dir) $< -- \
+	    -std=gnu17 $(CPPFLAGS) $(HARDEN) $(if $(filter base/error.c,$<),,-include tests/lint/analyzer.h) >$@.log 2>$@.err || { cat $@.log; grep -v 'warnings generated' $@.err; exit 1; }
+	@touch $@
+
+# --- Rules -----------------------------------------------------------------------------------
+
+.PHONY: programs units guest
+programs: $(PROGRAMS)
+units: $(UNITS) $(TEST_TOOLS)
+guest: $(GUEST_FILES)
+
+$(OBJ)/%.o: %.c Makefile | $(TOOLS)/stamp
+	@mkdir -p $(@D)
+	@echo "  CC      $<"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(MODE) -MMD -MP -c -o $@ $<
+
+$(STATIC)/%.o: %.c Makefile | $(TOOLS)/stamp
+	@mkdir -p $(@D)
+	@echo "  CC      $< (static)"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(HARDEN) -MMD -MP -c -o $@ $<
+
+$(LIB): $(LIB_SOURCES:%.c=$(OBJ)/%.o)
+	@rm -f $@
+	@ar rcsD $@ $^
+
+$(STATIC_LIB): $(STATIC_SOURCES:%.c=$(STATIC)/%.o)
+	@rm -f $@
+	@ar rcsD $@ $^
+
+$(BUILD)/bottled: $(OBJ)/server/main.o $(LIB)
+$(BUILD)/bottle-shim: $(OBJ)/shim/main.o $(LIB)
+$(BUILD)/bottled $(BUILD)/bottle-shim:
+	@echo "  LINK    $@"
+	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/bottle-cell: $(STATIC)/shim/cell.o $(STATIC_LIB)
+$(BUILD)/bottle-init: $(GUEST_SOURCES:%.c=$(STATIC)/%.o) $(STATIC_LIB)
+$(BUILD)/bottle-cell $(BUILD)/bottle-init:
+	@echo "  LINK    $@ (static)"
+	@$(CC) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $^
+
+$(BUILD)/tests/%: $(OBJ)/tests/unit/%.o $(UNIT_LINKED:%.c=$(OBJ)/%.o) $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ -lcriterion $(LDLIBS)
+
+$(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(OBJ)/tests/unit/render_case.o $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(UNIT_SHARED:%.c=$(OBJ)/%.o) $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/openapi.yaml: openapi.yaml
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(BUILD)/guest/vmlinuz: $(TOOLS)/kernel/vmlinuz
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(BUILD)/guest/initramfs.img: guest/mkinitramfs guest/modules $(BUILD)/bottle-init $(TOOLS)/kernel/vmlinuz
+	@echo "  MAKE    $@"
+	@guest/mkinitramfs $(TOOLS)/kernel $(BUILD)/bottle-init $@
+
+$(BUILD)/guest/images/busybox.erofs: guest/mkimage $(TOOLS)/busybox/busybox
+	@echo "  MAKE    $@"
+	@guest/mkimage $(TOOLS)/busybox $@
+
+$(TOOLS)/stamp $(TOOLS)/kernel/vmlinuz $(TOOLS)/busybox/busybox:
+	@echo 'This machine is not set up for bottled yet: run tools/setup (make demo and make test do it by themselves).' >&2
+	@exit 1
+
+-include $(shell find $(OBJ) $(STATIC) -name '*.d' 2>/dev/null)

@@ -1,0 +1,41 @@
+/* A bottle as clients see it: states, their legal moves, and the JSON. */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum bottle_state {
+    STATE_PREPARED,
+    STATE_STARTING,
+    STATE_RUNNING,
+    STATE_STOPPING,
+    STATE_STOPPED,
+    STATE_EXITED,
+    STATE_FAILED,
+    STATE_DELETING,
+    N_STATES
+};
+
+struct state_row {
+    const char *name;
+    bool live;      /* has processes */
+    bool can_start; /* POST …/start is legal */
+};
+extern const struct state_row states[N_STATES];
+/* -1 when there is no such state. */
+int state_parse(const char *name);
+
+struct bottle {
+    const char *slug, *backend, *accelerator, *guest_ip,
+        *reason; /* accelerator, reason may be NULL */
+    enum bottle_state state;
+    int64_t created_ms, updated_ms, started_ms, finished_ms; /* 0: not yet */
+    bool has_exit_code;
+    int exit_code;
+    const json_t *labels; /* object */
+    int64_t generation;   /* counts changes; the ETag */
+};
+
+/* The bottle object of the contract; the caller owns it. */
+json_t *bottle_encode(const struct bottle *bottle);

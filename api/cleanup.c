@@ -1,0 +1,113 @@
+/* Cleanup plans: the list, its tag, its JSON. */
+#include "api/cleanup.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/json.h"
+#include "base/text.h"
+
+enum { ID_DIGITS = 12 };
+
+const char *const cleanup_kind_names[N_CLEANUP_KINDS] = {
+    [CLEANUP_PROCESS] = "process",     [CLEANUP_SOCKET] = "socket", [CLEANUP_PORT] = "port",
+    [CLEANUP_DIRECTORY] = "directory", [CLEANUP_FILE] = "file",     [CLEANUP_MOUNT] = "mount",
+    [CLEANUP_RECORD] = "record"};
+
+int cleanup_add(struct cleanup_plan *plan, enum cleanup_kind kind, const char *name,
+                const char *reason, const char *action, int64_t bytes)
+{
+    if (plan->count == plan->room) {
+        size_t room = plan->room ? plan->room * 2 : 8;
+        struct cleanup_item *items = realloc(plan->items, room * sizeof *items);
+        if (!items)
+            return -1;
+        plan->items = items;
+        plan->room = room;
+    }
+    char *copy = strdup(name);
+    if (!copy)
+        return -1;
+    plan->items[plan->count++] = (struct cleanup_item){kind, copy, reason, action, bytes, NULL};
+    return 0;
+}
+
+void cleanup_outcome(struct cleanup_item *item, const char *outcome)
+{
+    free(item->outcome);
+    item->outcome = strdup(outcome);
+}
+
+/* Kind and name with their NULs: neither can be mistaken for a part of the other. */
+static void add_identity(struct text *text, const struct cleanup_item *item)
+{
+    const char *kind = cleanup_kind_names[item->kind];
+
+    text_add_bytes(text, kind, strlen(kind) + 1);
+    text_add_bytes(text, item->name, strlen(item->name) + 1);
+}
+
+static json_t *encode_item(const struct cleanup_plan *plan, const struct cleanup_item *item)
+{
+    CLEANUP_TEXT struct text identity = TEXT_INIT;
+    char id[SHA256_HEX_SIZE];
+
+    add_identity(&identity, item);
+    if (identity.failed)
+        return NULL;
+    sha256_hex(identity.data, identity.length, id);
+    id[ID_DIGITS] = '\0';
+    json_t *ret =
+        json_pack("{s:s, s:s, s:o, s:o, s:s, s:s, s:I}", "id", id, "kind",
+                  cleanup_kind_names[item->kind], "name", json_string_lossy(item->name), "owner",
+                  plan->slug[0] ? json_string(plan->slug) : json_null(), "reason", item->reason,
+                  "action", item->action, "bytes", (json_int_t)item->bytes);
+    if (item->outcome)
+        (void)json_object_set_new(ret, "outcome", json_string_lossy(item->outcome));
+    return ret;
+}
+
+json_t *cleanup_encode(const struct cleanup_plan *plan)
+{
+    json_t *items = json_array();
+    json_int_t total = 0;
+
+    for (size_t i = 0; i < plan->count; i++) {
+        total += plan->items[i].bytes;
+        if (json_array_append_new(items, encode_item(plan, &plan->items[i])) == 0)
+            continue;
+        json_decref(items);
+        return NULL;
+    }
+    return json_pack("{s:o, s:b, s:I, s:o}", "slug",
+                     plan->slug[0] ? json_string(plan->slug) : json_null(), "empty",
+                     plan->count == 0, "total_bytes", total, "items", items);
+}
+
+void cleanup_tag(const struct cleanup_plan *plan, char ret[17])
+{
+    CLEANUP_TEXT struct text text = TEXT_INIT;
+    char digest[SHA256_HEX_SIZE];
+
+    text_add_bytes(&text, plan->slug, strlen(plan->slug) + 1);
+    for (size_t i = 0; i < plan->count; i++) {
+        add_identity(&text, &plan->items[i]);
+        text_add_bytes(&text, plan->items[i].action, strlen(plan->items[i].action) + 1);
+    }
+    /* Memory that was short gives a tag that no plan has, so that a pinned deletion is refused. */
+    sha256_hex(text.failed ? "" : text.data, text.failed ? 0 : text.length, digest);
+    memcpy(ret, digest, 16);
+    ret[16] = '\0';
+}
+
+void cleanup_free(struct cleanup_plan *plan)
+{
+    for (size_t i = 0; i < plan->count; i++) {
+        free(plan->items[i].name);
+        free(plan->items[i].outcome);
+    }
+    free(plan->items);
+    *plan = (struct cleanup_plan){0};
+}

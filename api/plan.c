@@ -1,0 +1,163 @@
+/* Resolving a plan: names, addresses, ports, paths and environment follow from spec and allocation.
+ */
+#include "api/plan.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/text.h"
+#include "base/util.h"
+
+enum { SOCKET_PATH_MAX = 107 }; /* struct sockaddr_un's 108 less the NUL */
+
+/* What is bound below a bottle's run directory. */
+static const char *const socket_names[] = {"shim.sock", "net/net.sock", "net/vm.sock",
+                                           "net/api.sock"};
+
+const struct sidecar_row sidecars[N_SIDECARS] = {
+    [SIDECAR_PIPELOCK] = {"pipelock", NULL, 8888},
+    [SIDECAR_GIT_GATE] = {"git-gate", "/sidecars/git_gate", 8889},
+    [SIDECAR_SUPERVISE] = {"supervise", "/sidecars/supervise", 8890},
+};
+
+bool sidecar_active(const struct spec *spec, enum sidecar sidecar)
+{
+    switch (sidecar) {
+    case SIDECAR_PIPELOCK:
+        return true;
+    case SIDECAR_GIT_GATE:
+        return spec->git_gate;
+    case SIDECAR_SUPERVISE:
+        return spec->supervise;
+    case N_SIDECARS:
+        break;
+    }
+    return false;
+}
+
+static int resolve_paths(struct plan *plan, const char *slug, const struct plan_dirs *dirs,
+                         struct error *err)
+{
+    struct text stage = TEXT_INIT, run = TEXT_INIT;
+    char digest[SHA256_HEX_SIZE];
+
+    sha256_hex(slug, strlen(slug), digest);
+    memcpy(plan->id, digest, 16);
+    plan->id[16] = '\0';
+    text_addf(&stage, "%s/bottles/%s", dirs->state_dir, slug);
+    text_addf(&run, "%s/b/%s", dirs->run_dir, plan->id);
+    plan->stage_dir = text_take(&stage);
+    plan->run_dir = text_take(&run);
+    if (!plan->stage_dir || !plan->run_dir)
+        return error_set(err, NULL, "memory is short");
+    for (size_t i = 0; i < COUNT_OF(socket_names); i++) {
+        size_t length = strlen(plan->run_dir) + 1 + strlen(socket_names[i]);
+        if (length > SOCKET_PATH_MAX)
+            return error_set(
+                err, "socket-path-too-long",
+                "the socket %.300s/%s would have a path of %zu bytes, and the kernel takes "
+                "%d: start bottled with a shorter --run-dir",
+                plan->run_dir, socket_names[i], length, SOCKET_PATH_MAX);
+    }
+    return 0;
+}
+
+static int resolve_network(struct plan *plan, const struct spec *spec, struct error *err)
+{
+    struct port_forward forwards[FORWARDS_MAX];
+    size_t n_forwards = 0;
+
+    _Static_assert((int)N_SIDECARS == (int)FORWARDS_MAX, "one forward a sidecar");
+    for (int i = 0; i < N_SIDECARS; i++) {
+        if (!sidecar_active(spec, (enum sidecar)i))
+            continue;
+        if (plan->allocation.host_ports[i] == 0)
+            return error_set(err, NULL, "sidecar %s has no host port", sidecars[i].name);
+        forwards[n_forwards++] = (struct port_forward){sidecars[i].name, sidecars[i].gateway_port,
+                                                       LOOPBACK, plan->allocation.host_ports[i]};
+    }
+    subnet_format(plan->allocation.subnet, plan->subnet, plan->gateway, plan->guest_ip);
+    subnet_mac(plan->allocation.subnet, plan->mac);
+    network_build(&plan->network, plan->subnet, plan->gateway, plan->guest_ip, plan->mac, forwards,
+                  n_forwards);
+    return 0;
+}
+
+struct plan *plan_resolve(struct spec *spec, const struct allocation *allocation,
+                          const struct plan_dirs *dirs, struct error *err)
+{
+    struct plan *plan = calloc(1, sizeof *plan);
+
+    if (!plan) {
+        error_set(err, NULL, "memory is short");
+        return NULL;
+    }
+    plan->allocation = *allocation;
+    if (!spec->slug) {
+        error_set(err, NULL, "the plan has no slug yet");
+        goto fail;
+    }
+    if (resolve_paths(plan, spec->slug, dirs, err) < 0 || resolve_network(plan, spec, err) < 0)
+        goto fail;
+    if (env_build(spec, &plan->env) < 0) {
+        error_set(err, NULL, "memory is short");
+        goto fail;
+    }
+    plan->spec = *spec;
+    *spec = (struct spec){0};
+    plan->guest = (struct guest_config){
+        .image = plan->spec.image,
+        .command = (const char *const *)plan->spec.command.items,
+        .n_command = plan->spec.command.count,
+        .workdir = plan->spec.workdir,
+        .env = plan->env.items,
+        .n_env = plan->env.count,
+        .cpus = (unsigned)plan->spec.cpus,
+        .memory_mib = (unsigned)plan->spec.memory_mib,
+    };
+    return plan;
+fail:
+    plan_free(plan);
+    return NULL;
+}
+
+int plan_add_file(struct plan *plan, const char *name, char *content, struct error *err)
+{
+    if (!content)
+        return error_set(err, NULL, "memory is short");
+    if (plan->n_files == PLAN_FILES_MAX || plan_find_file(plan, name)) {
+        free(content);
+        return error_set(err, NULL, "no place for a file %s among the plan's %zu", name,
+                         plan->n_files);
+    }
+    struct plan_file *file = &plan->files[plan->n_files++];
+    file->name = name;
+    file->content = content;
+    file->length = strlen(content);
+    sha256_hex(content, file->length, file->sha256);
+    return 0;
+}
+
+const struct plan_file *plan_find_file(const struct plan *plan, const char *name)
+{
+    for (size_t i = 0; i < plan->n_files; i++)
+        if (strcmp(plan->files[i].name, name) == 0)
+            return &plan->files[i];
+    return NULL;
+}
+
+void plan_free(struct plan *plan)
+{
+    if (!plan)
+        return;
+    for (size_t i = 0; i < plan->n_files; i++)
+        free(plan->files[i].content);
+    spec_free(&plan->spec);
+    string_map_free(&plan->env);
+    free(plan->limits_note);
+    free(plan->stage_dir);
+    free(plan->run_dir);
+    free(plan);
+}

@@ -1,0 +1,373 @@
+/* The plan's table of fields, and the rules that need more than one row.
+ *
+ * Bounds, and where they come from: an argument or a NAME=value with its NUL is at most the
+ * kernel's MAX_ARG_STRLEN, 131,072 bytes (execve(2)); a name of 256 leaves 130,814 for the value.
+ * Environment and command together stay far below the 2 MiB that the guest's kernel allows in all.
+ * A path is at most PATH_MAX less its NUL. */
+#include "api/spec.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/plan.h"
+#include "base/util.h"
+
+enum {
+    ARG_STRING_MAX = 131072,
+    ENV_NAME_MAX = 256,
+    ENV_VALUE_MAX = ARG_STRING_MAX - ENV_NAME_MAX - 2,
+    RULES_MAX = 1000,
+};
+
+#define LOWER "abcdefghijklmnopqrstuvwxyz"
+#define UPPER "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#define DIGITS "0123456789"
+#define BUILTIN_IMAGE "builtin:busybox"
+
+static const char *slug_check(const char *value)
+{
+    return slug_valid(value)
+               ? NULL
+               : "may hold a-z, 0-9 and '-', and begins and ends with a letter or digit";
+}
+
+static const char *image_check(const char *value)
+{
+    bool first = *value && strchr(LOWER UPPER DIGITS, *value);
+
+    return first && value[strspn(value, LOWER UPPER DIGITS "._/:@-")] == '\0'
+               ? NULL
+               : "is no image name: it begins with a letter or digit and holds letters, digits and "
+                 "._/:@-";
+}
+
+static const char *workdir_check(const char *value)
+{
+    const char *part = value;
+
+    if (strcmp(value, "/") == 0)
+        return NULL;
+    if (*value != '/')
+        return "must be absolute: it begins with '/'";
+    while (*part == '/') {
+        size_t length = strcspn(++part, "/");
+        if (length == 0)
+            return "must be normal: no \"//\", and no '/' at its end";
+        if (strncmp(part, "..", length) == 0 && length <= 2)
+            return "must be normal: no \".\" and no \"..\" in it";
+        part += length;
+    }
+    return NULL;
+}
+
+static const char *env_name_check(const char *value)
+{
+    bool first = *value && !strchr(DIGITS, *value);
+
+    return first && value[strspn(value, LOWER UPPER DIGITS "_")] == '\0'
+               ? NULL
+               : "must begin with a letter or '_' and hold letters, digits and '_'";
+}
+
+static const char *label_name_check(const char *value)
+{
+    return value[strspn(value, LOWER UPPER DIGITS "._/-")] == '\0'
+               ? NULL
+               : "may hold letters, digits and . _ / -";
+}
+
+static const char *rule_check(const char *value)
+{
+    struct egress_rule rule = {0};
+    const char *wrong = egress_rule_parse(value, &rule);
+
+    free((char *)rule.host);
+    return wrong;
+}
+
+static const char *const backend_values[] = {"auto", "qemu", "smolmachines", NULL};
+
+static const struct field argument = {
+    .name = "*", .type = FIELD_STRING, .max = ARG_STRING_MAX - 1, .doc = "One argument."};
+
+static const struct field env_name = {.type = FIELD_STRING,
+                                      .min = 1,
+                                      .max = ENV_NAME_MAX,
+                                      .pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
+                                      .check = env_name_check};
+static const struct field env_value = {
+    .name = "*",
+    .type = FIELD_STRING,
+    .max = ENV_VALUE_MAX,
+    .doc = "A variable's value; it reaches the guest byte for byte."};
+
+static const struct field label_name = {.type = FIELD_STRING,
+                                        .min = 1,
+                                        .max = 63,
+                                        .pattern = "^[A-Za-z0-9._/-]{1,63}$",
+                                        .check = label_name_check};
+static const struct field label_value = {
+    .name = "*", .type = FIELD_STRING, .max = 256, .doc = "A label's value."};
+
+static const struct field rule_item = {
+    .name = "*",
+    .type = FIELD_STRING,
+    .min = 1,
+    .max = 255,
+    .pattern = "^([*][.])?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9._])?(:[1-9][0-9]{0,4})?$",
+    .check = rule_check,
+    .doc =
+        "A host name, \"*.\" and a suffix, or an IPv4 address; then, if wanted, \":\" and a port. "
+        "Without a port: 443 and 80."};
+
+static const struct field resource_rows[] = {
+    {.name = "cpus",
+     .type = FIELD_INTEGER,
+     .offset = offsetof(struct spec, cpus),
+     .min = 1,
+     .max = 16,
+     .fallback_number = 1,
+     .doc = "Virtual processors."},
+    {.name = "memory_mib",
+     .type = FIELD_INTEGER,
+     .offset = offsetof(struct spec, memory_mib),
+     .min = 128,
+     .max = 65536,
+     .fallback_number = 256,
+     .doc = "The guest's memory in MiB."},
+    {.name = "disk_mib",
+     .type = FIELD_INTEGER,
+     .flags = FIELD_UNSUPPORTED,
+     .min = -1,
+     .max = -1,
+     .doc = "The size of the writable layer in MiB."},
+};
+
+static const struct field egress_rows[] = {
+    {.name = "allow",
+     .type = FIELD_LIST,
+     .offset = offsetof(struct spec, allow),
+     .max = RULES_MAX,
+     .item = &rule_item,
+     .doc = "What the bottle may reach through its proxy; nothing when empty or absent."},
+};
+
+static const struct field sidecar_rows[] = {
+    {.name = "git_gate",
+     .type = FIELD_FLAG,
+     .offset = offsetof(struct spec, git_gate),
+     .doc = "Present: the git gate runs beside the bottle."},
+    {.name = "supervise",
+     .type = FIELD_FLAG,
+     .offset = offsetof(struct spec, supervise),
+     .doc = "Present: the supervisor runs beside the bottle."},
+};
+
+static const struct field plan_rows[] = {
+    {.name = "slug",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct spec, slug),
+     .min = 1,
+     .max = SLUG_MAX,
+     .pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
+     .check = slug_check,
+     .doc = "The bottle's name; made up when absent."},
+    {.name = "backend",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct spec, backend),
+     .max = 32,
+     .values = backend_values,
+     .fallback = "auto",
+     .doc = "What runs the virtual machine; auto takes the best that this host can run."},
+    {.name = "image",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct spec, image),
+     .min = 1,
+     .max = 255,
+     .pattern = "^[A-Za-z0-9][A-Za-z0-9._/:@-]*$",
+     .check = image_check,
+     .fallback = BUILTIN_IMAGE,
+     .doc = "The guest's root file system. Only \"" BUILTIN_IMAGE
+            "\", but backend smolmachines takes any image name into its file."},
+    {.name = "command",
+     .type = FIELD_LIST,
+     .flags = FIELD_REQUIRED,
+     .offset = offsetof(struct spec, command),
+     .min = 1,
+     .max = 256,
+     .total = ARG_STRING_MAX,
+     .item = &argument,
+     .doc = "The program to run and its arguments; no shell takes part."},
+    {.name = "workdir",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct spec, workdir),
+     .min = 1,
+     .max = 4095,
+     .pattern = "^/$|^(/([^./][^/]*|[.][^./][^/]*|[.][.][^/]+))+$",
+     .check = workdir_check,
+     .fallback = "/",
+     .doc = "The directory in the guest that the command starts in; made when it is missing."},
+    {.name = "env",
+     .type = FIELD_MAP,
+     .offset = offsetof(struct spec, env),
+     .max = 1024,
+     .total = 900000,
+     .names = &env_name,
+     .item = &env_value,
+     .doc = "Variables for the command. Those that bottled sets itself are refused."},
+    {.name = "resources",
+     .type = FIELD_OBJECT,
+     .fields = resource_rows,
+     .n_fields = COUNT_OF(resource_rows),
+     .doc = "What the guest gets."},
+    {.name = "egress",
+     .type = FIELD_OBJECT,
+     .fields = egress_rows,
+     .n_fields = COUNT_OF(egress_rows),
+     .doc = "What the bottle may reach."},
+    {.name = "sidecars",
+     .type = FIELD_OBJECT,
+     .fields = sidecar_rows,
+     .n_fields = COUNT_OF(sidecar_rows),
+     .doc = "Helpers beside the bottle; the egress proxy is always one."},
+    {.name = "labels",
+     .type = FIELD_MAP,
+     .offset = offsetof(struct spec, labels),
+     .max = 64,
+     .names = &label_name,
+     .item = &label_value,
+     .doc = "Names and values for the client's own use; GET /bottles filters by them."},
+    {.name = "secrets",
+     .type = FIELD_OBJECT,
+     .flags = FIELD_UNSUPPORTED,
+     .doc = "References to secrets."},
+    {.name = "mounts",
+     .type = FIELD_LIST,
+     .flags = FIELD_UNSUPPORTED,
+     .min = -1,
+     .max = -1,
+     .doc = "Directories of the host."},
+    {.name = "ttl_seconds",
+     .type = FIELD_INTEGER,
+     .flags = FIELD_UNSUPPORTED,
+     .min = -1,
+     .max = -1,
+     .doc = "How long the bottle may live."},
+    {.name = "restart",
+     .type = FIELD_OBJECT,
+     .flags = FIELD_UNSUPPORTED,
+     .doc = "Whether the command is run again."},
+};
+
+const struct field *spec_rows(size_t *ret_count)
+{
+    *ret_count = COUNT_OF(plan_rows);
+    return plan_rows;
+}
+
+/* The program's name; an empty one could never be found. */
+static void check_program(const struct spec *spec, struct problem *problem)
+{
+    if (spec->command.count > 0 && spec->command.items[0][0] == '\0')
+        problem_add_fault(problem, "/command/0", "too-short",
+                          "the program's name may not be empty");
+}
+
+static void check_reserved(const struct spec *spec, struct problem *problem)
+{
+    for (size_t i = 0; i < spec->env.count; i++) {
+        const char *name = spec->env.items[i].name;
+        if (!env_reserved(name))
+            continue;
+        CLEANUP_FREE char *pointer = field_pointer("/env", name);
+        problem_add_fault(problem, pointer ? pointer : "/env", "reserved",
+                          "bottled sets %s itself; leave it out", name);
+    }
+}
+
+static void check_image(const struct spec *spec, struct problem *problem)
+{
+    if (!spec->image || !spec->backend || image_check(spec->image) ||
+        strcmp(spec->image, BUILTIN_IMAGE) == 0 || strcmp(spec->backend, "smolmachines") == 0)
+        return;
+    problem_add_fault(problem, "/image", "unsupported",
+                      "this version boots only \"" BUILTIN_IMAGE "\"; leave image out");
+}
+
+static bool same_rule(const struct egress_rule *a, const struct egress_rule *b)
+{
+    return a->suffix == b->suffix && a->port == b->port && strcmp(a->host, b->host) == 0;
+}
+
+/* Parses the rules, which the table has already checked one by one, and finds those that say the
+ * same. */
+static int build_rules(struct spec *spec, struct problem *problem)
+{
+    struct rule_list rules = {.count = 0};
+
+    if (spec->allow.count > RULES_MAX)
+        return 0; /* reported; comparing each with each would take too long */
+    rules.items = calloc(spec->allow.count + 1, sizeof *rules.items);
+    if (!rules.items)
+        return -1;
+    for (size_t i = 0; i < spec->allow.count; i++) {
+        struct egress_rule rule = {0};
+        char pointer[64];
+        if (egress_rule_parse(spec->allow.items[i], &rule))
+            continue;
+        for (size_t k = 0; k < rules.count; k++) {
+            if (!same_rule(&rules.items[k], &rule))
+                continue;
+            (void)snprintf(pointer, sizeof pointer, "/egress/allow/%zu", i);
+            problem_add_fault(problem, pointer, "duplicate", "%s is allowed already",
+                              spec->allow.items[i]);
+            break;
+        }
+        rules.items[rules.count++] = rule;
+    }
+    spec->rules = rules;
+    return 0;
+}
+
+int spec_decode(const json_t *body, struct spec *ret, struct problem *problem)
+{
+    struct spec spec = {0};
+
+    field_decode(body, plan_rows, COUNT_OF(plan_rows), &spec, problem);
+    if (json_is_object(body)) {
+        check_program(&spec, problem);
+        check_reserved(&spec, problem);
+        check_image(&spec, problem);
+        if (build_rules(&spec, problem) < 0)
+            problem_set(problem, "internal", "memory is short");
+    }
+    if (!problem->type) {
+        spec.json = json_deep_copy(body);
+        if (!spec.json)
+            problem_set(problem, "internal", "memory is short");
+    }
+    if (problem->type) {
+        spec_free(&spec);
+        return -1;
+    }
+    *ret = spec;
+    return 0;
+}
+
+void spec_free(struct spec *spec)
+{
+    free(spec->slug);
+    free(spec->backend);
+    free(spec->image);
+    free(spec->workdir);
+    string_list_free(&spec->command);
+    string_list_free(&spec->allow);
+    string_map_free(&spec->env);
+    string_map_free(&spec->labels);
+    for (size_t i = 0; i < spec->rules.count; i++)
+        free((char *)spec->rules.items[i].host);
+    free(spec->rules.items);
+    json_decref(spec->json);
+    *spec = (struct spec){0};
+}

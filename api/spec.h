@@ -1,0 +1,71 @@
+/* A bottle plan as the client sent it: decoded by a table of fields, bounded, every fault reported
+ * at once.
+ *
+ * The rows of the table also give GET /limits and are compared with openapi.yaml by a test. */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "api/field.h"
+#include "api/problem.h"
+#include "renderers/config.h"
+#include "renderers/render.h"
+
+enum { SLUG_MAX = 63 };
+
+struct rule_list {
+    struct egress_rule *items; /* hosts are owned */
+    size_t count;
+};
+
+struct spec {
+    char *slug;    /* NULL: make one up */
+    char *backend; /* "auto", "qemu", "smolmachines"; never NULL once decoded (defaults) */
+    char *image;   /* "builtin:busybox" */
+    struct string_list command;
+    char *workdir; /* absolute, normal; default "/" */
+    struct string_map env;
+    int64_t cpus, memory_mib;
+    struct string_list allow; /* as sent */
+    struct rule_list rules;   /* the same, parsed */
+    bool git_gate, supervise;
+    struct string_map labels;
+    json_t *json; /* the validated object, as sent; a copy */
+};
+
+/* Decodes and validates. 0 and *ret (release with spec_free), or -1 with every fault in *problem.
+ */
+int spec_decode(const json_t *body, struct spec *ret, struct problem *problem);
+void spec_free(struct spec *spec);
+/* [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? */
+bool slug_valid(const char *slug);
+/* A pronounceable-enough fresh slug from random bytes ("bottle-3f9c2a7b"). */
+void slug_make(char ret[64]);
+/* "host", "*.suffix", "host:port", each lower-cased, trailing dot dropped. NULL, or what is wrong
+ * with it (static text that ends a sentence). ret->host is owned by the caller. */
+const char *egress_rule_parse(const char *text, struct egress_rule *ret);
+
+/* One row of the plan's table, as GET /limits and the tests see it. */
+struct spec_field {
+    const char *pointer;       /* "/resources/cpus"; "*" stands for a name or an index */
+    const char *type;          /* "string", "integer", "array", "object", … as in JSON Schema */
+    int64_t minimum, maximum;  /* bytes of a string, members, or value, by type; -1: none */
+    int64_t total;             /* bytes of a whole array or object; -1: no such bound */
+    const char *pattern;       /* ECMA 262 pattern of a string, or NULL */
+    const char *names;         /* pattern of an object's member names, or NULL: they are fixed */
+    int64_t names_maximum;     /* bytes of such a name; -1: none */
+    const char *const *values; /* the only ones allowed, NULL-terminated, or NULL */
+    const char *fallback;      /* a string's default, or NULL */
+    int64_t fallback_number;   /* an integer's default */
+    bool required, unsupported;
+    const char *doc;
+};
+/* Parents come before their members. */
+const struct spec_field *spec_fields(size_t *ret_count);
+/* The rows as JSON, for GET /limits: [{pointer, type, required, supported, description, …}], with
+ * the bounds that a row has. Caller owns; NULL when memory is short. */
+json_t *spec_fields_encode(void);
+/* The table itself; the rows above are made from it. */
+const struct field *spec_rows(size_t *ret_count);

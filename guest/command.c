@@ -1,0 +1,232 @@
+/* The child makes the work directory, becomes a session leader, and searches the PATH of its own
+ * environment. It reports a failure over a pipe that a successful exec closes. */
+#include "guest/command.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/close_range.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "guest/root.h"
+
+/* For a command whose environment has no PATH. */
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+enum {
+    NAME_SHOWN_MAX = 160, /* bytes of a name that is put into words */
+    OPEN_FILES_MAX = 524288,
+};
+
+enum stage {
+    STAGE_PREPARE = 1,
+    STAGE_WORKDIR,
+    STAGE_EXEC,
+};
+
+struct report {
+    enum stage stage;
+    int error;
+};
+
+static void give_up(int report_fd, enum stage stage) __attribute__((noreturn));
+
+static void give_up(int report_fd, enum stage stage)
+{
+    struct report report = {.stage = stage, .error = errno};
+
+    if (write(report_fd, &report, sizeof report) != (ssize_t)sizeof report)
+        _exit(125);
+    _exit(126);
+}
+
+/* The value of the first PATH. */
+static const char *search_path(char *const *env)
+{
+    for (; *env; env++)
+        if (strncmp(*env, "PATH=", 5) == 0)
+            return *env + 5;
+    return DEFAULT_PATH;
+}
+
+/* Tries one directory of the search path ("" is the work directory). Returns with errno. */
+static void try_directory(const char *directory, size_t length, const struct start_message *start)
+{
+    char path[PATH_MAX];
+    const char *name = start->args[0];
+    size_t name_length = strlen(name);
+
+    if (length + 1 + name_length >= sizeof path) {
+        errno = ENAMETOOLONG;
+        return;
+    }
+    memcpy(path, directory, length);
+    if (length)
+        path[length++] = '/';
+    memcpy(path + length, name, name_length + 1);
+    (void)execve(path, start->args, start->env);
+}
+
+/* Returns, with errno, only when the program can not be run. A program that may not be run is
+ * passed over, as a shell does, yet named as the reason when no other is found. */
+static void search_and_exec(const struct start_message *start)
+{
+    const char *at = search_path(start->env);
+    bool forbidden = false;
+
+    if (strchr(start->args[0], '/') || !start->args[0][0]) {
+        (void)execve(start->args[0], start->args, start->env);
+        return;
+    }
+    for (;;) {
+        size_t length = strcspn(at, ":");
+        try_directory(at, length, start);
+        forbidden = forbidden || errno == EACCES;
+        if (errno != ENOENT && errno != ENOTDIR && errno != EACCES && errno != ENAMETOOLONG)
+            return;
+        if (!at[length])
+            break;
+        at += length + 1;
+    }
+    errno = forbidden ? EACCES : ENOENT;
+}
+
+/* PID 1's own blocked and ignored signals are not the command's. */
+static void default_signals(void)
+{
+    sigset_t none;
+
+    for (int number = 1; number < NSIG; number++)
+        (void)signal(number, SIG_DFL);
+    (void)sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void child(const struct start_message *start, const int out[2], int report_fd)
+    __attribute__((noreturn));
+
+static void child(const struct start_message *start, const int out[2], int report_fd)
+{
+    const struct rlimit files = {.rlim_cur = 1024, .rlim_max = OPEN_FILES_MAX};
+    int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
+    default_signals();
+    (void)setrlimit(RLIMIT_NOFILE, &files);
+    if (setsid() < 0 || null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(out[0], 1) < 0 ||
+        dup2(out[1], 2) < 0 || close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+        give_up(report_fd, STAGE_PREPARE);
+    if (root_make_directory(start->workdir) < 0 || chdir(start->workdir) < 0)
+        give_up(report_fd, STAGE_WORKDIR);
+    search_and_exec(start);
+    give_up(report_fd, STAGE_EXEC);
+}
+
+/* A name as it may be shown: cut, control bytes replaced. */
+static const char *shown(const char *name, char ret[NAME_SHOWN_MAX + 4])
+{
+    size_t length = strnlen(name, NAME_SHOWN_MAX);
+
+    /* Not in the middle of a UTF-8 sequence. */
+    while (name[length] && length && ((unsigned char)name[length] & 0xc0) == 0x80)
+        length--;
+    memcpy(ret, name, length);
+    for (size_t i = 0; i < length; i++)
+        if ((unsigned char)ret[i] < 0x20 || ret[i] == 0x7f)
+            ret[i] = '?';
+    memcpy(ret + length, name[length] ? "..." : "", name[length] ? 4 : 1);
+    return ret;
+}
+
+static enum command_result refused(const struct report *report, const struct start_message *start,
+                                   struct command *ret, struct error *err)
+{
+    char name[NAME_SHOWN_MAX + 4];
+    const char *program = start->args[0];
+
+    ret->exit_code = 126;
+    errno = report->error;
+    if (report->stage == STAGE_PREPARE) {
+        (void)error_errno(err, NULL, "preparing the command's process");
+        return COMMAND_FAULT;
+    }
+    if (report->stage == STAGE_WORKDIR) {
+        (void)error_errno(err, NULL, "the work directory \"%s\" can not be used",
+                          shown(start->workdir, name));
+        return COMMAND_REFUSED;
+    }
+    if (report->error == ENOENT)
+        ret->exit_code = 127;
+    if (report->error == ENOENT && !strchr(program, '/'))
+        (void)error_set(err, NULL, "the command \"%s\" was not found in the directories of PATH",
+                        shown(program, name));
+    else
+        (void)error_errno(err, NULL, "the command \"%s\" can not be run", shown(program, name));
+    return COMMAND_REFUSED;
+}
+
+/* Waits for exec: what the child reports, or nothing. */
+static enum command_result hear(int report_fd, const struct start_message *start,
+                                struct command *ret, struct error *err)
+{
+    struct report report = {0};
+    ssize_t got;
+
+    do
+        got = read(report_fd, &report, sizeof report);
+    while (got < 0 && errno == EINTR);
+    if (got == 0)
+        return COMMAND_RUNS;
+    (void)waitpid(ret->pid, NULL, 0);
+    if (got == (ssize_t)sizeof report)
+        return refused(&report, start, ret, err);
+    (void)error_set(err, NULL, "the command's process ended before its program started");
+    return COMMAND_FAULT;
+}
+
+static void close_pair(int pair[2])
+{
+    for (int i = 0; i < 2; i++)
+        if (pair[i] >= 0)
+            (void)close(pair[i]);
+}
+
+enum command_result command_start(const struct start_message *start, struct command *ret,
+                                  struct error *err)
+{
+    int out[2] = {-1, -1}, error_out[2] = {-1, -1}, report[2] = {-1, -1};
+    struct command command = {.pid = -1};
+    enum command_result result = COMMAND_FAULT;
+
+    if (pipe2(out, O_CLOEXEC) < 0 || pipe2(error_out, O_CLOEXEC) < 0 ||
+        pipe2(report, O_CLOEXEC) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0 ||
+        fcntl(error_out[0], F_SETFL, O_NONBLOCK) < 0) {
+        (void)error_errno(err, NULL, "making the command's pipes");
+        goto out;
+    }
+    command.pid = fork();
+    if (command.pid == 0)
+        child(start, (const int[2]){out[1], error_out[1]}, report[1]);
+    if (command.pid < 0) {
+        (void)error_errno(err, NULL, "starting the command's process");
+        goto out;
+    }
+    (void)close(report[1]);
+    report[1] = -1;
+    result = hear(report[0], start, &command, err);
+    if (result == COMMAND_RUNS) {
+        command.pipes[0] = steal_fd(&out[0]);
+        command.pipes[1] = steal_fd(&error_out[0]);
+    }
+    *ret = command;
+out:
+    close_pair(out);
+    close_pair(error_out);
+    close_pair(report);
+    return result;
+}

@@ -1,0 +1,114 @@
+#include "guest/net.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <net/route.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/util.h"
+
+enum {
+    NIC_TRIES = 400, /* of 5 ms */
+    HOSTNAME_MAX = 64,
+};
+
+static const char nic[] = "eth0";
+
+static void put_address(struct sockaddr *ret, struct in_addr address)
+{
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr = address};
+
+    memcpy(ret, &in, sizeof in);
+}
+
+static struct ifreq request_for(const char *name)
+{
+    struct ifreq request = {0};
+
+    memcpy(request.ifr_name, name, strnlen(name, IFNAMSIZ - 1));
+    return request;
+}
+
+static int set_up(int fd, const char *name, struct error *err)
+{
+    struct ifreq request = request_for(name);
+
+    if (ioctl(fd, SIOCGIFFLAGS, &request) < 0)
+        return error_errno(err, NULL, "reading the state of the network device %s", name);
+    request.ifr_flags = (short)(request.ifr_flags | IFF_UP | IFF_RUNNING);
+    if (ioctl(fd, SIOCSIFFLAGS, &request) < 0)
+        return error_errno(err, NULL, "bringing the network device %s up", name);
+    return 0;
+}
+
+static int set_address(int fd, unsigned long what, struct in_addr address, struct error *err)
+{
+    struct ifreq request = request_for(nic);
+
+    put_address(&request.ifr_addr, address);
+    if (ioctl(fd, what, &request) < 0)
+        return error_errno(err, NULL, "giving the network device %s its address", nic);
+    return 0;
+}
+
+static int set_default_route(int fd, struct in_addr gateway, struct error *err)
+{
+    struct rtentry route = {.rt_flags = RTF_UP | RTF_GATEWAY};
+
+    put_address(&route.rt_dst, (struct in_addr){0});
+    put_address(&route.rt_genmask, (struct in_addr){0});
+    put_address(&route.rt_gateway, gateway);
+    if (ioctl(fd, SIOCADDRT, &route) < 0)
+        return error_errno(err, NULL, "setting the default route");
+    return 0;
+}
+
+static bool wait_for_nic(int fd)
+{
+    struct ifreq request = request_for(nic);
+
+    for (int i = 0; i < NIC_TRIES; i++) {
+        if (ioctl(fd, SIOCGIFINDEX, &request) == 0)
+            return true;
+        (void)poll(NULL, 0, 5);
+    }
+    return false;
+}
+
+/* The gateway speaks IPv4 only: the device's own IPv6 chatter would be noise in its log. */
+static void quiet_ipv6(void)
+{
+    CLEANUP_CLOSE int fd = open("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", O_WRONLY | O_CLOEXEC);
+
+    if (fd >= 0 && write(fd, "1", 1) != 1)
+        return; /* a kernel without IPv6 is as good */
+}
+
+int net_up(const char *hostname, const char *guest_ip, const char *gateway, struct error *err)
+{
+    struct in_addr own, next, mask = {htonl(0xffffff00U)};
+
+    if (strlen(hostname) > HOSTNAME_MAX || sethostname(hostname, strlen(hostname)) < 0)
+        return error_errno(err, NULL, "setting the host name");
+    if (inet_pton(AF_INET, guest_ip, &own) != 1 || inet_pton(AF_INET, gateway, &next) != 1)
+        return error_set(err, NULL, "the start message's addresses are not IPv4 addresses");
+    CLEANUP_CLOSE int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return error_errno(err, NULL, "opening a socket");
+    if (set_up(fd, "lo", err) < 0)
+        return -1;
+    if (!wait_for_nic(fd))
+        return error_set(err, NULL, "this machine has no network device %s", nic);
+    quiet_ipv6();
+    if (set_address(fd, SIOCSIFADDR, own, err) < 0 ||
+        set_address(fd, SIOCSIFNETMASK, mask, err) < 0 || set_up(fd, nic, err) < 0)
+        return -1;
+    return set_default_route(fd, next, err);
+}

@@ -1,0 +1,14 @@
+/* The bottle's root: the image's read-only erofs under a writable layer in memory, and the file
+ * systems and files that a command expects to find. */
+#pragma once
+
+#include "base/error.h"
+
+/* Mounts the image of /dev/vda, makes it this process's root and mounts /proc, /sys, /dev and the
+ * like in it. Afterwards every path, also one that goes over a link of the image, ends inside it.
+ */
+int root_enter(struct error *err);
+/* Writes /etc/hosts, /etc/hostname and /etc/resolv.conf, in place of what the image has there. */
+int root_files(const char *hostname, const char *guest_ip, const char *gateway, struct error *err);
+/* mkdir -p for an absolute path; 0, or -1 with errno. */
+int root_make_directory(const char *path);

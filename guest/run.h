@@ -1,0 +1,16 @@
+/* The bottle's command: starting it, passing on what it prints, reaping, and how it ended. */
+#pragma once
+
+#include "base/error.h"
+#include "guest/agent.h"
+#include "guest/protocol.h"
+
+enum run_end {
+    RUN_EXITED,    /* EXIT is queued */
+    RUN_POWEROFF,  /* the host asked for it */
+    RUN_CLOSED,    /* the host is gone */
+    RUN_MALFORMED, /* the host broke the protocol; the error says how */
+};
+
+/* Runs the command of START to its end, or to another end. */
+enum run_end run_command(struct agent *agent, const struct start_message *start, struct error *err);

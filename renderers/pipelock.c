@@ -1,0 +1,110 @@
+/* pipelock.yaml: the same allow list for pipelock 2.3. It has no rule by port (an allowed host is
+ * allowed on any), so a rule for a port of its own is refused rather than widened. Its "*.x" also
+ * matches x.
+ *
+ * Each listener that it opens gets the bottle's own port, on loopback addresses of its own: two
+ * bottles never meet, and the metrics page is not on the address that the guest's traffic is
+ * relayed to. */
+#include <stdio.h>
+
+#include "renderers/check.h"
+#include "renderers/render.h"
+#include "renderers/yaml.h"
+
+enum { DAY_SECONDS = 86400, REQUESTS_PER_MINUTE = 1000000 };
+
+#define METRICS_ADDRESS "127.0.0.9"
+
+static int check_config(const struct proxy_config *config, struct error *err)
+{
+    if (!config->port)
+        return error_set(err, NULL, "pipelock.yaml: no port to listen on");
+    for (size_t i = 0; i < config->n_rules; i++) {
+        const struct egress_rule *rule = &config->rules[i];
+        if (!check_host_name(rule->host) && (rule->suffix || !check_ip_literal(rule->host)))
+            return error_set(err, NULL, "pipelock.yaml: rule %zu is not well-formed", i);
+        if (rule->port && rule->port != 443 && rule->port != 80)
+            return error_set(err, "unsupported-rule",
+                             "pipelock has no rule by port: %s%s:%u can't be expressed; leave the "
+                             "port out, or choose the squid engine",
+                             rule->suffix ? "*." : "", rule->host, rule->port);
+    }
+    return 0;
+}
+
+static void key_listen(struct yaml_writer *writer, const char *key, const char *address,
+                       unsigned port)
+{
+    char listen[64];
+
+    (void)snprintf(listen, sizeof listen, "%s:%u", address, port);
+    yaml_key(writer, key);
+    yaml_string(writer, listen);
+}
+
+static void key_integer(struct yaml_writer *writer, const char *key, int64_t value)
+{
+    yaml_key(writer, key);
+    yaml_integer(writer, value);
+}
+
+static void key_boolean(struct yaml_writer *writer, const char *key, bool value)
+{
+    yaml_key(writer, key);
+    yaml_boolean(writer, value);
+}
+
+static void section(struct yaml_writer *writer, const char *key)
+{
+    yaml_key(writer, key);
+    yaml_map(writer, false);
+}
+
+static void allow_list(struct yaml_writer *writer, const struct proxy_config *config)
+{
+    yaml_key(writer, "api_allowlist");
+    yaml_list(writer, config->n_rules == 0);
+    for (size_t i = 0; i < config->n_rules; i++) {
+        char host[260];
+        (void)snprintf(host, sizeof host, "%s%s", config->rules[i].suffix ? "*." : "",
+                       config->rules[i].host);
+        yaml_string(writer, host);
+    }
+    yaml_list_end(writer);
+}
+
+/* Tunnels may live and idle for a day. The sentry section is off because presets carry an address
+ * to report to; dlp.scan_env would read the environment, which is empty. */
+int render_pipelock(const struct proxy_config *config, struct text *out, struct error *err)
+{
+    struct yaml_writer writer;
+
+    if (check_config(config, err) < 0)
+        return -1;
+    yaml_begin(&writer);
+    yaml_map(&writer, false);
+    key_integer(&writer, "version", 1);
+    yaml_key(&writer, "mode");
+    yaml_string(&writer, "strict");
+    allow_list(&writer, config);
+    key_listen(&writer, "metrics_listen", METRICS_ADDRESS, config->port);
+    section(&writer, "fetch_proxy");
+    key_listen(&writer, "listen", LOOPBACK, config->port);
+    section(&writer, "monitoring");
+    key_integer(&writer, "max_requests_per_minute", REQUESTS_PER_MINUTE);
+    yaml_map_end(&writer);
+    yaml_map_end(&writer);
+    section(&writer, "forward_proxy");
+    key_boolean(&writer, "enabled", true);
+    key_integer(&writer, "max_tunnel_seconds", DAY_SECONDS);
+    key_integer(&writer, "idle_timeout_seconds", DAY_SECONDS);
+    yaml_map_end(&writer);
+    section(&writer, "dlp");
+    key_boolean(&writer, "scan_env", false);
+    yaml_map_end(&writer);
+    section(&writer, "sentry");
+    key_boolean(&writer, "enabled", false);
+    yaml_map_end(&writer);
+    yaml_map_end(&writer);
+    return yaml_finish(&writer, out, err);
+}

@@ -1,0 +1,137 @@
+/* qemu.json: the argument vector of a QEMU microvm, exactly as the shim runs it in the VM's jail.
+ *
+ * Theory: the machine has only what a bottle needs. One serial port is the console (stdout of
+ * QEMU); one virtio-net card is the wire to gvproxy (datagrams over a pair of Unix sockets, opened
+ * by path); one read-only disk is the image; one virtio-serial port is the agent's channel, an
+ * inherited descriptor. -nodefaults and -no-user-config keep anything else off, and QEMU's own
+ * seccomp filter stays on. pic and pit are left at the machine's defaults: without them Debian's
+ * kernel prints nothing under TCG. */
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "renderers/check.h"
+#include "renderers/render.h"
+
+enum { FIRST_FREE_FD = 3 }; /* 0, 1 and 2 are the console and QEMU's own words */
+
+#define SANDBOX "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+#define NETDEV                                                                                     \
+    "dgram,id=net0,local.type=unix,local.path=" JAIL_VM_SOCKET                                     \
+    ",remote.type=unix,remote.path=" JAIL_NET_SOCKET
+
+struct arguments {
+    json_t *list;
+    bool failed;
+};
+
+static void add(struct arguments *arguments, const char *value)
+{
+    if (json_array_append_new(arguments->list, json_string(value)) < 0)
+        arguments->failed = true;
+}
+
+/* An option and its value; the value is formatted into `text`, which is emptied. */
+static void add_option(struct arguments *arguments, const char *option, struct text *value)
+{
+    add(arguments, option);
+    if (value->failed || !value->data)
+        arguments->failed = true;
+    else
+        add(arguments, value->data);
+    text_free(value);
+}
+
+static void add_machine(struct arguments *arguments, const struct qemu_config *config)
+{
+    const char *const fixed[] = {
+        config->binary,
+        "-M",
+        "microvm,x-option-roms=off,isa-serial=on,rtc=on",
+        "-accel",
+        config->kvm ? "kvm" : "tcg,thread=multi",
+        "-cpu",
+        config->kvm ? "host" : "max",
+    };
+    const char *const quiet[] = {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
+                                 "-kernel",     config->kernel,    "-initrd",    config->initrd};
+    struct text value = TEXT_INIT;
+
+    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
+        add(arguments, fixed[i]);
+    text_addf(&value, "%u", config->cpus);
+    add_option(arguments, "-smp", &value);
+    text_addf(&value, "%u", config->memory_mib);
+    add_option(arguments, "-m", &value);
+    for (size_t i = 0; i < sizeof quiet / sizeof quiet[0]; i++)
+        add(arguments, quiet[i]);
+}
+
+/* Under TCG the kernel is told the speed of the clock: measuring it, one boot in eight hangs. */
+static void add_kernel_line(struct arguments *arguments, const struct qemu_config *config)
+{
+    struct text value = TEXT_INIT;
+
+    text_add(&value, "console=ttyS0 quiet panic=-1 reboot=t");
+    if (!config->kvm && config->tsc_khz)
+        text_addf(&value, " tsc_early_khz=%u", config->tsc_khz);
+    if (config->probe)
+        text_add(&value, " bottled.probe");
+    add_option(arguments, "-append", &value);
+    add(arguments, "-serial");
+    add(arguments, "stdio");
+}
+
+static void add_devices(struct arguments *arguments, const struct qemu_config *config)
+{
+    struct text value = TEXT_INIT;
+
+    add(arguments, "-netdev");
+    add(arguments, NETDEV);
+    text_addf(&value, "virtio-net-device,netdev=net0,mac=%s", config->guest_mac);
+    add_option(arguments, "-device", &value);
+    text_addf(&value, "if=none,id=image,file=%s,format=raw,readonly=on", config->image);
+    add_option(arguments, "-drive", &value);
+    add(arguments, "-device");
+    add(arguments, "virtio-blk-device,drive=image");
+    text_addf(&value, "socket,id=agent,fd=%d", config->agent_fd);
+    add_option(arguments, "-chardev", &value);
+    add(arguments, "-device");
+    add(arguments, "virtio-serial-device,max_ports=2");
+    add(arguments, "-device");
+    add(arguments, "virtserialport,chardev=agent,nr=1,name=bottled.agent");
+}
+
+static int check_config(const struct qemu_config *config, struct error *err)
+{
+    bool good = check_jail_path(config->binary) && check_jail_path(config->kernel) &&
+                check_jail_path(config->initrd) && config->cpus > 0 && config->memory_mib > 0;
+
+    if (good && !config->probe)
+        good = check_jail_path(config->image) && check_mac(config->guest_mac) &&
+               config->agent_fd >= FIRST_FREE_FD;
+    return good ? 0 : error_set(err, NULL, "qemu.json: the machine is not well-formed");
+}
+
+int render_qemu(const struct qemu_config *config, struct text *out, struct error *err)
+{
+    if (check_config(config, err) < 0)
+        return -1;
+    json_t *root = json_object();
+    struct arguments arguments = {json_array(), false};
+    add_machine(&arguments, config);
+    add_kernel_line(&arguments, config);
+    if (!config->probe)
+        add_devices(&arguments, config);
+    add(&arguments, "-sandbox");
+    add(&arguments, SANDBOX);
+    if (json_object_set_new(root, "argv", arguments.list) < 0)
+        arguments.failed = true;
+    char *text = arguments.failed ? NULL : json_dumps(root, JSON_INDENT(2));
+    json_decref(root);
+    if (text) {
+        text_add(out, text);
+        text_add(out, "\n");
+        free(text);
+    }
+    return text && !out->failed ? 0 : error_set(err, NULL, "qemu.json: out of memory");
+}

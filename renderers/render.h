@@ -1,0 +1,62 @@
+/* The renderers: pure functions from structs to text. No clock, no environment, no file system: the
+ * same input gives the same bytes. Each adds to *out and returns 0, or -1 with err set (bad input
+ * or no memory). */
+#pragma once
+
+#include <stdbool.h>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "renderers/config.h"
+
+/* gvproxy.yaml: the policy in its own keys, and the sections that gvproxy v0.8.8+ reads, from one
+ * struct. */
+int render_gvproxy(const struct network *network, struct text *out, struct error *err);
+
+enum smolfile_dialect {
+    SMOLFILE_DEVICE, /* an explicit virtio-net device table backed by gvproxy's unixgram socket */
+    SMOLFILE_SMOLVM, /* what released smolvm parses; net = false, so by hand it has no network at
+                        all */
+};
+
+/* smolfile.toml. The smolvm dialect leaves out what `smolvm machine create` would refuse or
+ * silently change, and says in a comment what kind and how many, never the value. */
+int render_smolfile(const struct guest_config *guest, const struct network *network,
+                    enum smolfile_dialect dialect, struct text *out, struct error *err);
+
+struct qemu_config {
+    const char *binary; /* path as seen in the jail, e.g. /usr/bin/qemu-system-x86_64 */
+    const char *kernel, *initrd, *image; /* as seen in the jail */
+    unsigned cpus, memory_mib;
+    const char *guest_mac;
+    bool kvm;         /* else TCG */
+    unsigned tsc_khz; /* host's TSC frequency, for tsc_early_khz under TCG; 0: unknown, left out */
+    int agent_fd; /* the descriptor that carries the agent channel (a connected stream socket) */
+    bool probe;   /* boots only far enough to print that it did: no network, image or agent */
+};
+
+/* qemu.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */
+int render_qemu(const struct qemu_config *config, struct text *out, struct error *err);
+
+struct egress_rule {
+    /* A name in lower case without a trailing dot, for a suffix rule without the "*."; or an
+     * address as inet_ntop() writes it (IPv6 without brackets), which then allows that literal and
+     * nothing else. */
+    const char *host;
+    bool suffix;   /* "*.host": any name below it, not host itself */
+    uint16_t port; /* 0: 443 and 80 */
+};
+
+struct proxy_config {
+    uint16_t port;                   /* listens on 127.0.0.1:port */
+    const struct egress_rule *rules; /* none: everything is denied */
+    size_t n_rules;
+};
+
+/* squid.conf for `squid -N -f FILE`: keeps nothing on disk, logs to stdout (one JSON object a line
+ * for each request when it ends) and stderr. */
+int render_squid(const struct proxy_config *config, struct text *out, struct error *err);
+/* pipelock.yaml for `pipelock run --config FILE --listen 127.0.0.1:PORT`. Kind "unsupported-rule"
+ * for a rule with a port other than 443 and 80: pipelock allows a host on any port, and "*.x" also
+ * for x itself. */
+int render_pipelock(const struct proxy_config *config, struct text *out, struct error *err);
