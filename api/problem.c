@@ -118,6 +118,13 @@ void problem_add_member(struct problem *problem, const char *name, json_t *value
     (void)json_object_set_new(problem->extra, name, value);
 }
 
+struct problem problem_ref(const struct problem *problem)
+{
+    json_incref(problem->errors);
+    json_incref(problem->extra);
+    return *problem;
+}
+
 void problem_free(struct problem *problem)
 {
     json_decref(problem->errors);

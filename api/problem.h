@@ -50,6 +50,8 @@ void problem_add_fault(struct problem *problem, const char *pointer, const char 
  */
 void problem_add_member(struct problem *problem, const char *name, json_t *value);
 /* Leaves it as PROBLEM_INIT. */
+/* Another owner of the same contents: both are released with problem_free(). */
+struct problem problem_ref(const struct problem *problem);
 void problem_free(struct problem *problem);
 /* The application/problem+json object; the caller owns it; NULL when memory is short. `instance`
  * may be NULL. Bytes that are no UTF-8 (a path, a cut sentence) come out as U+FFFD. */

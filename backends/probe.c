@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -22,13 +23,22 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/number.h"
 #include "base/process.h"
 #include "base/text.h"
 #include "base/util.h"
 
 #define VERDICT_FILE "kvm-probe.json"
+#define TSC_FILE "tsc-khz"
 
-enum { TSC_SAMPLE_MS = 20, SHIM_SPEC = 3, SHIM_READY = 4, SLACK_MS = 3000 };
+enum {
+    TSC_SAMPLE_MS = 20,
+    SHIM_SPEC = 3,
+    SHIM_READY = 4,
+    SLACK_MS = 3000,
+    VERDICT_MAX = 65536,
+    TSC_TOLERANCE = 200
+}; /* one part in */
 
 #if defined(__x86_64__)
 #include <x86intrin.h>
@@ -50,6 +60,24 @@ static unsigned measure_tsc_khz(void)
     return 0;
 }
 #endif
+
+/* A launch file carries the frequency, and must not change with every start of bottled because two
+ * measurements differ in the last digits: the first one is kept for as long as it is true. */
+static unsigned settle_tsc_khz(const struct host *host)
+{
+    char path[PATH_MAX], digits[16];
+    int64_t kept = 0;
+    unsigned measured = measure_tsc_khz();
+
+    (void)snprintf(path, sizeof path, "%s/" TSC_FILE, host->state_dir);
+    CLEANUP_FREE char *text = file_read(path, sizeof digits, NULL, NULL);
+    if (text && number_parse(text, 1, UINT32_MAX, &kept) == 0 &&
+        llabs(kept - (int64_t)measured) <= kept / TSC_TOLERANCE)
+        return (unsigned)kept;
+    (void)snprintf(digits, sizeof digits, "%u", measured);
+    (void)file_write(path, digits, strlen(digits), 0600, false, NULL);
+    return measured;
+}
 
 static void verdict(struct host *host, bool works, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
@@ -114,7 +142,7 @@ static int identity(const struct host *host, char *ret, size_t size)
 static bool read_verdict(struct host *host, const char *path, const char *key)
 {
     size_t length;
-    CLEANUP_FREE char *text = file_read(path, 64 * 1024, &length, NULL);
+    CLEANUP_FREE char *text = file_read(path, VERDICT_MAX, &length, NULL);
     CLEANUP_JSON json_t *kept = text ? json_parse(text, length, NULL) : NULL;
     const char *kept_key = json_member_string(kept, "key");
 
@@ -225,7 +253,7 @@ int host_probe(struct host *host, struct error *err)
     char path[PATH_MAX], directory[PATH_MAX], key[4 * PATH_MAX];
     struct error fault = ERROR_INIT;
 
-    host->tsc_khz = measure_tsc_khz();
+    host->tsc_khz = settle_tsc_khz(host);
     (void)snprintf(path, sizeof path, "%s/" VERDICT_FILE, host->state_dir);
     (void)snprintf(directory, sizeof directory, "%s/probe-XXXXXX", host->run_dir);
     if (strcmp(host->accelerator, "tcg") == 0) {

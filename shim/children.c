@@ -38,20 +38,30 @@ void child_kill(const struct child *child)
         (void)kill(child->pid, SIGKILL);
 }
 
-bool port_is_ours(uint16_t port)
+/* The `count` first words of a line of the table; false when it has fewer. */
+static bool split(char *line, char **words, size_t count)
 {
-    enum { LISTENING = 0x0A, TABLE_MAX = 8 * 1024 * 1024 };
-    CLEANUP_FREE char *table = file_read("/proc/net/tcp", TABLE_MAX, NULL, NULL);
-    unsigned address, local_port, state, uid;
     char *next = NULL;
 
+    for (size_t i = 0; i < count; i++)
+        if (!(words[i] = strtok_r(i == 0 ? line : NULL, " ", &next)))
+            return false;
+    return true;
+}
+
+bool port_is_ours(uint16_t port)
+{
+    enum { LOCAL = 1, STATE = 3, UID = 7, WORDS = 8, TABLE_MAX = 8 * 1024 * 1024 };
+    CLEANUP_FREE char *table = file_read("/proc/net/tcp", TABLE_MAX, NULL, NULL);
+    char local[32], *words[WORDS], *next = NULL;
+    int64_t uid;
+
+    (void)snprintf(local, sizeof local, "%08X:%04X", htonl(INADDR_LOOPBACK), port);
     for (char *line = table ? strtok_r(table, "\n", &next) : NULL; line;
          line = strtok_r(NULL, "\n", &next)) {
-        if (sscanf(line, " %*u: %8X:%4X %*8X:%*4X %2X %*8X:%*8X %*2X:%*8X %*8X %u", &address,
-                   &local_port, &state, &uid) != 4)
-            continue;
-        if (state == LISTENING && local_port == port && address == htonl(INADDR_LOOPBACK) &&
-            uid == geteuid())
+        if (split(line, words, WORDS) && strcmp(words[LOCAL], local) == 0 &&
+            strcmp(words[STATE], "0A") == 0 && number_parse(words[UID], 0, UINT32_MAX, &uid) == 0 &&
+            uid == (int64_t)geteuid())
             return true;
     }
     return false;

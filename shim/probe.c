@@ -71,8 +71,9 @@ int probe_run(struct launch *launch, struct error *err)
     CLEANUP_CLOSE int write_end = console[1];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, agent) < 0)
         return error_errno(err, NULL, "socketpair");
-    CLEANUP_CLOSE int agent_host = agent[0];
     CLEANUP_CLOSE int agent_guest = agent[1];
+    CLEANUP_CLOSE int agent_host = agent[0]; /* open, so that the guest's port has a peer */
+    (void)agent_host;
     jail_vm(&argv, launch);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");

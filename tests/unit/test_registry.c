@@ -1,4 +1,5 @@
-/* The registry: reservations that never collide, pages that hold still, snapshots that outlive their place. */
+/* The registry: reservations that never collide, pages that hold still, snapshots that outlive
+ * their place. */
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -28,8 +29,8 @@ static struct spec make_spec(const char *slug)
 }
 
 /* Reserves and gives the allocation back; the spec's slug is left in `ret_slug`. */
-static enum reservation reserve(struct registry *registry, const char *slug,
-                                struct allocation *ret, char ret_slug[64], struct error *err)
+static enum reservation reserve(struct registry *registry, const char *slug, struct allocation *ret,
+                                char ret_slug[64], struct error *err)
 {
     static struct reservation_waiter waiter;
     struct spec spec = make_spec(slug);
@@ -63,7 +64,8 @@ static void create(struct registry *registry, const char *slug, uint64_t sequenc
     struct allocation allocation;
     struct error err = ERROR_INIT;
 
-    cr_assert_eq(reserve(registry, slug, &allocation, NULL, &err), RESERVATION_MADE, "%s", err.text);
+    cr_assert_eq(reserve(registry, slug, &allocation, NULL, &err), RESERVATION_MADE, "%s",
+                 err.text);
     publish(registry, slug, sequence, STATE_PREPARED, &allocation);
 }
 
@@ -75,7 +77,8 @@ Test(registry, thousand_reservations_share_nothing)
     for (unsigned i = 0; i < 1000; i++) {
         struct allocation allocation;
         struct error err = ERROR_INIT;
-        cr_assert_eq(reserve(registry, NULL, &allocation, NULL, &err), RESERVATION_MADE, "%s", err.text);
+        cr_assert_eq(reserve(registry, NULL, &allocation, NULL, &err), RESERVATION_MADE, "%s",
+                     err.text);
         cr_assert_not(subnets[allocation.subnet]);
         cr_assert_not(ports[allocation.host_ports[0]]);
         cr_assert_eq(allocation.host_ports[1], 0);
@@ -132,12 +135,15 @@ Test(registry, a_slug_in_creation_is_waited_for_and_not_refused)
     struct spec spec = make_spec("one");
 
     cr_assert_eq(reserve(registry, "one", &allocation, NULL, &err), RESERVATION_MADE);
-    cr_expect_eq(registry_reserve(registry, &spec, &allocation, &waiters[0], &err), RESERVATION_PENDING);
-    cr_expect_eq(registry_reserve(registry, &spec, &allocation, &waiters[1], &err), RESERVATION_PENDING);
+    cr_expect_eq(registry_reserve(registry, &spec, &allocation, &waiters[0], &err),
+                 RESERVATION_PENDING);
+    cr_expect_eq(registry_reserve(registry, &spec, &allocation, &waiters[1], &err),
+                 RESERVATION_PENDING);
     cr_expect_eq(settled, 0);
     publish(registry, "one", 1, STATE_PREPARED, &allocation);
     cr_expect_eq(settled, 2);
-    cr_expect_eq(registry_reserve(registry, &spec, &allocation, &waiters[0], &err), RESERVATION_REFUSED);
+    cr_expect_eq(registry_reserve(registry, &spec, &allocation, &waiters[0], &err),
+                 RESERVATION_REFUSED);
     spec_free(&spec);
     registry_free(registry);
 }
@@ -182,7 +188,8 @@ Test(registry, rows_that_share_a_port_are_refused_at_start)
 }
 
 /* The slugs of a page in one string, and the last sequence. */
-static uint64_t read_page(struct registry *registry, uint64_t after, size_t room, char *ret, size_t size)
+static uint64_t read_page(struct registry *registry, uint64_t after, size_t room, char *ret,
+                          size_t size)
 {
     struct snapshot *page[16];
     size_t count = registry_page(registry, after, page, room), length = 0;

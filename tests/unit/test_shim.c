@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +64,7 @@ static void leave_directory(void)
 struct until {
     struct loop *loop;
     struct loop_timer timer;
-    const bool *done;
+    const atomic_bool *done;
     int64_t deadline;
 };
 
@@ -77,7 +78,7 @@ static void look(struct loop_timer *timer)
         loop_timer_set(until->loop, timer, clock_monotonic_ms() + 2);
 }
 
-static void run_until(struct loop *loop, const bool *done)
+static void run_until(struct loop *loop, const atomic_bool *done)
 {
     struct until until = {.loop = loop, .done = done, .deadline = clock_monotonic_ms() + 5000};
 
@@ -316,7 +317,7 @@ static void *client_run(void *argument)
 
 struct load {
     struct client clients[CLIENTS];
-    bool done;
+    atomic_bool done;
 };
 
 static void *load_run(void *argument)
@@ -328,7 +329,7 @@ static void *load_run(void *argument)
         (void)pthread_create(&threads[i], NULL, client_run, &load->clients[i]);
     for (int i = 0; i < CLIENTS; i++)
         (void)pthread_join(threads[i], NULL);
-    __atomic_store_n(&load->done, true, __ATOMIC_SEQ_CST);
+    load->done = true;
     return NULL;
 }
 
@@ -368,7 +369,7 @@ static void *expect_end(void *argument)
 
     load->clients[0].received = read(fd, &byte, 1) > 0;
     (void)close(fd);
-    __atomic_store_n(&load->done, true, __ATOMIC_SEQ_CST);
+    load->done = true;
     return NULL;
 }
 
@@ -406,7 +407,7 @@ Test(children, a_listener_is_recognised_as_ours)
 struct heard {
     unsigned frames;
     size_t bytes;
-    bool ended;
+    atomic_bool ended;
     char why[128];
 };
 
@@ -432,7 +433,7 @@ static void talk(const void *bytes, size_t length, struct heard *heard)
     struct agent *agent = calloc(1, sizeof *agent);
     int guest;
 
-    *heard = (struct heard){0};
+    memset(heard, 0, sizeof *heard);
     agent->on_frame = hear_frame;
     agent->on_end = hear_end;
     agent->context = heard;
@@ -448,12 +449,13 @@ static void talk(const void *bytes, size_t length, struct heard *heard)
 
 Test(agent, frames_arrive_whole)
 {
-    uint8_t bytes[3 * (FRAME_HEADER_SIZE + 5)];
+    enum { PAYLOAD_SIZE = 5, FRAME_SIZE = FRAME_HEADER_SIZE + PAYLOAD_SIZE };
+    uint8_t bytes[3 * FRAME_SIZE];
     struct heard heard;
 
-    for (int i = 0; i < 3; i++) {
-        frame_header(bytes + i * (FRAME_HEADER_SIZE + 5), FRAME_OUTPUT, 5);
-        memset(bytes + i * (FRAME_HEADER_SIZE + 5) + FRAME_HEADER_SIZE, 'x', 5);
+    for (size_t at = 0; at < sizeof bytes; at += FRAME_SIZE) {
+        frame_header(bytes + at, FRAME_OUTPUT, PAYLOAD_SIZE);
+        memset(bytes + at + FRAME_HEADER_SIZE, 'x', PAYLOAD_SIZE);
     }
     talk(bytes, sizeof bytes, &heard);
     cr_expect_eq(heard.frames, 3);
@@ -481,7 +483,7 @@ static json_t *fixed_status(void *context)
 
 static void note_stop(void *context, int64_t grace_ms)
 {
-    *(bool *)context = grace_ms == 1234;
+    *(atomic_bool *)context = grace_ms == 1234;
 }
 
 static int control_dial(void)
@@ -497,7 +499,7 @@ Test(control, only_the_token_opens_it, .init = enter_directory, .fini = leave_di
 {
     struct loop *loop = loop_new(NULL);
     struct launch launch = {.token = "secret", .daemon_uid = geteuid()};
-    bool stopped = false;
+    atomic_bool stopped = false;
     const struct control_owner owner = {fixed_status, note_stop, &stopped};
     struct control *control = control_new(loop, &launch, &owner, NULL);
     static const char wrong[] = "{\"op\":\"hello\",\"token\":\"secreu\"}";

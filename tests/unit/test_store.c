@@ -1,8 +1,11 @@
-/* The store: writes that share a commit, one that fails among many, and databases it must not touch. */
+/* The store: writes that share a commit, one that fails among many, and databases it must not
+ * touch. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "base/file.h"
 #include "base/util.h"
@@ -21,8 +24,6 @@ static void tear_down(void)
 {
     cr_assert_eq(directory_remove(directory, NULL, NULL), 0);
 }
-
-TestSuite(store, .init = set_up, .fini = tear_down);
 
 static struct store *open_store(void)
 {
@@ -128,7 +129,7 @@ static size_t stored_rows(struct store *store)
     return count;
 }
 
-Test(store, one_failing_write_among_many_is_undone_alone)
+Test(store, one_failing_write_among_many_is_undone_alone, .init = set_up, .fini = tear_down)
 {
     enum { WRITES = 200, WRONG = 77 };
     static struct probe probes[WRITES];
@@ -147,7 +148,7 @@ Test(store, one_failing_write_among_many_is_undone_alone)
     store_close(store);
 }
 
-Test(store, what_was_queued_is_committed_before_closing)
+Test(store, what_was_queued_is_committed_before_closing, .init = set_up, .fini = tear_down)
 {
     static struct probe probes[50];
     struct store *store = open_store();
@@ -164,7 +165,7 @@ Test(store, what_was_queued_is_committed_before_closing)
     store_close(store);
 }
 
-Test(store, a_slug_or_a_subnet_is_stored_once)
+Test(store, a_slug_or_a_subnet_is_stored_once, .init = set_up, .fini = tear_down)
 {
     static struct probe probes[3];
     struct store *store = open_store();
@@ -183,7 +184,7 @@ Test(store, a_slug_or_a_subnet_is_stored_once)
     store_close(store);
 }
 
-Test(store, the_database_is_ours_alone)
+Test(store, the_database_is_ours_alone, .init = set_up, .fini = tear_down)
 {
     struct stat status;
 
@@ -192,7 +193,26 @@ Test(store, the_database_is_ours_alone)
     cr_expect_eq(status.st_mode & 07777, 0600);
 }
 
-Test(store, a_lost_transaction_fails_all_of_its_writes)
+/* SQLite's shared lock (its file format, "File Locking": 510 bytes from 0x40000002) is what keeps
+ * another program's last close from taking the -wal away. Only another process can see it. */
+Test(store, its_lock_is_held, .init = set_up, .fini = tear_down)
+{
+    struct store *store = open_store();
+    int status;
+
+    pid_t child = fork();
+    cr_assert_geq(child, 0);
+    if (child == 0) {
+        struct flock lock = {.l_type = F_WRLCK, .l_start = 0x40000002, .l_len = 510};
+        int fd = open(database_path(), O_RDWR | O_CLOEXEC);
+        _exit(fd < 0 || fcntl(fd, F_GETLK, &lock) < 0 ? 2 : lock.l_type == F_UNLCK ? 1 : 0);
+    }
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect_eq(status, 0);
+    store_close(store);
+}
+
+Test(store, a_lost_transaction_fails_all_of_its_writes, .init = set_up, .fini = tear_down)
 {
     static struct probe probes[20];
     struct store *store = open_store();
@@ -216,7 +236,7 @@ Test(store, a_lost_transaction_fails_all_of_its_writes)
     store_close(store);
 }
 
-Test(store, health_is_good_and_recovers)
+Test(store, health_is_good_and_recovers, .init = set_up, .fini = tear_down)
 {
     struct store *store = open_store();
 
@@ -241,20 +261,20 @@ static void expect_refused(const char *words)
     free(after);
 }
 
-Test(store, a_newer_schema_is_refused)
+Test(store, a_newer_schema_is_refused, .init = set_up, .fini = tear_down)
 {
     store_close(open_store());
     run_sql("PRAGMA user_version = 99");
     expect_refused("newer bottled");
 }
 
-Test(store, a_database_of_something_else_is_refused)
+Test(store, a_database_of_something_else_is_refused, .init = set_up, .fini = tear_down)
 {
     run_sql("CREATE TABLE recipes (name TEXT)");
     expect_refused("something else");
 }
 
-Test(store, a_file_that_is_no_database_is_refused_and_kept)
+Test(store, a_file_that_is_no_database_is_refused_and_kept, .init = set_up, .fini = tear_down)
 {
     char noise[8192];
 
@@ -263,7 +283,7 @@ Test(store, a_file_that_is_no_database_is_refused_and_kept)
     expect_refused("damaged");
 }
 
-Test(store, a_damaged_page_is_refused_and_kept)
+Test(store, a_damaged_page_is_refused_and_kept, .init = set_up, .fini = tear_down)
 {
     static struct probe probes[300];
     struct store *store = open_store();
@@ -283,7 +303,7 @@ Test(store, a_damaged_page_is_refused_and_kept)
     expect_refused("damaged");
 }
 
-Test(store, an_empty_file_is_a_new_database)
+Test(store, an_empty_file_is_a_new_database, .init = set_up, .fini = tear_down)
 {
     cr_assert_eq(file_write(database_path(), "", 0, 0600, false, NULL), 0);
     struct store *store = open_store();

@@ -1,0 +1,22 @@
+/* What the whole daemon shares. Made by main.c, read by the handlers. */
+#pragma once
+
+#include <stdint.h>
+
+#include "backends/backend.h"
+#include "server/config.h"
+
+struct registry;
+struct store;
+struct engine;
+
+struct app {
+    struct config config;
+    struct host host;
+    struct store *store;
+    struct registry *registry;
+    struct engine *engine;
+    int64_t started_ms;
+};
+
+#define BOTTLED_VERSION "0.1.0"

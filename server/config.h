@@ -1,0 +1,40 @@
+/* The daemon's configuration: one table of keys; each is a key of the YAML file and a flag of the
+ * command line. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum { LISTEN_MAX = 8 };
+
+struct config {
+    char *config_file;
+    char *socket;             /* Unix socket; default <run_dir>/bottled.sock */
+    char *listen[LISTEN_MAX]; /* ADDR:PORT on loopback */
+    unsigned n_listen;
+    char *state_dir, *run_dir;
+    char *tools_path;   /* DIR[:DIR…]; default <exe>/../.tools/bin, then PATH (PATH is appended by
+                           config_load) */
+    char *libexec_dir;  /* default: where bottled itself lies */
+    char *guest_dir;    /* default: <libexec_dir>/guest */
+    char *openapi_file; /* default: <libexec_dir>/openapi.yaml, made there by the build */
+    char *token_file;   /* bearer token for TCP: first line; must not be readable by others */
+    char *log_level;    /* error, warning, info, debug */
+    char *accelerator;  /* auto, kvm, tcg */
+    char *smolfile_dialect; /* device, smolvm */
+    char *git_gate_program, *supervise_program;
+    int64_t host_port_first, host_port_last; /* 20000, 32767 */
+    int64_t uid_base;                        /* as root: 1900000000; 0 as a user */
+    int64_t boot_timeout_ms, sidecar_timeout_ms,
+        kvm_probe_ms;  /* 60000, 10000, 10000; as durations */
+    int64_t log_bytes; /* per log file before it is rotated once: 8 MiB */
+    int64_t max_bottles, max_running, max_connections, max_waiters;
+    bool check_only, print_only, stop_bottles;
+};
+
+/* 0: go on; 1: all was said (--help, --version, --check-config, --print-config); -1: usage or
+ * configuration fault in err. */
+int config_load(int argc, char **argv, struct config *ret, struct error *err);
+void config_free(struct config *config);

@@ -1,0 +1,54 @@
+/* The engine: carries out what clients ask for, and keeps the bottles' states true to their
+ * processes.
+ *
+ * It owns one thread with an event loop: shim connections, pidfds and timers live there. Requests
+ * reach it by a queue; its answers are callbacks (any thread, no lock held), as the handlers need.
+ * After engine_stop() every call is answered with the problem "shutting-down". */
+#pragma once
+
+#include "api/cleanup.h"
+#include "api/problem.h"
+#include "server/app.h"
+#include "server/registry.h"
+
+/* How long a stop waits for the command by default, and how much longer for the supervisor's own
+ * end. */
+enum { STOP_GRACE_MS = 10000, STOP_MARGIN_MS = 15000 };
+
+/* Opens and loads the store and makes the registry (both unless app has them already), re-adopts
+ * live shims, marks what ended meanwhile, and starts the thread. Returns once every supervisor that
+ * was running has answered or is known to be gone (a few seconds at most). */
+int engine_start(struct app *app, struct error *err);
+/* Ends the thread after answering every request that still waits; the bottles run on, unless
+ * `stop_bottles`. app->engine stays valid until engine_free(). */
+void engine_stop(struct app *app, bool stop_bottles);
+/* Closes the store, and frees engine and registry. Nothing may call in any more. NULLs are fine. */
+void engine_free(struct app *app);
+
+/* Exactly one of snapshot (borrowed for the call) and problem is non-NULL. */
+typedef void engine_done(void *context, struct snapshot *snapshot, const struct problem *problem);
+
+/* Creates: preflight, reserve, render into the stage directory, store. Takes the spec over. */
+void engine_create(struct app *app, struct spec *spec, engine_done *done, void *context);
+/* Idempotent. done as soon as it is under way (or already there). */
+void engine_start_bottle(struct app *app, const char *slug, engine_done *done, void *context);
+void engine_stop_bottle(struct app *app, const char *slug, int64_t grace_ms, engine_done *done,
+                        void *context);
+/* Calls done once the bottle is in one of `wanted` (a bit per enum bottle_state), is deleted
+ * ("not-found"), or the time is over (problem "timeout" with a member "state"). It also ends, with
+ * the snapshot as it is, once the bottle has come to rest (stopped, exited, failed): what was
+ * waited for does not come by itself any more. */
+void engine_wait(struct app *app, const char *slug, unsigned wanted, int64_t timeout_ms,
+                 engine_done *done, void *context);
+
+typedef void engine_cleanup_done(void *context, const struct cleanup_plan *plan,
+                                 const struct problem *problem);
+/* What deleting would remove; changes nothing. */
+void engine_cleanup_plan(struct app *app, const char *slug, engine_cleanup_done *done,
+                         void *context);
+/* Stops what runs, confirms death, then removes item by item. `if_match` (may be NULL) is an
+ * If-Match header: the tag that was shown has to be in it. An item that can not be removed ends it
+ * with "cleanup-failed", whose member "cleanup" is the plan with its outcomes; deleting again goes
+ * on. */
+void engine_delete(struct app *app, const char *slug, const char *if_match, bool keep_logs,
+                   engine_cleanup_done *done, void *context);

@@ -1,0 +1,254 @@
+/* What the engine's files share. Everything here belongs to the engine's thread unless it says
+ * otherwise.
+ *
+ * Theory of operation. A bottle that has anything going on – a start, a supervisor, a delete – has
+ * a runner: its row as the engine knows it (which may be ahead of the database) and the descriptors
+ * it follows. A runner is made from the published snapshot when it is needed and freed when nothing
+ * is going on any more, so that resting bottles cost the engine nothing.
+ *
+ *   phase REST     no supervisor                        starts LAUNCH, DELETE
+ *         LAUNCH   stage files, row, spawn              requests are deferred (milliseconds)
+ *         LIVE     a supervisor exists, connected or not yet
+ *         ENDING   it is gone: its end is being stored and its run directory removed; deferred
+ *         DELETE   being deleted                        ends with the runner
+ *
+ * Three things happen elsewhere and come back as messages in the queue: commits (the store's
+ * thread), jobs (worker threads: directories, rendering, spawning: whatever may wait for a disk),
+ * and requests. A request for a bottle with a commit or a job in flight is deferred until that is
+ * back, so that an answer never runs ahead of what GET says. What supervisors report is acted on at
+ * once.
+ *
+ * Every change of a row is stored first and published after its commit. When the store can not be
+ * written, what the processes did is published all the same (it is the truth) and stored later;
+ * what clients ask for is refused. */
+#pragma once
+
+#include <pthread.h>
+#include <uthash.h>
+
+#include "base/loop.h"
+#include "server/engine.h"
+#include "server/shim_client.h"
+#include "server/store.h"
+
+struct runner;
+
+enum {
+    WORKERS = 2,
+    DELETE_MS = 5000, /* how long a supervisor that is to end at once may take over it */
+};
+
+/* --- Messages and jobs ------------------------------------------------------------------------ */
+
+/* Embedded first in what is sent; `run` owns it. */
+struct message {
+    void (*run)(struct engine *engine, struct message *message);
+    struct message *next;
+};
+
+/* `work` runs on a worker thread, then message.run on the engine's. */
+struct job {
+    struct message message;
+    void (*work)(struct job *job);
+};
+
+struct queue {
+    struct message *first, **last;
+};
+
+struct waiter;
+
+struct engine {
+    struct app *app;
+    struct loop *loop;
+    pthread_t thread;
+    bool thread_runs;
+    pthread_t workers[WORKERS];
+    unsigned n_workers;
+
+    /* Any thread, under `lock`. */
+    pthread_mutex_t lock;
+    pthread_cond_t settled; /* adopting or creating has become 0 */
+    struct queue inbox;
+    bool closed;       /* nobody reads the inbox any more */
+    bool refusing;     /* no new creations */
+    unsigned adopting; /* supervisors of an earlier daemon that were not heard of yet */
+    unsigned creating; /* creations under way */
+
+    /* Any thread, under `job_lock`. */
+    pthread_mutex_t job_lock;
+    pthread_cond_t job_wake;
+    struct queue jobs;
+    bool jobs_end;
+
+    /* The engine's thread. */
+    int wake_fd;
+    struct loop_source wake;
+    struct runner *runners;
+    struct waiter *waiters;
+    size_t n_waiters;
+    unsigned in_flight; /* commits and jobs that will come back */
+    size_t n_live;      /* runners with a supervisor, or about to */
+    bool closing, stop_bottles;
+    struct loop_timer closing_deadline;
+};
+
+/* engine.c: the engine without threads, in app->engine; then its threads. */
+int engine_make(struct app *app, struct error *err);
+int engine_run(struct engine *engine, struct error *err);
+/* Memory for the engine's own bookkeeping, zeroed. Ends the daemon when there is none: the bottles
+ * run on, and the next daemon adopts them, which is more than a half-done step would leave. */
+void *must_alloc(size_t size);
+/* From any thread. False: the engine has ended; the message is still the caller's. */
+bool engine_post(struct engine *engine, struct message *message);
+/* From the engine's thread: counted as in flight until message.run was called. */
+void engine_work(struct engine *engine, struct job *job);
+
+/* --- Requests --------------------------------------------------------------------------------- */
+
+enum verb { VERB_START, VERB_STOP, VERB_DELETE, VERB_PLAN };
+
+struct op {
+    struct message message;
+    struct op *next;
+    enum verb verb;
+    char slug[SLUG_MAX + 1];
+    int64_t grace_ms;
+    bool keep_logs, under_way;
+    char *if_match;
+    engine_done *done;
+    engine_cleanup_done *cleaned; /* of DELETE and PLAN */
+    void *context;
+};
+
+/* Each answers and frees. */
+void op_answer(struct op *op, struct snapshot *snapshot);
+void op_answer_present(struct engine *engine, struct op *op); /* with what the registry has */
+void op_cleaned(struct op *op, const struct cleanup_plan *plan);
+void op_refuse(struct op *op, const char *type, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void op_problem(struct op *op, const struct problem *problem);
+void op_error(struct op *op, const struct error *err);
+
+/* --- Runners ---------------------------------------------------------------------------------- */
+
+enum phase { PHASE_REST, PHASE_LAUNCH, PHASE_LIVE, PHASE_ENDING, PHASE_DELETE };
+
+enum save_mode {
+    SAVE_FOLLOW,   /* publish also when it could not be stored, and store it later */
+    SAVE_REQUIRED, /* publish only what was stored */
+    SAVE_HOLD,     /* as FOLLOW, but `then` publishes */
+};
+
+/* NULL failure: stored. */
+typedef void save_then(struct runner *runner, const struct error *failure);
+
+struct deletion;
+struct launch;
+
+struct runner {
+    UT_hash_handle hh;
+    struct engine *engine;
+    char slug[SLUG_MAX + 1];
+    struct bottle_row row;
+    struct plan_ref *plan;
+    char *run_dir, *stage_dir;
+    enum phase phase;
+    bool live; /* counted in n_live */
+    unsigned writes, jobs;
+    struct op *deferred, **deferred_last;
+
+    /* The supervisor. */
+    int pidfd; /* -1: not known (yet) */
+    bool child;
+    struct loop_source end_source, ready_source, connection; /* fd -1: none */
+    char ready_line[256];
+    size_t ready_length;
+    bool heard;              /* it has sent a status over this connection */
+    struct shim_status said; /* the last status */
+    bool has_final;          /* `said` is final */
+    bool pid_saved;
+    struct op *starter; /* waits for pid_saved and heard */
+    bool adopting;      /* from an earlier daemon, not yet heard of */
+    int64_t adopt_until_ms;
+    bool stop_requested;
+    int64_t stop_grace_ms;
+    struct loop_timer retry; /* of connecting */
+    struct loop_timer kill;  /* when the supervisor is killed, and why */
+    char kill_reason[160];
+    bool killed;
+    char end_reason[REASON_SIZE]; /* what is known of a failure before the end */
+
+    bool unsaved; /* the database lacks what was published */
+    struct loop_timer save_again;
+    save_then *save_again_then;
+    enum save_mode save_again_mode;
+
+    struct launch *launch; /* while its mark is being stored */
+    struct deletion *deletion;
+    bool gone; /* deleted: to be freed */
+};
+
+struct runner *runner_find(struct engine *engine, const char *slug);
+/* The one that is there, or a new one from the snapshot. */
+struct runner *runner_take(struct engine *engine, struct snapshot *snapshot);
+void runner_set_live(struct runner *runner, bool live);
+/* Whether requests have to wait for something in flight. */
+bool runner_blocked(const struct runner *runner);
+void runner_defer(struct runner *runner, struct op *op);
+/* After anything came back: runs deferred requests, and frees a runner with nothing going on. The
+ * runner must not be touched after. */
+void runner_settle(struct runner *runner);
+void runner_free(struct runner *runner);
+/* Tries again to store what could not be stored. */
+void runner_save_again(struct runner *runner);
+/* Stores the row. `visible`: clients see a difference (generation, time); `event`: the state is
+ * new. */
+void runner_save(struct runner *runner, enum save_mode mode, bool visible, bool event,
+                 save_then *then);
+void runner_publish(struct runner *runner, const struct bottle_row *row);
+/* A snapshot, or the end of the daemon (as must_alloc). */
+struct snapshot *must_snapshot(const struct bottle_row *row, struct plan_ref *plan);
+/* A job of this runner: counted, and settled by the caller in message.run through
+ * runner_job_done(). */
+void runner_work(struct runner *runner, struct job *job);
+void runner_job_done(struct runner *runner);
+/* Closes descriptors, cancels timers of the supervisor. */
+void runner_unfollow(struct runner *runner);
+
+/* Runs or defers it. */
+void runner_dispatch(struct runner *runner, struct op *op);
+/* Answers what waits for this runner with "shutting-down". */
+void runner_refuse_all(struct runner *runner);
+
+/* launch.c */
+void start_op(struct runner *runner, struct op *op);
+/* follow.c */
+void follow_spawned(struct runner *runner, int pidfd, int ready_fd);
+void follow_adopt(struct runner *runner);
+/* Watches a pidfd for the supervisor's end. */
+void follow_end(struct runner *runner, int pidfd);
+/* Notes the request, and stores and publishes `stopping`. */
+void follow_request_stop(struct runner *runner, int64_t grace_ms);
+void follow_stop(struct runner *runner, int64_t grace_ms);
+void follow_answer_starter(struct runner *runner);
+void follow_kill_at(struct runner *runner, int64_t in_ms, const char *reason);
+void stop_op(struct runner *runner, struct op *op);
+void adoption_over(struct runner *runner);
+/* ending.c: the supervisor is gone; `how` are the words for it. */
+void supervisor_ended(struct runner *runner, const char *how);
+/* Kills what is left of the processes (by pidfd) and waits for their deaths; any thread. -1: one
+ * lives on. */
+int processes_end(const struct shim_process *processes, size_t count, int64_t patience_ms);
+/* delete.c */
+void delete_op(struct runner *runner, struct op *op);
+void delete_resume(struct runner *runner);
+void delete_supervisor_gone(struct runner *runner);
+/* Answers those who wait for it with "shutting-down"; frees what is known of it. */
+void delete_refuse(struct runner *runner);
+void delete_forget(struct runner *runner);
+void plan_op(struct engine *engine, struct op *op, struct snapshot *snapshot);
+/* wait.c */
+void waiters_notify(struct engine *engine, struct snapshot *snapshot);
+void waiters_gone(struct engine *engine, const char *slug);
+void waiters_refuse_all(struct engine *engine);

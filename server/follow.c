@@ -1,0 +1,396 @@
+/* Following a supervisor: its ready line, its socket, its statuses, its pidfd; and asking it to
+ * stop.
+ *
+ * Spawned: pidfd and ready pipe → "ok" → connect, hello → first status (heard). Adopted: pidfd by
+ * pid and start time → connect, hello → first status. Each stretch has one deadline, the kill
+ * timer, and missing it ends in SIGKILL by pidfd; so every path leads to the pidfd saying that the
+ * process is gone, which is the only thing that ends a bottle here (ending.c). */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "base/process.h"
+#include "base/util.h"
+#include "server/engine_internal.h"
+#include "server/log.h"
+#include "shim/protocol.h"
+
+enum {
+    READY_MS = 10000,        /* from the spawn to the ready line */
+    ANSWER_MS = 10000,       /* from hello to the first status */
+    ADOPT_MS = 10000,        /* for a supervisor that lives to be reached after a restart */
+    ADOPT_PIDLESS_MS = 3000, /* for one whose pid was not stored any more to open its socket */
+    ADOPT_RETRY_MS = 50,
+    END_MS = 10000, /* from its last status, or its socket's end, to its own end */
+};
+
+static const char gone_meanwhile[] = "it was gone after a restart of bottled";
+
+static void connect_now(struct runner *runner);
+
+/* --- Deadlines -------------------------------------------------------------------------------- */
+
+static void on_kill(struct loop_timer *timer)
+{
+    struct runner *runner = timer->data;
+
+    log_event(LEVEL_WARNING, "killing a supervisor", LOG_TEXT("slug", runner->slug),
+              LOG_TEXT("reason", runner->kill_reason));
+    runner->killed = true;
+    if (runner->pidfd >= 0) {
+        (void)pidfd_kill(runner->pidfd, SIGKILL);
+        return;
+    }
+    supervisor_ended(runner, "it could not be found");
+    runner_settle(runner);
+}
+
+void follow_kill_at(struct runner *runner, int64_t in_ms, const char *reason)
+{
+    int64_t at_ms = clock_monotonic_ms() + in_ms;
+
+    if (runner->kill.active && runner->kill.at_ms <= at_ms)
+        return;
+    (void)snprintf(runner->kill_reason, sizeof runner->kill_reason, "%s", reason);
+    runner->kill.callback = on_kill;
+    runner->kill.data = runner;
+    loop_timer_set(runner->engine->loop, &runner->kill, at_ms);
+}
+
+static void drop_source(struct runner *runner, struct loop_source *source)
+{
+    loop_remove(runner->engine->loop, source);
+    if (source->fd >= 0)
+        (void)close(source->fd);
+    source->fd = -1;
+}
+
+/* --- Statuses --------------------------------------------------------------------------------- */
+
+void follow_answer_starter(struct runner *runner)
+{
+    struct op *op = runner->starter;
+
+    if (!op || !runner->heard || !runner->pid_saved)
+        return;
+    runner->starter = NULL;
+    op_answer_present(runner->engine, op);
+}
+
+/* The first word over a connection: the stretch before it is over. */
+static void note_heard(struct runner *runner)
+{
+    runner->heard = true;
+    loop_timer_cancel(runner->engine->loop, &runner->kill);
+    if (runner->stop_requested)
+        follow_stop(runner, runner->stop_grace_ms);
+    if (runner->phase == PHASE_DELETE)
+        follow_kill_at(runner, DELETE_MS, "the bottle is deleted");
+}
+
+static void note_state(struct runner *runner, const struct shim_status *status)
+{
+    struct bottle_row *row = &runner->row;
+    bool moved = row->state != status->state;
+
+    if (!moved && row->boots == status->boots && strcmp(row->reason, status->reason) == 0 &&
+        row->started_ms == status->started_ms)
+        return;
+    row->state = status->state;
+    row->boots = status->boots;
+    row->started_ms = status->started_ms;
+    memcpy(row->reason, status->reason, sizeof row->reason);
+    runner_save(runner, SAVE_FOLLOW, true, moved, NULL);
+}
+
+static void take_status(struct runner *runner, const struct shim_status *status)
+{
+    if (runner->has_final)
+        return;
+    runner->said = *status;
+    if (!runner->heard)
+        note_heard(runner);
+    if (shim_status_final(status)) {
+        runner->has_final = true;
+        follow_kill_at(runner, END_MS, "it did not end after its last status");
+    } else if (runner->phase == PHASE_LIVE && !runner->stop_requested) {
+        note_state(runner, status);
+    }
+    if (!runner->has_final)
+        adoption_over(runner);
+    follow_answer_starter(runner);
+}
+
+/* Reads what there is. -1: the connection is over. */
+static int drain(struct runner *runner)
+{
+    char packet[CONTROL_PACKET_MAX + 1];
+    struct shim_status status;
+    struct error err = ERROR_INIT;
+
+    for (;;) {
+        ssize_t length =
+            recv(runner->connection.fd, packet, sizeof packet, MSG_DONTWAIT | MSG_TRUNC);
+        if (length < 0 && errno == EINTR)
+            continue;
+        if (length < 0)
+            return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
+        if (length == 0)
+            return -1;
+        if (length > CONTROL_PACKET_MAX)
+            (void)error_set(&err, NULL, "a packet of %zd bytes", length);
+        else if (shim_status_parse(packet, (size_t)length, &status, &err) == 0) {
+            take_status(runner, &status);
+            continue;
+        }
+        log_event(LEVEL_WARNING, "a supervisor broke the protocol", LOG_TEXT("slug", runner->slug),
+                  LOG_TEXT("detail", err.text));
+        follow_kill_at(runner, 0, "it broke the control protocol");
+        return -1;
+    }
+}
+
+static void on_connection(struct loop_source *source, uint32_t events)
+{
+    struct runner *runner = source->data;
+
+    (void)events;
+    if (drain(runner) < 0) {
+        drop_source(runner, source);
+        follow_kill_at(runner, END_MS, "it closed its control socket and did not end");
+    }
+    runner_settle(runner);
+}
+
+/* --- Its end ---------------------------------------------------------------------------------- */
+
+static void on_end(struct loop_source *source, uint32_t events)
+{
+    struct runner *runner = source->data;
+    char how[128];
+    int status;
+
+    (void)snprintf(how, sizeof how, "%s", runner->adopting ? gone_meanwhile : "it is gone");
+    (void)events;
+    /* Its last words may still be in the socket. */
+    if (runner->connection.fd >= 0)
+        (void)drain(runner);
+    if (runner->child && pidfd_reap(runner->pidfd, &status) == 1)
+        wait_status_words(status, how, sizeof how);
+    supervisor_ended(runner, how);
+    runner_settle(runner);
+}
+
+void follow_end(struct runner *runner, int pidfd)
+{
+    struct error err = ERROR_INIT;
+
+    runner->pidfd = pidfd;
+    runner->end_source =
+        (struct loop_source){.fd = pidfd, .events = EPOLLIN, .callback = on_end, .data = runner};
+    if (loop_add(runner->engine->loop, &runner->end_source, &err) < 0) {
+        log_event(LEVEL_ERROR, "a supervisor can not be watched", LOG_TEXT("slug", runner->slug),
+                  LOG_TEXT("detail", err.text));
+        abort();
+    }
+}
+
+/* --- Connecting ------------------------------------------------------------------------------- */
+
+/* While adopting: again a little later, as long as there is something to wait for. */
+static void connect_failed(struct runner *runner, const struct error *err)
+{
+    int64_t now = clock_monotonic_ms();
+
+    if (runner->adopting && now < runner->adopt_until_ms) {
+        loop_timer_set(runner->engine->loop, &runner->retry, now + ADOPT_RETRY_MS);
+        return;
+    }
+    reason_copy(runner->end_reason, err->text);
+    follow_kill_at(runner, 0, err->text);
+}
+
+/* Who listens has to be the process on record; without a record the token decides. */
+static int check_peer(struct runner *runner, pid_t peer, struct error *err)
+{
+    struct bottle_row *row = &runner->row;
+
+    if (runner->pidfd >= 0)
+        return peer == row->shim_pid ? 0 : error_set(err, NULL, "another process has its socket");
+    uint64_t start_time = process_start_time(peer);
+    int pidfd = start_time ? process_open(peer, start_time) : -1;
+    if (pidfd < 0)
+        return error_set(err, NULL, "the process that opened its socket is gone");
+    row->shim_pid = peer;
+    row->shim_start_time = start_time;
+    follow_end(runner, pidfd);
+    runner_save(runner, SAVE_FOLLOW, false, false, NULL);
+    return 0;
+}
+
+static void connect_now(struct runner *runner)
+{
+    struct error err = ERROR_INIT;
+    pid_t peer = 0;
+    CLEANUP_CLOSE int fd = shim_connect(runner->run_dir, &peer, &err);
+
+    if (fd < 0 || check_peer(runner, peer, &err) < 0 ||
+        shim_hello(fd, runner->row.shim_token, &err) < 0) {
+        connect_failed(runner, &err);
+        return;
+    }
+    runner->connection = (struct loop_source){
+        .fd = fd, .events = EPOLLIN, .callback = on_connection, .data = runner};
+    if (loop_add(runner->engine->loop, &runner->connection, &err) < 0) {
+        runner->connection.fd = -1;
+        connect_failed(runner, &err);
+        return;
+    }
+    (void)steal_fd(&fd);
+    loop_timer_cancel(runner->engine->loop, &runner->kill);
+    follow_kill_at(runner, ANSWER_MS, "it did not answer on its control socket");
+}
+
+static void on_ready(struct loop_source *source, uint32_t events)
+{
+    struct runner *runner = source->data;
+    size_t room = sizeof runner->ready_line - 1 - runner->ready_length;
+    ssize_t got = read(source->fd, runner->ready_line + runner->ready_length, room);
+
+    (void)events;
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    runner->ready_length += got > 0 ? (size_t)got : 0;
+    runner->ready_line[runner->ready_length] = '\0';
+    char *end = strchr(runner->ready_line, '\n');
+    if (!end && got > 0 && (size_t)got < room)
+        return;
+    if (end)
+        *end = '\0';
+    drop_source(runner, source);
+    if (strcmp(runner->ready_line, "ok") == 0) {
+        connect_now(runner);
+    } else {
+        reason_copy(runner->end_reason, runner->ready_line);
+        follow_kill_at(runner, END_MS / 5, "it did not end after it had failed");
+    }
+    runner_settle(runner);
+}
+
+/* What an earlier supervisor of this bottle left in memory. */
+static void forget_supervisor(struct runner *runner)
+{
+    runner->said = (struct shim_status){0};
+    runner->has_final = runner->heard = runner->pid_saved = runner->stop_requested = false;
+    runner->child = runner->killed = false;
+    runner->ready_length = 0;
+    runner->end_reason[0] = '\0';
+}
+
+void follow_spawned(struct runner *runner, int pidfd, int ready_fd)
+{
+    forget_supervisor(runner);
+    runner->child = true;
+    follow_end(runner, pidfd);
+    runner->ready_source = (struct loop_source){
+        .fd = ready_fd, .events = EPOLLIN, .callback = on_ready, .data = runner};
+    (void)loop_add(runner->engine->loop, &runner->ready_source, NULL);
+    follow_kill_at(runner, READY_MS, "it did not say that it was ready");
+}
+
+/* --- Adoption --------------------------------------------------------------------------------- */
+
+static void on_retry(struct loop_timer *timer)
+{
+    struct runner *runner = timer->data;
+
+    connect_now(runner);
+    runner_settle(runner);
+}
+
+void adoption_over(struct runner *runner)
+{
+    struct engine *engine = runner->engine;
+
+    if (!runner->adopting)
+        return;
+    runner->adopting = false;
+    (void)pthread_mutex_lock(&engine->lock);
+    if (--engine->adopting == 0)
+        (void)pthread_cond_broadcast(&engine->settled);
+    (void)pthread_mutex_unlock(&engine->lock);
+}
+
+void follow_adopt(struct runner *runner)
+{
+    struct engine *engine = runner->engine;
+    const struct bottle_row *row = &runner->row;
+
+    forget_supervisor(runner);
+    (void)pthread_mutex_lock(&engine->lock);
+    engine->adopting++;
+    (void)pthread_mutex_unlock(&engine->lock);
+    runner->adopting = true;
+    runner->pid_saved = true;
+    runner->phase = PHASE_LIVE;
+    runner_set_live(runner, true);
+    runner->stop_requested = row->state == STATE_STOPPING;
+    runner->stop_grace_ms = STOP_GRACE_MS;
+    runner->retry = (struct loop_timer){.callback = on_retry, .data = runner};
+    runner->adopt_until_ms = clock_monotonic_ms() + (row->shim_pid ? ADOPT_MS : ADOPT_PIDLESS_MS);
+    if (row->shim_pid) {
+        int pidfd = process_open(row->shim_pid, row->shim_start_time);
+        if (pidfd < 0) {
+            supervisor_ended(runner, gone_meanwhile);
+            return;
+        }
+        follow_end(runner, pidfd);
+    }
+    connect_now(runner);
+}
+
+/* --- Stopping --------------------------------------------------------------------------------- */
+
+void follow_stop(struct runner *runner, int64_t grace_ms)
+{
+    struct error err = ERROR_INIT;
+    char reason[96];
+
+    if (!runner->heard || runner->connection.fd < 0)
+        return;
+    (void)snprintf(reason, sizeof reason, "it did not end within %lld s of being asked to stop",
+                   (long long)(grace_ms + STOP_MARGIN_MS) / 1000);
+    if (shim_stop(runner->connection.fd, grace_ms, &err) < 0)
+        follow_kill_at(runner, 0, "it could not be asked to stop");
+    follow_kill_at(runner, grace_ms + STOP_MARGIN_MS, reason);
+}
+
+void follow_request_stop(struct runner *runner, int64_t grace_ms)
+{
+    bool first = !runner->stop_requested;
+
+    if (!first && grace_ms >= runner->stop_grace_ms)
+        return;
+    runner->stop_requested = true;
+    runner->stop_grace_ms = grace_ms;
+    follow_stop(runner, grace_ms);
+    if (!first || runner->has_final)
+        return;
+    runner->row.state = STATE_STOPPING;
+    runner_save(runner, SAVE_FOLLOW, true, true, NULL);
+}
+
+/* Answered with `stopping` once that is published, or with what is there when nothing lives. */
+void stop_op(struct runner *runner, struct op *op)
+{
+    if (runner->phase == PHASE_LIVE && !op->under_way) {
+        op->under_way = true;
+        follow_request_stop(runner, op->grace_ms);
+        runner_dispatch(runner, op);
+        return;
+    }
+    op_answer_present(runner->engine, op);
+}

@@ -1,0 +1,18 @@
+/* The handlers that the route table names. Each answers its request, now or later (see request.h).
+ */
+#pragma once
+
+#include "server/request.h"
+
+typedef void handler(struct request *request);
+
+/* handlers_meta.c */
+handler handle_healthz, handle_readyz, handle_version, handle_openapi, handle_backends,
+    handle_limits;
+/* handlers_plans.c */
+handler handle_plan_dry_run, handle_bottle_plan, handle_plan_file;
+/* handlers_bottles.c */
+handler handle_bottle_create, handle_bottle_list, handle_bottle_get, handle_bottle_wait;
+handler handle_bottle_start, handle_bottle_stop, handle_bottle_delete, handle_cleanup_plan;
+/* handlers_logs.c */
+handler handle_bottle_logs;

@@ -1,0 +1,399 @@
+/* Bottles over HTTP: create, get, wait, start, stop, cleanup plan, delete. (The list is in
+ * handlers_list.c.)
+ *
+ * Creating with start and wait, starting and stopping with wait are one chain: create → start →
+ * wait → reply. The chain is a heap object that the engine's callbacks hand on; each link replies
+ * or goes on. */
+#include "server/handlers.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/util.h"
+#include "server/app.h"
+#include "server/engine.h"
+#include "server/etag.h"
+#include "server/log_reader.h"
+#include "server/query.h"
+
+#define STATE_BIT(state) (1U << (state))
+
+enum {
+    ALL_STATES = (1U << N_STATES) - 1,
+    CONSOLE_TAIL_LINES = 20,
+    CONSOLE_TAIL_BYTES = 4096,
+};
+
+struct chain {
+    struct request *request;
+    char slug[SLUG_MAX + 1];
+    bool created;  /* the reply is 201, with Location */
+    bool start;    /* it is to be started, by creating or by itself */
+    unsigned wait; /* states, 0: do not wait */
+    int64_t timeout_ms, began_ms;
+    struct problem refusal; /* while what was created is taken back */
+};
+
+/* --- Replies ---------------------------------------------------------------------------------- */
+
+static void reply_bottle(struct request *request, unsigned status, struct snapshot *snapshot)
+{
+    reply_header(request, "ETag", snapshot->etag);
+    reply_shared(request, status, "application/json", snapshot->json);
+}
+
+static void add_location(struct request *request, const char *slug)
+{
+    char location[SLUG_MAX + 16];
+
+    (void)snprintf(location, sizeof location, "/bottles/%s", slug);
+    reply_header(request, "Location", location);
+}
+
+static void chain_reply(struct chain *chain, unsigned status, struct snapshot *snapshot)
+{
+    if (chain->created)
+        add_location(chain->request, chain->slug);
+    reply_bottle(chain->request, chain->created ? 201 : status, snapshot);
+    free(chain);
+}
+
+/* A bottle that was created and lives on is there: Location says where. */
+static void chain_refuse(struct chain *chain, const struct problem *problem)
+{
+    if (chain->created)
+        add_location(chain->request, chain->slug);
+    reply_problem(chain->request, problem);
+    free(chain);
+}
+
+static void taken_back(void *context, const struct cleanup_plan *plan,
+                       const struct problem *problem)
+{
+    struct chain *chain = context;
+    struct problem refusal = chain->refusal;
+
+    (void)plan;
+    chain->created = problem != NULL; /* then it is still there */
+    chain_refuse(chain, &refusal);
+    problem_free(&refusal);
+}
+
+/* One call that creates and starts does both or neither. Takes *problem over. */
+static void chain_take_back(struct chain *chain, struct problem *problem)
+{
+    if (!chain->created) {
+        chain_refuse(chain, problem);
+        problem_free(problem);
+        return;
+    }
+    chain->refusal = *problem;
+    engine_delete(request_app(chain->request), chain->slug, NULL, false, taken_back, chain);
+}
+
+/* The last lines of the console: with the bottle taken back, its logs are gone. */
+static json_t *console_tail(struct snapshot *snapshot)
+{
+    const struct plan *plan = snapshot_plan(snapshot, NULL);
+    char folder[PATH_MAX], bytes[CONSOLE_TAIL_BYTES + 1];
+    size_t length = 0;
+    ssize_t got;
+
+    (void)snprintf(folder, sizeof folder, "%s/logs", plan ? plan->stage_dir : "");
+    struct log_reader *reader = log_reader_new(folder, "console", CONSOLE_TAIL_LINES);
+    while (reader && length < CONSOLE_TAIL_BYTES &&
+           (got = log_reader_present(reader, bytes + length, CONSOLE_TAIL_BYTES - length)) > 0)
+        length += (size_t)got;
+    log_reader_free(reader);
+    bytes[length] = '\0';
+    return json_string_lossy(bytes);
+}
+
+/* --- The links -------------------------------------------------------------------------------- */
+
+static void refuse_failed(struct chain *chain, struct snapshot *snapshot)
+{
+    struct problem problem = PROBLEM_INIT;
+
+    if (chain->created)
+        problem_set(&problem, "boot-failed",
+                    "%s did not come up and was removed again: %s. To look into it, create it "
+                    "first and start it by itself: then it stays, with its logs",
+                    chain->slug, snapshot->row.reason);
+    else
+        problem_set(&problem, "boot-failed",
+                    "%s did not come up: %s; its logs are at /bottles/%s/logs", chain->slug,
+                    snapshot->row.reason, chain->slug);
+    problem_add_member(&problem, "state", json_string(states[snapshot->row.state].name));
+    problem_add_member(&problem, "slug", json_string(chain->slug));
+    problem_add_member(&problem, "console", console_tail(snapshot));
+    chain_take_back(chain, &problem);
+}
+
+/* It failed before its command ran, or somebody waits for it to run. */
+static bool never_came_up(const struct chain *chain, const struct snapshot *snapshot)
+{
+    return snapshot->row.state == STATE_FAILED &&
+           (chain->wait == STATE_BIT(STATE_RUNNING) ||
+            (chain->created && snapshot->row.started_ms == 0));
+}
+
+static void after_wait(void *context, struct snapshot *snapshot, const struct problem *problem)
+{
+    struct chain *chain = context;
+
+    if (problem)
+        chain_refuse(chain, problem);
+    else if (never_came_up(chain, snapshot))
+        refuse_failed(chain, snapshot);
+    else
+        chain_reply(chain, 200, snapshot);
+}
+
+/* Waits if that was asked for, or replies: 202 while a start or stop is under way. */
+static void chain_wait(struct chain *chain, struct snapshot *snapshot)
+{
+    enum bottle_state state = snapshot->row.state;
+    bool under_way = state == STATE_STARTING || state == STATE_STOPPING || state == STATE_DELETING;
+
+    if (!chain->wait && chain->start && state == STATE_FAILED) {
+        refuse_failed(chain, snapshot);
+        return;
+    }
+    if (!chain->wait) {
+        chain_reply(chain, under_way ? 202 : 200, snapshot);
+        return;
+    }
+    int64_t left = chain->timeout_ms - (clock_monotonic_ms() - chain->began_ms);
+    engine_wait(request_app(chain->request), chain->slug, chain->wait, left > 0 ? left : 0,
+                after_wait, chain);
+}
+
+static void after_change(void *context, struct snapshot *snapshot, const struct problem *problem)
+{
+    struct chain *chain = context;
+
+    if (problem) {
+        struct problem copy = problem_ref(problem);
+        chain_take_back(chain, &copy);
+    } else {
+        chain_wait(chain, snapshot);
+    }
+}
+
+static void after_create(void *context, struct snapshot *snapshot, const struct problem *problem)
+{
+    struct chain *chain = context;
+
+    if (problem) {
+        chain_refuse(chain, problem);
+        return;
+    }
+    chain->created = true;
+    (void)snprintf(chain->slug, sizeof chain->slug, "%s", snapshot->row.slug);
+    if (chain->start)
+        engine_start_bottle(request_app(chain->request), chain->slug, after_change, chain);
+    else
+        chain_reply(chain, 201, snapshot);
+}
+
+/* NULL: the request was answered. `waitable` are the states that ?wait= may name here. */
+static struct chain *chain_new(struct request *request, const char *slug, unsigned waitable)
+{
+    struct chain *chain = calloc(1, sizeof *chain);
+
+    if (!chain) {
+        reply_fault(request, NULL, "out of memory");
+        return NULL;
+    }
+    chain->request = request;
+    chain->timeout_ms = WAIT_DEFAULT_MS;
+    chain->began_ms = clock_monotonic_ms();
+    if (slug)
+        (void)snprintf(chain->slug, sizeof chain->slug, "%s", slug);
+    if (query_states(request, "wait", waitable, &chain->wait) < 0 ||
+        query_duration(request, "timeout", WAIT_MAX_MS, &chain->timeout_ms) < 0) {
+        free(chain);
+        return NULL;
+    }
+    if (request_query(request, "timeout") && !chain->wait) {
+        reply_fault(request, "invalid-query",
+                    "timeout says how long to wait: it needs wait beside it");
+        free(chain);
+        return NULL;
+    }
+    return chain;
+}
+
+/* --- Create ----------------------------------------------------------------------------------- */
+
+/* The body's spec; -1 when the request was answered with every fault. */
+static int read_spec(struct request *request, struct spec *ret)
+{
+    struct error err = ERROR_INIT;
+    struct problem problem = PROBLEM_INIT;
+    size_t length;
+    const char *bytes = request_body(request, &length);
+    CLEANUP_JSON json_t *body = json_parse_request(bytes, length, &err);
+
+    if (!body) {
+        reply_error(request, &err);
+        return -1;
+    }
+    if (spec_decode(body, ret, &problem) == 0)
+        return 0;
+    reply_problem(request, &problem);
+    problem_free(&problem);
+    return -1;
+}
+
+void handle_bottle_create(struct request *request)
+{
+    const unsigned waitable = STATE_BIT(STATE_RUNNING) | STATE_BIT(STATE_EXITED);
+    struct chain *chain = chain_new(request, NULL, waitable);
+    struct spec spec = {0};
+
+    if (!chain)
+        return;
+    if (query_flag(request, "start", &chain->start) < 0) {
+        free(chain);
+        return;
+    }
+    if (chain->wait && !chain->start) {
+        reply_fault(request, "invalid-query",
+                    "wait needs start=true: a prepared bottle stays as it is");
+        free(chain);
+        return;
+    }
+    if (read_spec(request, &spec) < 0) {
+        free(chain);
+        return;
+    }
+    engine_create(request_app(request), &spec, after_create, chain);
+}
+
+/* --- One bottle ------------------------------------------------------------------------------- */
+
+void handle_bottle_get(struct request *request)
+{
+    const char *slug = request_param(request, "slug");
+    const char *known = request_header(request, "If-None-Match");
+    struct snapshot *snapshot = registry_get(request_app(request)->registry, slug);
+
+    if (!snapshot) {
+        reply_fault(request, "not-found", "there is no bottle named %s", slug);
+        return;
+    }
+    char tag[sizeof snapshot->etag];
+    (void)snprintf(tag, sizeof tag, "%.*s", (int)strlen(snapshot->etag) - 2, snapshot->etag + 1);
+    if (known && etag_listed(known, tag, true)) {
+        reply_header(request, "ETag", snapshot->etag);
+        reply_empty(request, 304);
+    } else {
+        reply_bottle(request, 200, snapshot);
+    }
+    snapshot_release(snapshot);
+}
+
+void handle_bottle_wait(struct request *request)
+{
+    const char *slug = request_param(request, "slug");
+    struct chain *chain = calloc(1, sizeof *chain);
+
+    if (!chain) {
+        reply_fault(request, NULL, "out of memory");
+        return;
+    }
+    chain->request = request;
+    chain->timeout_ms = WAIT_DEFAULT_MS;
+    (void)snprintf(chain->slug, sizeof chain->slug, "%s", slug);
+    unsigned wanted = 0;
+    if (query_states(request, "state", ALL_STATES, &wanted) < 0 ||
+        query_duration(request, "timeout", WAIT_MAX_MS, &chain->timeout_ms) < 0) {
+        free(chain);
+        return;
+    }
+    if (!wanted) {
+        reply_fault(request, "invalid-query", "state is missing: which one is to be waited for?");
+        free(chain);
+        return;
+    }
+    /* A long poll tells the state; it is for the client to judge it. */
+    engine_wait(request_app(request), slug, wanted, chain->timeout_ms, after_wait, chain);
+}
+
+void handle_bottle_start(struct request *request)
+{
+    const unsigned waitable = STATE_BIT(STATE_RUNNING) | STATE_BIT(STATE_EXITED);
+    const char *slug = request_param(request, "slug");
+    struct chain *chain = chain_new(request, slug, waitable);
+
+    if (!chain)
+        return;
+    chain->start = true;
+    engine_start_bottle(request_app(request), slug, after_change, chain);
+}
+
+void handle_bottle_stop(struct request *request)
+{
+    const unsigned waitable = STATE_BIT(STATE_STOPPED) | STATE_BIT(STATE_EXITED);
+    const char *slug = request_param(request, "slug");
+    int64_t grace_ms = STOP_GRACE_MS;
+
+    if (query_duration(request, "grace", WAIT_MAX_MS, &grace_ms) < 0)
+        return;
+    struct chain *chain = chain_new(request, slug, waitable);
+    if (chain)
+        engine_stop_bottle(request_app(request), slug, grace_ms, after_change, chain);
+}
+
+/* --- Cleanup ---------------------------------------------------------------------------------- */
+
+static void after_cleanup_plan(void *context, const struct cleanup_plan *plan,
+                               const struct problem *problem)
+{
+    struct request *request = context;
+    char tag[17], quoted[20];
+
+    if (problem) {
+        reply_problem(request, problem);
+        return;
+    }
+    cleanup_tag(plan, tag);
+    (void)snprintf(quoted, sizeof quoted, "\"%s\"", tag);
+    reply_header(request, "ETag", quoted);
+    reply_json(request, 200, cleanup_encode(plan));
+}
+
+void handle_cleanup_plan(struct request *request)
+{
+    engine_cleanup_plan(request_app(request), request_param(request, "slug"), after_cleanup_plan,
+                        request);
+}
+
+static void after_delete(void *context, const struct cleanup_plan *plan,
+                         const struct problem *problem)
+{
+    struct request *request = context;
+
+    if (problem)
+        reply_problem(request, problem);
+    else
+        reply_json(request, 200, cleanup_encode(plan));
+}
+
+void handle_bottle_delete(struct request *request)
+{
+    const char *keep = request_query(request, "keep");
+
+    if (keep && strcmp(keep, "logs") != 0) {
+        reply_fault(request, "invalid-query", "keep: only logs can be kept");
+        return;
+    }
+    engine_delete(request_app(request), request_param(request, "slug"),
+                  request_header(request, "If-Match"), keep != NULL, after_delete, request);
+}

@@ -1,0 +1,185 @@
+/* Plans: the dry run, a bottle's plan as JSON or as a page, and its rendered files, raw. */
+#include "server/handlers.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends/backend.h"
+#include "base/json.h"
+#include "base/util.h"
+#include "server/accept.h"
+#include "server/app.h"
+#include "server/etag.h"
+#include "server/registry.h"
+
+/* --- The dry run ---------------------------------------------------------------------------- */
+
+/* Resolves and renders as creating would, with what is free at this moment. Takes the spec over on
+ * success. */
+static struct plan *provisional_plan(struct app *app, const struct backend *backend,
+                                     struct spec *spec, struct error *err)
+{
+    const struct plan_dirs dirs = {app->host.state_dir, app->host.run_dir};
+    struct allocation allocation = {0};
+
+    if (registry_provisional(app->registry, spec->slug, spec, &allocation, err) < 0)
+        return NULL;
+    struct plan *plan = plan_resolve(spec, &allocation, &dirs, err);
+    if (!plan)
+        return NULL;
+    plan->backend = backend->name;
+    if (backend->prepare(&app->host, plan, err) == 0)
+        return plan;
+    plan_free(plan);
+    return NULL;
+}
+
+static int name_spec(struct spec *spec, struct error *err)
+{
+    char slug[SLUG_MAX + 1];
+
+    if (spec->slug)
+        return 0;
+    slug_make(slug);
+    spec->slug = strdup(slug);
+    return spec->slug ? 0 : error_set(err, NULL, "out of memory");
+}
+
+/* Answers with the plan, or leaves the error. */
+static int answer_dry_run(struct request *request, struct spec *spec, struct error *err)
+{
+    struct app *app = request_app(request);
+    struct preflight preflight = {0};
+
+    if (name_spec(spec, err) < 0)
+        return -1;
+    const struct backend *backend = backend_choose(&app->host, spec->backend);
+    if (!backend)
+        return error_set(err, "invalid-plan", "there is no backend \"%.64s\"", spec->backend);
+    backend->preflight(&app->host, spec, &preflight);
+    struct plan *plan = provisional_plan(app, backend, spec, err);
+    if (!plan)
+        return -1;
+    json_t *body = plan_encode(plan, true);
+    struct snapshot *taken = registry_get(app->registry, plan->spec.slug);
+    if (body) {
+        (void)json_object_set_new(body, "preflight", preflight_encode(&preflight));
+        (void)json_object_set_new(body, "slug_taken", json_boolean(taken != NULL));
+    }
+    if (taken)
+        snapshot_release(taken);
+    plan_free(plan);
+    reply_json(request, 200, body);
+    return 0;
+}
+
+void handle_plan_dry_run(struct request *request)
+{
+    struct error err = ERROR_INIT;
+    struct problem problem = PROBLEM_INIT;
+    struct spec spec = {0};
+    size_t length;
+    const char *bytes = request_body(request, &length);
+    CLEANUP_JSON json_t *body = json_parse_request(bytes, length, &err);
+
+    if (!body) {
+        reply_error(request, &err);
+        return;
+    }
+    if (spec_decode(body, &spec, &problem) < 0) {
+        reply_problem(request, &problem);
+        problem_free(&problem);
+        return;
+    }
+    if (answer_dry_run(request, &spec, &err) < 0)
+        reply_error(request, &err);
+    spec_free(&spec);
+}
+
+/* --- A bottle's plan ------------------------------------------------------------------------ */
+
+/* The snapshot that the path names (+1 reference) and its plan; NULL when the request was answered
+ * with why not. */
+static struct snapshot *find_plan(struct request *request, const struct plan **ret_plan)
+{
+    const char *slug = request_param(request, "slug");
+    struct snapshot *snapshot = registry_get(request_app(request)->registry, slug);
+    struct error err = ERROR_INIT;
+
+    if (!snapshot) {
+        reply_fault(request, "not-found", "there is no bottle %s", slug);
+        return NULL;
+    }
+    *ret_plan = snapshot_plan(snapshot, &err);
+    if (*ret_plan)
+        return snapshot;
+    snapshot_release(snapshot);
+    reply_error(request, &err);
+    return NULL;
+}
+
+void handle_bottle_plan(struct request *request)
+{
+    static const char *const offers[] = {"application/json", "text/plain"};
+    int form = accept_choose(request_header(request, "Accept"), offers, COUNT_OF(offers));
+    const struct plan *plan;
+
+    if (form < 0) {
+        reply_fault(request, "not-acceptable", "a plan is to be had as %s or %s", offers[0],
+                    offers[1]);
+        return;
+    }
+    struct snapshot *snapshot = find_plan(request, &plan);
+    if (!snapshot)
+        return;
+    reply_header(request, "Vary", "Accept");
+    if (form == 0)
+        reply_json(request, 200, plan_encode(plan, false));
+    else
+        reply_text(request, 200, "text/plain; charset=utf-8", plan_page(plan));
+    snapshot_release(snapshot);
+}
+
+/* --- Rendered files ------------------------------------------------------------------------- */
+
+static const char *file_type(const char *name)
+{
+    static const struct {
+        const char *suffix, *type;
+    } types[] = {{".yaml", "application/yaml"},
+                 {".toml", "application/toml"},
+                 {".json", "application/json"}};
+    const char *suffix = strrchr(name, '.');
+
+    for (size_t i = 0; suffix && i < COUNT_OF(types); i++)
+        if (strcmp(suffix, types[i].suffix) == 0)
+            return types[i].type;
+    return "text/plain; charset=utf-8";
+}
+
+void handle_plan_file(struct request *request)
+{
+    const char *name = request_param(request, "name");
+    const char *if_none_match = request_header(request, "If-None-Match");
+    const struct plan *plan;
+    char etag[80];
+    struct snapshot *snapshot = find_plan(request, &plan);
+
+    if (!snapshot)
+        return;
+    const struct plan_file *file = plan_find_file(plan, name);
+    if (!file) {
+        reply_fault(request, "not-found",
+                    "the plan of bottle %s has no file %s; GET its plan names them",
+                    request_param(request, "slug"), name);
+    } else {
+        (void)snprintf(etag, sizeof etag, "\"%s\"", file->sha256);
+        reply_header(request, "ETag", etag);
+        if (if_none_match && etag_listed(if_none_match, file->sha256, true))
+            reply_empty(request, 304);
+        else
+            reply_text(request, 200, file_type(name), strndup(file->content, file->length));
+    }
+    snapshot_release(snapshot);
+}

@@ -1,0 +1,19 @@
+/* The HTTP side of the daemon: listeners, and the life of a request from its first byte to its
+ * answer. */
+#pragma once
+
+#include "base/error.h"
+#include "base/text.h"
+
+struct app;
+struct http;
+
+/* Opens every listener of the configuration and answers from then on. */
+struct http *http_start(struct app *app, struct error *err);
+/* "unix:/run/bottled/bottled.sock, http://127.0.0.1:8080". */
+void http_describe(const struct http *http, struct text *out);
+/* Takes no more connections, answers every request that still waits with 503 "shutting-down", and
+ * ends the listeners. Replies that come later are dropped: handlers' callbacks may still run until
+ * http_free. */
+void http_stop(struct http *http);
+void http_free(struct http *http);

@@ -1,0 +1,218 @@
+/* The checks before a handler is asked, in order; the first that fails is the answer. A row each,
+ * so that the order can be read: what frames the message, who sent it, what it asks for, what comes
+ * with it. */
+#include "server/request_internal.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/random.h>
+
+#include "base/number.h"
+#include "base/util.h"
+
+/* What is counted while the headers are copied. */
+struct tally {
+    struct request *request;
+    unsigned hosts, lengths, encodings, authorizations;
+    const char *host, *length, *encoding, *authorization, *version; /* borrowed */
+};
+
+static void keep_header(struct request *request, const char *name, const char *value)
+{
+    size_t name_length = strlen(name) + 1, value_length = strlen(value) + 1;
+    struct header *header = malloc(sizeof *header + name_length + value_length);
+
+    if (!header) {
+        problem_set(&request->early, "internal", "out of memory");
+        return;
+    }
+    char *bytes = (char *)(header + 1);
+    memcpy(bytes, name, name_length);
+    memcpy(bytes + name_length, value, value_length);
+    *header = (struct header){bytes, bytes + name_length, request->headers};
+    request->headers = header;
+}
+
+static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const char *name,
+                                 const char *value)
+{
+    struct tally *tally = context;
+    const struct {
+        const char *name;
+        unsigned *count;
+        const char **value;
+    } counted[] = {{"Host", &tally->hosts, &tally->host},
+                   {"Content-Length", &tally->lengths, &tally->length},
+                   {"Transfer-Encoding", &tally->encodings, &tally->encoding},
+                   {"Authorization", &tally->authorizations, &tally->authorization}};
+
+    (void)kind;
+    value = value ? value : "";
+    for (size_t i = 0; i < COUNT_OF(counted); i++) {
+        if (strcasecmp(name, counted[i].name) != 0)
+            continue;
+        ++*counted[i].count;
+        *counted[i].value = value;
+    }
+    /* The token is looked at once and kept nowhere. */
+    if (strcasecmp(name, "Authorization") != 0)
+        keep_header(tally->request, name, value);
+    return MHD_YES;
+}
+
+/* The client's X-Request-Id where it is a plain word, else one of our own: a prefix of this run and
+ * a count. */
+static void name_request(struct request *request)
+{
+    static atomic_ullong count;
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    const char *sent = request_header(request, "X-Request-Id");
+    size_t length = sent ? strspn(sent, plain) : 0;
+
+    if (length > 0 && length < REQUEST_ID_SIZE && sent[length] == '\0')
+        (void)snprintf(request->id, sizeof request->id, "%s", sent);
+    else
+        (void)snprintf(request->id, sizeof request->id, "%08x-%llx", request->http->run_number,
+                       atomic_fetch_add(&count, 1) + 1);
+}
+
+/* A NUL in the request line cuts the target short, unseen. But the library parses the line where it
+ * lies: the version starts one byte after the target's end, or the target hides something. */
+static bool hides_nul(const struct request *request, const char *version)
+{
+    uintptr_t start = (uintptr_t)version;
+
+    return start > request->target_end + 1 && start - request->target_end < HEADER_POOL;
+}
+
+static void check_framing(const struct tally *tally)
+{
+    struct request *request = tally->request;
+    int64_t declared = 0;
+    const char *why = NULL;
+
+    if (tally->hosts > 1 || (tally->hosts == 0 && strcmp(tally->version, "HTTP/1.0") != 0))
+        why = "there has to be exactly one Host header";
+    else if (tally->lengths > 1 || (tally->lengths && tally->encodings))
+        why = "a body has either one Content-Length or a Transfer-Encoding";
+    else if (tally->encodings > 1 ||
+             (tally->encoding && strcasecmp(tally->encoding, "chunked") != 0))
+        why = "the only Transfer-Encoding is chunked";
+    else if (tally->length && number_parse(tally->length, 0, INT64_MAX, &declared) < 0)
+        why = "the Content-Length is no number";
+    request->misframed = why != NULL;
+    if (!why && hides_nul(request, tally->version))
+        why = "the request line holds a NUL or spaces that do not belong there";
+    if (!why && request->uri_fault)
+        why = request->uri_fault;
+    request->declared = (uint64_t)declared;
+    request->has_body = declared > 0 || tally->encodings || tally->lengths > 1;
+    const char *expect = request_header(request, "Expect");
+    request->expects_continue = expect && strcasecmp(expect, "100-continue") == 0;
+    if (!why)
+        return;
+    problem_set(&request->early, "bad-request", "%s", why);
+    reply_header(request, "Connection", "close");
+}
+
+static void check_peer(const struct tally *tally)
+{
+    struct request *request = tally->request;
+    const struct listener *listener = request->listener;
+
+    if (!listener->tcp) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        if (!info || !auth_peer_fits(info->connect_fd))
+            problem_set(&request->early, "forbidden",
+                        "only root and the user that runs bottled may use this socket");
+    } else if (!auth_host_fits(listener->address, tally->host)) {
+        problem_set(&request->early, "forbidden-host",
+                    "the Host has to be %s or localhost with that port", listener->address);
+    } else if (tally->authorizations != 1 ||
+               !auth_token_fits(&request->http->auth, tally->authorization)) {
+        problem_set(&request->early, "unauthorized",
+                    "send the token of bottled's token_file as \"Authorization: Bearer TOKEN\"");
+        reply_header(request, "WWW-Authenticate", "Bearer realm=\"bottled\"");
+    }
+}
+
+static void check_route(const struct tally *tally)
+{
+    struct request *request = tally->request;
+    struct error err = ERROR_INIT;
+
+    switch (route_find(request->method, &request->uri, &request->match)) {
+    case ROUTE_FOUND:
+        if (route_check_query(request->match.route, &request->uri, &err) < 0)
+            problem_from_error(&request->early, &err);
+        return;
+    case ROUTE_OPTIONS:
+        request->options = true;
+        reply_header(request, "Allow", request->match.allow);
+        return;
+    case ROUTE_NO_PATH:
+        problem_set(&request->early, "not-found",
+                    "there is no such path; GET /openapi.yaml describes what there is");
+        return;
+    case ROUTE_WRONG_METHOD:
+        problem_set(&request->early, "method-not-allowed", "%s is not for this path; there are %s",
+                    request->method, request->match.allow);
+        reply_header(request, "Allow", request->match.allow);
+        return;
+    }
+}
+
+/* Is the type one that a body of JSON comes with? curl -d says x-www-form-urlencoded unless told
+ * otherwise, and nobody sends forms here: what counts is that the body parses. */
+static bool is_json(const char *type)
+{
+    static const char *const taken[] = {"application/json", "application/x-www-form-urlencoded",
+                                        "text/json"};
+    size_t length = strcspn(type, "; \t");
+    const char *charset = strcasestr(type + length, "charset=");
+
+    if (charset && strncasecmp(charset + 8, "utf-8", 5) != 0 &&
+        strncasecmp(charset + 8, "\"utf-8\"", 7) != 0)
+        return false;
+    for (size_t i = 0; i < COUNT_OF(taken); i++)
+        if (strlen(taken[i]) == length && strncasecmp(type, taken[i], length) == 0)
+            return true;
+    return length > 17 && strncasecmp(type, "application/", 12) == 0 &&
+           strncasecmp(type + length - 5, "+json", 5) == 0;
+}
+
+static void check_body(const struct tally *tally)
+{
+    struct request *request = tally->request;
+    const char *type = request_header(request, "Content-Type");
+    const char *encoding = request_header(request, "Content-Encoding");
+
+    if (!request->has_body)
+        return;
+    if (request->options || request->match.route->body == BODY_NONE)
+        problem_set(&request->early, "bad-request", "this call takes no body");
+    else if (request->declared > BODY_MAX)
+        problem_set(&request->early, "body-too-large",
+                    "a body may have %d bytes, this one has %llu", BODY_MAX,
+                    (unsigned long long)request->declared);
+    else if ((type && !is_json(type)) || (encoding && strcasecmp(encoding, "identity") != 0))
+        problem_set(&request->early, "unsupported-media-type",
+                    "send the body as application/json in UTF-8, without a Content-Encoding");
+}
+
+void intake(struct request *request, const char *method, const char *version)
+{
+    static void (*const checks[])(const struct tally *tally) = {check_framing, check_peer,
+                                                                check_route, check_body};
+    struct tally tally = {.request = request, .version = version};
+
+    (void)snprintf(request->method, sizeof request->method, "%s", method);
+    (void)MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &tally);
+    name_request(request);
+    for (size_t i = 0; i < COUNT_OF(checks) && !request->early.type; i++)
+        checks[i](&tally);
+}

@@ -1,0 +1,233 @@
+/* Starting a bottle, up to the moment its supervisor exists.
+ *
+ * - check (job): plan, stage files, launch spec; what can fail without a trace fails here.
+ * - mark (store): state `starting` with the token, no pid yet. Were we killed between here and the
+ *   spawn, the next daemon looks for a supervisor that knows the token.
+ * - spawn (job): run directory, then bottle-shim.
+ * - note (store): its pid and start time; from then on follow.c.
+ */
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/util.h"
+#include "server/engine_internal.h"
+#include "server/log.h"
+#include "server/stage.h"
+
+struct launch {
+    struct job job;
+    struct runner *runner;
+    struct op *op;
+    const struct host *host;
+    struct plan_ref *plan;
+    unsigned uid;
+    char token[TOKEN_SIZE];
+    char accelerator[16];
+    json_t *spec;
+    struct shim_spawned spawned;
+    struct bottle_row before;
+    struct error err;
+    int result;
+};
+
+static void launch_free(struct launch *launch)
+{
+    json_decref(launch->spec);
+    plan_ref_unref(launch->plan);
+    free(launch);
+}
+
+/* Nothing has happened: the bottle is as it was. */
+static void abandon(struct launch *launch, const struct error *err)
+{
+    struct runner *runner = launch->runner;
+
+    runner->row = launch->before;
+    runner->phase = PHASE_REST;
+    runner_set_live(runner, false);
+    runner_save_again(runner);
+    op_error(launch->op, err);
+    launch_free(launch);
+}
+
+/* --- Spawn ------------------------------------------------------------------------------------ */
+
+static void spawn_work(struct job *job)
+{
+    struct launch *launch = (struct launch *)job;
+    const struct plan *plan = plan_ref_get(launch->plan, &launch->err);
+    CLEANUP_FREE char *binary = NULL;
+
+    launch->result = -1;
+    if (!plan || run_make(plan, launch->uid, &launch->err) < 0)
+        return;
+    if (asprintf(&binary, "%s/bottle-shim", launch->host->libexec_dir) < 0) {
+        error_set(&launch->err, NULL, "out of memory");
+        return;
+    }
+    CLEANUP_CLOSE int log = stage_open_log(plan, "shim.log", launch->uid);
+    launch->result = shim_spawn(binary, launch->spec, log, &launch->spawned, &launch->err);
+}
+
+static void failure_saved(struct runner *runner, const struct error *failure)
+{
+    (void)failure; /* published and tried again by itself */
+    runner->phase = PHASE_REST;
+    runner_set_live(runner, false);
+    if (runner->starter)
+        op_refuse(runner->starter, "boot-failed", "%s could not be started: %s", runner->slug,
+                  runner->row.reason);
+    runner->starter = NULL;
+}
+
+/* `starting` was stored, so this failure is the bottle's. */
+static void spawn_failed(struct launch *launch)
+{
+    struct runner *runner = launch->runner;
+
+    runner->row.state = STATE_FAILED;
+    runner->row.finished_ms = clock_wall_ms();
+    runner->row.shim_token[0] = '\0';
+    reason_copy(runner->row.reason, launch->err.text);
+    runner->starter = launch->op;
+    runner_save(runner, SAVE_FOLLOW, true, true, failure_saved);
+    launch_free(launch);
+}
+
+static void pid_saved(struct runner *runner, const struct error *failure)
+{
+    (void)failure; /* without it a next daemon finds the supervisor by its socket */
+    runner->pid_saved = true;
+    follow_answer_starter(runner);
+}
+
+static void spawned(struct engine *engine, struct message *message)
+{
+    struct launch *launch = (struct launch *)message;
+    struct runner *runner = launch->runner;
+
+    runner_job_done(runner);
+    if (launch->result < 0) {
+        spawn_failed(launch);
+        runner_settle(runner);
+        return;
+    }
+    log_event(LEVEL_INFO, "bottle starting", LOG_TEXT("slug", runner->slug),
+              LOG_NUMBER("shim_pid", launch->spawned.pid));
+    runner->row.shim_pid = launch->spawned.pid;
+    runner->row.shim_start_time = launch->spawned.start_time;
+    runner->phase = PHASE_LIVE;
+    runner->starter = launch->op;
+    follow_spawned(runner, launch->spawned.pidfd, launch->spawned.ready_fd);
+    runner_save(runner, SAVE_FOLLOW, false, false, pid_saved);
+    if (engine->closing)
+        runner_refuse_all(runner);
+    launch_free(launch);
+    runner_settle(runner);
+}
+
+/* --- Mark ------------------------------------------------------------------------------------- */
+
+/* The launch waits for its commit in here: one runner has one launch at a time. */
+static void marked(struct runner *runner, const struct error *failure)
+{
+    struct launch *launch = runner->launch;
+
+    runner->launch = NULL;
+    if (failure) {
+        abandon(launch, failure);
+        return;
+    }
+    launch->job = (struct job){.message.run = spawned, .work = spawn_work};
+    runner_work(runner, &launch->job);
+}
+
+static void mark(struct launch *launch)
+{
+    struct runner *runner = launch->runner;
+    struct bottle_row *row = &runner->row;
+
+    row->state = STATE_STARTING;
+    row->reason[0] = '\0';
+    row->has_exit_code = false;
+    row->exit_code = 0;
+    row->started_ms = row->finished_ms = row->boots = 0;
+    row->shim_pid = 0;
+    row->shim_start_time = 0;
+    memcpy(row->shim_token, launch->token, sizeof row->shim_token);
+    memcpy(row->accelerator, launch->accelerator, sizeof row->accelerator);
+    runner->launch = launch;
+    runner_save(runner, SAVE_REQUIRED, true, true, marked);
+}
+
+/* --- Check ------------------------------------------------------------------------------------ */
+
+static void check_work(struct job *job)
+{
+    struct launch *launch = (struct launch *)job;
+    const struct plan *plan = plan_ref_get(launch->plan, &launch->err);
+
+    launch->result = -1;
+    if (!plan || stage_ensure(plan, launch->uid, &launch->err) < 0 ||
+        shim_token(launch->token, &launch->err) < 0)
+        return;
+    (void)snprintf(launch->accelerator, sizeof launch->accelerator, "%s",
+                   plan->accelerator ? plan->accelerator : "");
+    launch->spec = launch_spec(launch->host, plan, launch->uid, launch->token, &launch->err);
+    launch->result = launch->spec ? 0 : -1;
+}
+
+static void checked(struct engine *engine, struct message *message)
+{
+    struct launch *launch = (struct launch *)message;
+    struct runner *runner = launch->runner;
+
+    runner_job_done(runner);
+    if (launch->result < 0)
+        abandon(launch, &launch->err);
+    else if (engine->closing)
+        abandon(launch,
+                &(struct error){"shutting-down", "bottled is ending; start it again later"});
+    else
+        mark(launch);
+    runner_settle(runner);
+}
+
+static void begin(struct runner *runner, struct op *op)
+{
+    struct launch *launch = must_alloc(sizeof *launch);
+    struct app *app = runner->engine->app;
+
+    launch->job = (struct job){.message.run = checked, .work = check_work};
+    launch->runner = runner;
+    launch->op = op;
+    launch->host = &app->host;
+    launch->plan = plan_ref_ref(runner->plan);
+    launch->uid = stage_uid(&app->host, &runner->row.allocation);
+    launch->before = runner->row;
+    runner->phase = PHASE_LAUNCH;
+    runner_set_live(runner, true);
+    loop_timer_cancel(runner->engine->loop, &runner->save_again);
+    runner_work(runner, &launch->job);
+}
+
+void start_op(struct runner *runner, struct op *op)
+{
+    const struct state_row *state = &states[runner->row.state];
+    struct engine *engine = runner->engine;
+    size_t most = (size_t)engine->app->config.max_running;
+
+    if (runner->row.state == STATE_STARTING || runner->row.state == STATE_RUNNING)
+        op_answer_present(engine, op);
+    else if (!state->can_start || runner->phase != PHASE_REST)
+        op_refuse(op, "wrong-state", "%s is %s: it can be started once it is stopped", op->slug,
+                  state->name);
+    else if (engine->n_live >= most)
+        op_refuse(
+            op, "too-many-bottles",
+            "%zu bottles run, as many as this daemon may have (max_running); stop some or raise "
+            "the limit",
+            most);
+    else
+        begin(runner, op);
+}

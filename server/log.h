@@ -1,0 +1,47 @@
+/* The daemon's log: one logfmt line per event on stderr, written whole, so that lines of threads do
+ * not mix.
+ *
+ *   time=2026-01-02T03:04:05.678Z level=info msg="bottle created" slug=fix-flaky-test
+ *
+ * Only names and numbers belong in it: no environment values, no bodies, no tokens. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum log_level { LEVEL_ERROR, LEVEL_WARNING, LEVEL_INFO, LEVEL_DEBUG, N_LEVELS };
+
+extern const char *const log_level_names[N_LEVELS];
+
+/* Lines above this level are dropped; LEVEL_INFO until set. */
+void log_set_level(enum log_level level);
+
+struct log_field {
+    const char *key;
+    const char *text; /* NULL: `number` counts */
+    int64_t number;
+};
+
+/* A text that is not known is logged as "-". */
+static inline const char *log_text(const char *text)
+{
+    return text ? text : "-";
+}
+
+#define LOG_TEXT(key, text)                                                                        \
+    {                                                                                              \
+        (key), log_text(text), 0                                                                   \
+    }
+#define LOG_NUMBER(key, number)                                                                    \
+    {                                                                                              \
+        (key), NULL, (number)                                                                      \
+    }
+
+void log_fields(enum log_level level, const char *message, const struct log_field *fields,
+                size_t n_fields);
+
+/* log_event(LEVEL_INFO, "bottle created", LOG_TEXT("slug", slug), LOG_NUMBER("ms", 12)); at least
+ * one field. */
+#define log_event(level, message, ...)                                                             \
+    log_fields((level), (message), (const struct log_field[]){__VA_ARGS__},                        \
+               sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field))

@@ -1,0 +1,213 @@
+/* bottled: brings the parts up in order, waits for a signal, takes them down in the opposite order.
+ *
+ * Signals are blocked from the start and read from a descriptor by this thread alone; threads made
+ * later inherit that. The bottles live on when the daemon ends, unless it was told otherwise. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "server/app.h"
+#include "server/config.h"
+#include "server/engine.h"
+#include "server/http.h"
+#include "server/log.h"
+
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+static int block_signals(struct error *err)
+{
+    sigset_t ends;
+
+    (void)sigemptyset(&ends);
+    (void)sigaddset(&ends, SIGTERM);
+    (void)sigaddset(&ends, SIGINT);
+    (void)signal(SIGPIPE, SIG_IGN);
+    if (sigprocmask(SIG_BLOCK, &ends, NULL) < 0)
+        return error_errno(err, NULL, "signals");
+    int fd = signalfd(-1, &ends, SFD_CLOEXEC);
+    return fd < 0 ? error_errno(err, NULL, "signalfd") : fd;
+}
+
+/* Each bottle needs some descriptors, and soft limits are made for select(), which nobody here
+ * uses. */
+static void raise_limits(void)
+{
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
+static void set_log_level(const char *name)
+{
+    for (int level = 0; level < N_LEVELS; level++)
+        if (strcmp(log_level_names[level], name) == 0)
+            log_set_level((enum log_level)level);
+}
+
+/* A directory that is ours and that nobody else can change: what is below it is trusted. */
+static int own_directory(const char *path, mode_t mode, struct error *err)
+{
+    struct stat status;
+
+    if (directory_make(path, mode, err) < 0)
+        return -1;
+    if (lstat(path, &status) < 0)
+        return error_errno(err, NULL, "%s", path);
+    if (!S_ISDIR(status.st_mode) || status.st_uid != geteuid())
+        return error_set(err, NULL, "%s is not a directory of the user that runs bottled", path);
+    if (status.st_mode & 0022 && chmod(path, mode) < 0)
+        return error_errno(err, NULL, "%s", path);
+    return 0;
+}
+
+static int make_directories(const struct config *config, struct error *err)
+{
+    /* As root each bottle has a user of its own, which has to get through to what is its own. */
+    mode_t mode = geteuid() == 0 ? 0711 : 0700;
+
+    if (own_directory(config->state_dir, mode, err) < 0)
+        return error_wrap(err, "state_dir");
+    if (own_directory(config->run_dir, mode, err) < 0)
+        return error_wrap(err, "run_dir");
+    return 0;
+}
+
+/* Two daemons on one state would both answer for the same bottles. Descriptor or -1; held until the
+ * end. */
+static int lock_state(const char *state_dir, struct error *err)
+{
+    char path[512];
+
+    if (snprintf(path, sizeof path, "%s/lock", state_dir) >= (int)sizeof path)
+        return error_set(err, NULL, "state_dir: the path is too long");
+    CLEANUP_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return error_errno(err, NULL, "%s", path);
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return steal_fd(&fd);
+    if (errno == EWOULDBLOCK)
+        return error_set(err, NULL, "another bottled runs on %s", state_dir);
+    return error_errno(err, NULL, "%s", path);
+}
+
+static void fill_host(struct app *app)
+{
+    const struct config *config = &app->config;
+
+    app->host = (struct host){
+        .tools_path = config->tools_path,
+        .libexec_dir = config->libexec_dir,
+        .guest_dir = config->guest_dir,
+        .state_dir = config->state_dir,
+        .run_dir = config->run_dir,
+        .git_gate_program = config->git_gate_program,
+        .supervise_program = config->supervise_program,
+        .dialect =
+            strcmp(config->smolfile_dialect, "smolvm") == 0 ? SMOLFILE_SMOLVM : SMOLFILE_DEVICE,
+        .accelerator = config->accelerator,
+        .boot_timeout_ms = config->boot_timeout_ms,
+        .sidecar_timeout_ms = config->sidecar_timeout_ms,
+        .kvm_probe_ms = config->kvm_probe_ms,
+        .log_bytes = config->log_bytes,
+        .uid_base = (unsigned)config->uid_base,
+    };
+}
+
+static void probe_host(struct app *app)
+{
+    struct error err = ERROR_INIT;
+
+    /* A probe that could not be made is a machine without KVM, not a daemon that does not start. */
+    if (host_probe(&app->host, &err) < 0)
+        log_event(LEVEL_WARNING, "KVM could not be probed", LOG_TEXT("error", err.text));
+    else
+        log_event(LEVEL_INFO, "KVM probed", LOG_TEXT("works", app->host.kvm_works ? "yes" : "no"),
+                  LOG_TEXT("detail", app->host.kvm_detail));
+}
+
+/* Says where the daemon answers, on stdout and to systemd, then waits to be told to end. */
+static int serve_until_told(const struct http *http, int signals, struct error *err)
+{
+    CLEANUP_TEXT struct text where = TEXT_INIT;
+    struct signalfd_siginfo info;
+    ssize_t got;
+
+    http_describe(http, &where);
+    if (where.failed)
+        return error_set(err, NULL, "out of memory");
+    (void)printf("ready on %s\n", where.data);
+    (void)fflush(stdout);
+    (void)sd_notifyf(0, "READY=1\nSTATUS=ready on %s", where.data);
+    log_event(LEVEL_INFO, "ready", LOG_TEXT("on", where.data));
+    do {
+        got = read(signals, &info, sizeof info);
+    } while (got < 0 && errno == EINTR);
+    if (got != (ssize_t)sizeof info)
+        return error_errno(err, NULL, "waiting for signals");
+    (void)sd_notify(0, "STOPPING=1");
+    log_event(LEVEL_INFO, "ending", LOG_NUMBER("signal", info.ssi_signo));
+    return 0;
+}
+
+static int run(struct app *app, int signals, struct error *err)
+{
+    if (make_directories(&app->config, err) < 0)
+        return -1;
+    CLEANUP_CLOSE int lock = lock_state(app->config.state_dir, err);
+    if (lock < 0)
+        return -1;
+    fill_host(app);
+    probe_host(app);
+    int result = engine_start(app, err);
+    struct http *http = result == 0 ? http_start(app, err) : NULL;
+    result = http ? serve_until_told(http, signals, err) : -1;
+    if (http)
+        http_stop(http);
+    if (app->engine)
+        engine_stop(app, result == 0 && app->config.stop_bottles);
+    /* The engine's last answers went to requests, which need http's lock. */
+    http_free(http);
+    engine_free(app);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    struct app app = {.started_ms = clock_wall_ms()};
+    struct error err = ERROR_INIT;
+
+    /* Files for us alone; directories that others may pass through where their mode says so. */
+    (void)umask(0066);
+    int result = config_load(argc, argv, &app.config, &err);
+    if (result < 0) {
+        (void)fprintf(stderr, "bottled: %s\n", err.text);
+        return EXIT_USAGE;
+    }
+    if (result > 0)
+        return 0;
+    json_object_seed(0); /* before there are threads */
+    set_log_level(app.config.log_level);
+    raise_limits();
+    CLEANUP_CLOSE int signals = block_signals(&err);
+    result = signals < 0 ? -1 : run(&app, signals, &err);
+    if (result < 0)
+        log_event(LEVEL_ERROR, "bottled ends", LOG_TEXT("error", err.text));
+    else
+        log_event(LEVEL_INFO, "ended", LOG_NUMBER("ms", clock_wall_ms() - app.started_ms));
+    config_free(&app.config);
+    return result < 0 ? EXIT_FAILED : 0;
+}

@@ -1,0 +1,158 @@
+/* Requests on their way through the engine: each is answered exactly once, and freed by that. */
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/util.h"
+#include "server/engine_internal.h"
+
+static void op_free(struct op *op)
+{
+    free(op->if_match);
+    free(op);
+}
+
+void op_answer(struct op *op, struct snapshot *snapshot)
+{
+    op->done(op->context, snapshot, NULL);
+    op_free(op);
+}
+
+void op_cleaned(struct op *op, const struct cleanup_plan *plan)
+{
+    op->cleaned(op->context, plan, NULL);
+    op_free(op);
+}
+
+void op_problem(struct op *op, const struct problem *problem)
+{
+    if (op->cleaned)
+        op->cleaned(op->context, NULL, problem);
+    else
+        op->done(op->context, NULL, problem);
+    op_free(op);
+}
+
+void op_refuse(struct op *op, const char *type, const char *format, ...)
+{
+    struct problem problem = PROBLEM_INIT;
+    char words[sizeof problem.detail];
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    problem_set(&problem, type, "%s", words);
+    op_problem(op, &problem);
+    problem_free(&problem);
+}
+
+void op_error(struct op *op, const struct error *err)
+{
+    struct problem problem = PROBLEM_INIT;
+
+    problem_from_error(&problem, err);
+    op_problem(op, &problem);
+    problem_free(&problem);
+}
+
+static void refuse_unknown(struct op *op)
+{
+    op_refuse(op, "not-found", "there is no bottle named %s", op->slug);
+}
+
+static void refuse_ending(struct op *op)
+{
+    op_refuse(op, "shutting-down",
+              "bottled is ending; the bottles run on: ask again once it is back");
+}
+
+void op_answer_present(struct engine *engine, struct op *op)
+{
+    struct snapshot *snapshot = registry_get(engine->app->registry, op->slug);
+
+    if (snapshot)
+        op_answer(op, snapshot);
+    else
+        refuse_unknown(op);
+    snapshot_release(snapshot);
+}
+
+static void run_op(struct engine *engine, struct message *message)
+{
+    struct op *op = (struct op *)message;
+
+    if (engine->closing) {
+        refuse_ending(op);
+        return;
+    }
+    struct snapshot *snapshot = registry_get(engine->app->registry, op->slug);
+    if (!snapshot) {
+        refuse_unknown(op);
+    } else if (op->verb == VERB_PLAN) {
+        plan_op(engine, op, snapshot);
+    } else {
+        struct runner *runner = runner_take(engine, snapshot);
+        runner_dispatch(runner, op);
+        runner_settle(runner);
+    }
+    snapshot_release(snapshot);
+}
+
+static struct op *op_new(const char *slug, enum verb verb, void *context)
+{
+    struct op *op = must_alloc(sizeof *op);
+
+    op->message.run = run_op;
+    op->verb = verb;
+    op->context = context;
+    (void)snprintf(op->slug, sizeof op->slug, "%s", slug);
+    return op;
+}
+
+static void op_submit(struct app *app, struct op *op)
+{
+    if (!engine_post(app->engine, &op->message))
+        refuse_ending(op);
+}
+
+void engine_start_bottle(struct app *app, const char *slug, engine_done *done, void *context)
+{
+    struct op *op = op_new(slug, VERB_START, context);
+
+    op->done = done;
+    op_submit(app, op);
+}
+
+void engine_stop_bottle(struct app *app, const char *slug, int64_t grace_ms, engine_done *done,
+                        void *context)
+{
+    struct op *op = op_new(slug, VERB_STOP, context);
+
+    op->done = done;
+    op->grace_ms = grace_ms;
+    op_submit(app, op);
+}
+
+void engine_cleanup_plan(struct app *app, const char *slug, engine_cleanup_done *done,
+                         void *context)
+{
+    struct op *op = op_new(slug, VERB_PLAN, context);
+
+    op->cleaned = done;
+    op_submit(app, op);
+}
+
+void engine_delete(struct app *app, const char *slug, const char *if_match, bool keep_logs,
+                   engine_cleanup_done *done, void *context)
+{
+    struct op *op = op_new(slug, VERB_DELETE, context);
+
+    op->cleaned = done;
+    op->keep_logs = keep_logs;
+    if (if_match) {
+        size_t size = strlen(if_match) + 1;
+        op->if_match = must_alloc(size);
+        memcpy(op->if_match, if_match, size);
+    }
+    op_submit(app, op);
+}

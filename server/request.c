@@ -1,0 +1,322 @@
+/* What handlers see of a request, and how their answers become responses. */
+#include "server/request.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/json.h"
+#include "base/util.h"
+#include "server/log.h"
+#include "server/request_internal.h"
+
+#define JSON_TYPE "application/json"
+#define PROBLEM_TYPE "application/problem+json"
+
+enum { STREAM_BLOCK = 16 * 1024 };
+
+struct app *request_app(const struct request *request)
+{
+    return request->http->app;
+}
+
+const char *request_method(const struct request *request)
+{
+    return request->method;
+}
+
+const char *request_path(const struct request *request)
+{
+    return request->uri.path;
+}
+
+const char *request_param(const struct request *request, const char *name)
+{
+    for (size_t i = 0; i < ROUTE_PARAMS_MAX; i++)
+        if (request->match.params[i].name && strcmp(request->match.params[i].name, name) == 0)
+            return request->match.params[i].value;
+    return NULL;
+}
+
+const char *request_query_nth(const struct request *request, const char *name, size_t k)
+{
+    for (size_t i = 0; i < request->uri.n_query; i++)
+        if (strcmp(request->uri.query[i].name, name) == 0 && k-- == 0)
+            return request->uri.query[i].value;
+    return NULL;
+}
+
+const char *request_query(const struct request *request, const char *name)
+{
+    return request_query_nth(request, name, 0);
+}
+
+const char *request_header(const struct request *request, const char *name)
+{
+    for (const struct header *header = request->headers; header; header = header->next)
+        if (strcasecmp(header->name, name) == 0)
+            return header->value;
+    return NULL;
+}
+
+const char *request_body(const struct request *request, size_t *ret_length)
+{
+    if (ret_length)
+        *ret_length = request->body.length;
+    return request->body.data ? request->body.data : "";
+}
+
+/* --- Shared bodies ------------------------------------------------------------------------- */
+
+struct shared_bytes {
+    atomic_uint references;
+    size_t length;
+    char *data;
+};
+
+struct shared_bytes *shared_bytes_new(char *data, size_t length)
+{
+    struct shared_bytes *bytes = data ? malloc(sizeof *bytes) : NULL;
+
+    if (!bytes) {
+        free(data);
+        return NULL;
+    }
+    *bytes = (struct shared_bytes){.references = 1, .length = length, .data = data};
+    return bytes;
+}
+
+struct shared_bytes *shared_bytes_ref(struct shared_bytes *bytes)
+{
+    if (bytes)
+        (void)atomic_fetch_add_explicit(&bytes->references, 1, memory_order_relaxed);
+    return bytes;
+}
+
+void shared_bytes_unref(struct shared_bytes *bytes)
+{
+    if (!bytes || atomic_fetch_sub_explicit(&bytes->references, 1, memory_order_acq_rel) != 1)
+        return;
+    free(bytes->data);
+    free(bytes);
+}
+
+static void drop_shared(void *bytes)
+{
+    shared_bytes_unref(bytes);
+}
+
+/* --- Replies ------------------------------------------------------------------------------- */
+
+void reply_header(struct request *request, const char *name, const char *value)
+{
+    size_t name_length = strlen(name) + 1, value_length = strlen(value) + 1;
+
+    if (strpbrk(value, "\r\n") || request->n_reply_headers == RESPONSE_HEADERS_MAX)
+        return;
+    struct header *header = malloc(sizeof *header + name_length + value_length);
+    if (!header)
+        return;
+    char *bytes = (char *)(header + 1);
+    memcpy(bytes, name, name_length);
+    memcpy(bytes + name_length, value, value_length);
+    *header = (struct header){bytes, bytes + name_length, request->reply_headers};
+    request->reply_headers = header;
+    request->n_reply_headers++;
+}
+
+static bool has_header(const struct request *request, const char *name)
+{
+    for (const struct header *header = request->reply_headers; header; header = header->next)
+        if (strcasecmp(header->name, name) == 0)
+            return true;
+    return false;
+}
+
+/* Adds the headers that every answer has, and the request's own. */
+static void dress(const struct request *request, struct MHD_Response *response,
+                  const char *content_type)
+{
+    if (!response)
+        return;
+    if (content_type) {
+        (void)MHD_add_response_header(response, "Content-Type", content_type);
+        /* What a guest wrote into a log is text, whatever a browser would like to see in it. */
+        (void)MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    }
+    if (!has_header(request, "Cache-Control"))
+        (void)MHD_add_response_header(response, "Cache-Control", "no-store");
+    if (request->id[0])
+        (void)MHD_add_response_header(response, "X-Request-Id", request->id);
+    for (const struct header *header = request->reply_headers; header; header = header->next)
+        (void)MHD_add_response_header(response, header->name, header->value);
+}
+
+void reply_shared(struct request *request, unsigned status, const char *content_type,
+                  struct shared_bytes *bytes)
+{
+    struct MHD_Response *response = NULL;
+
+    if (bytes)
+        response = MHD_create_response_from_buffer_with_free_callback_cls(
+            bytes->length, bytes->data, drop_shared, shared_bytes_ref(bytes));
+    if (bytes && !response)
+        shared_bytes_unref(bytes);
+    dress(request, response, content_type);
+    http_deliver(request, status, response);
+}
+
+void reply_text(struct request *request, unsigned status, const char *content_type, char *data)
+{
+    struct shared_bytes *bytes = shared_bytes_new(data, data ? strlen(data) : 0);
+
+    if (!bytes) {
+        reply_fault(request, "internal", "out of memory");
+        return;
+    }
+    reply_shared(request, status, content_type, bytes);
+    shared_bytes_unref(bytes);
+}
+
+/* Compact JSON and a newline; NULL when memory is short. */
+static char *json_line(const json_t *body)
+{
+    CLEANUP_FREE char *compact = body ? json_text(body) : NULL;
+    char *line = NULL;
+
+    if (!compact || asprintf(&line, "%s\n", compact) < 0)
+        return NULL;
+    return line;
+}
+
+void reply_json(struct request *request, unsigned status, json_t *body)
+{
+    char *line = json_line(body);
+
+    json_decref(body);
+    reply_text(request, status, JSON_TYPE, line);
+}
+
+void reply_empty(struct request *request, unsigned status)
+{
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
+
+    dress(request, response, NULL);
+    http_deliver(request, status, response);
+}
+
+char *problem_words(const struct request *request, const struct problem *problem)
+{
+    json_t *body = problem_encode(problem, request->uri.path);
+    char *line = json_line(body);
+
+    json_decref(body);
+    return line;
+}
+
+struct MHD_Response *problem_response(const struct request *request, const struct problem *problem)
+{
+    char *line = problem_words(request, problem);
+    struct MHD_Response *response =
+        line ? MHD_create_response_from_buffer(strlen(line), line, MHD_RESPMEM_MUST_FREE) : NULL;
+
+    if (line && !response)
+        free(line);
+    dress(request, response, PROBLEM_TYPE);
+    return response;
+}
+
+void reply_problem(struct request *request, const struct problem *problem)
+{
+    unsigned status = problem->type ? (unsigned)problem->type->status : 500;
+
+    if (status >= 500)
+        log_event(LEVEL_WARNING, "problem",
+                  LOG_TEXT("type", problem->type ? problem->type->name : "internal"),
+                  LOG_TEXT("detail", problem->detail), LOG_TEXT("path", request->uri.path),
+                  LOG_TEXT("id", request->id));
+    http_deliver(request, status, problem_response(request, problem));
+}
+
+void reply_fault(struct request *request, const char *type, const char *format, ...)
+{
+    struct problem problem = PROBLEM_INIT;
+    char words[sizeof problem.detail];
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(words, sizeof words, format, args);
+    va_end(args);
+    problem_set(&problem, type, "%s", words);
+    reply_problem(request, &problem);
+    problem_free(&problem);
+}
+
+void reply_error(struct request *request, const struct error *err)
+{
+    struct problem problem = PROBLEM_INIT;
+
+    problem_from_error(&problem, err);
+    reply_problem(request, &problem);
+    problem_free(&problem);
+}
+
+/* --- Streams ------------------------------------------------------------------------------- */
+
+struct stream_body {
+    struct stream stream;
+    struct parked parked;
+    struct http *http;
+    struct MHD_Connection *connection;
+    bool tcp;
+};
+
+static ssize_t stream_read(void *context, uint64_t position, char *out, size_t room)
+{
+    struct stream_body *body = context;
+
+    (void)position;
+    ssize_t length = body->stream.next(body->stream.context, out, room);
+    if (length > 0)
+        return length;
+    if (length < 0 || connection_gone(body->connection, body->tcp) ||
+        !ticker_park(body->http, &body->parked, body->connection))
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    return 0;
+}
+
+static void stream_end(void *context)
+{
+    struct stream_body *body = context;
+
+    body->stream.done(body->stream.context);
+    free(body);
+}
+
+void reply_stream(struct request *request, unsigned status, const char *content_type,
+                  struct stream stream)
+{
+    struct stream_body *body = malloc(sizeof *body);
+    struct MHD_Response *response = NULL;
+
+    if (body) {
+        *body = (struct stream_body){.stream = stream,
+                                     .http = request->http,
+                                     .connection = request->connection,
+                                     .tcp = request->listener->tcp};
+        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, stream_read,
+                                                     body, stream_end);
+    }
+    if (!response) {
+        stream.done(stream.context);
+        free(body);
+        reply_fault(request, "internal", "out of memory");
+        return;
+    }
+    dress(request, response, content_type);
+    http_deliver(request, status, response);
+}

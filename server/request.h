@@ -1,0 +1,64 @@
+/* One HTTP request as the handlers see it; libmicrohttpd stays behind http.c.
+ *
+ * A handler answers exactly once, by one of the reply functions, from any thread, either before it
+ * returns or later: a request that was not answered when its handler returns is suspended until it
+ * is. After the reply the request must not be touched. A handler that only reads never blocks; one
+ * that must wait for a commit or a state replies from the callback. */
+#pragma once
+
+#include <jansson.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "api/problem.h"
+
+struct app;
+struct request;
+
+struct app *request_app(const struct request *request);
+const char *request_method(const struct request *request);
+const char *request_path(const struct request *request);
+/* A path parameter of the route ("slug", "name"): charset already checked, never NULL for a name in
+ * the route. */
+const char *request_param(const struct request *request, const char *name);
+/* A query parameter, decoded, or NULL. Unknown and doubled ones were refused (400 invalid-query)
+ * from the route's list. */
+const char *request_query(const struct request *request, const char *name);
+/* The k-th value of a query parameter that may be repeated ("label"), or NULL. */
+const char *request_query_nth(const struct request *request, const char *name, size_t k);
+const char *request_header(const struct request *request, const char *name);
+const char *request_body(const struct request *request, size_t *ret_length);
+
+/* A body shared by many replies: immutable, reference-counted. */
+struct shared_bytes;
+struct shared_bytes *
+shared_bytes_new(char *data, size_t length); /* takes `data` over; NULL: freed, no memory */
+struct shared_bytes *shared_bytes_ref(struct shared_bytes *bytes);
+void shared_bytes_unref(struct shared_bytes *bytes);
+
+/* Adds a response header; before the reply. Values are copied; line breaks are refused (dropped).
+ */
+void reply_header(struct request *request, const char *name, const char *value);
+/* Steals `body`. */
+void reply_json(struct request *request, unsigned status, json_t *body);
+void reply_shared(struct request *request, unsigned status, const char *content_type,
+                  struct shared_bytes *bytes); /* takes its own reference */
+/* Steals `data`. */
+void reply_text(struct request *request, unsigned status, const char *content_type, char *data);
+void reply_empty(struct request *request, unsigned status);
+void reply_problem(struct request *request, const struct problem *problem);
+/* A problem with just type and words. */
+void reply_fault(struct request *request, const char *type, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void reply_error(struct request *request, const struct error *err);
+
+/* A body that is made piece by piece: `next` fills at most `room` bytes and returns their number, 0
+ * for "nothing now: ask again soon" (it is asked again within 100 ms without burning a core), or -1
+ * at the end. `done` is called once, always. */
+struct stream {
+    ssize_t (*next)(void *context, char *out, size_t room);
+    void (*done)(void *context);
+    void *context;
+};
+void reply_stream(struct request *request, unsigned status, const char *content_type,
+                  struct stream stream);

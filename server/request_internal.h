@@ -1,0 +1,125 @@
+/* What the files of the HTTP side know of a request, and handlers do not.
+ *
+ * Life of a request: http.c makes it when libmicrohttpd has read the request line, intake.c looks
+ * at the headers and either finds a route or keeps the problem to answer with, http.c collects the
+ * body and calls the handler, request.c makes the response, and http_deliver() hands it over. Two
+ * hold a reference: the connection until it is done, and whoever still owes the answer. Between the
+ * two stands http->lock: the answer may come from any thread, before or after the handler returned,
+ * and even after the client has gone (then it is dropped). */
+#pragma once
+
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/text.h"
+#include "server/auth.h"
+#include "server/config.h"
+#include "server/request.h"
+#include "server/routes.h"
+
+enum {
+    BODY_MAX = 1024 * 1024,
+    /* A body that is refused is read to this bound all the same, so that the client gets to the
+       answer. */
+    DISCARD_MAX = 16 * 1024 * 1024,
+    REQUEST_ID_SIZE = 65,
+    HEADER_POOL = 64 * 1024, /* per connection: the request's headers and the response's */
+    RESPONSE_HEADERS_MAX = 8,
+};
+
+struct listener {
+    struct http *http;
+    struct MHD_Daemon *daemon;
+    bool tcp;
+    int fd;            /* until libmicrohttpd closes it */
+    ino_t inode;       /* of the Unix socket */
+    char address[128]; /* path, or "127.0.0.1:8080" */
+};
+
+/* A stream that had nothing to say: its connection is suspended until the ticker resumes it. */
+struct parked {
+    struct MHD_Connection *connection;
+    struct parked *next;
+};
+
+struct http {
+    struct app *app;
+    struct auth auth;
+    struct shared_bytes *openapi; /* NULL: was not there at the start */
+    unsigned run_number; /* random; tells the request ids of one run from those of others */
+    struct listener listeners[LISTEN_MAX + 1];
+    size_t n_listeners;
+    pthread_t ticker;
+    bool ticker_runs;
+    pthread_mutex_t lock; /* guards all below, and what struct request says */
+    pthread_cond_t changed;
+    bool stopping;   /* no new work */
+    bool farewell;   /* nothing is suspended any more */
+    unsigned active; /* requests whose connection is not done with them */
+    struct request *suspended;
+    struct parked *parked;
+};
+
+struct header {
+    const char *name, *value; /* owned by the request, in one block with the struct */
+    struct header *next;
+};
+
+struct request {
+    struct http *http;
+    const struct listener *listener;
+    struct MHD_Connection *connection; /* NULL once the connection is done; guarded */
+    struct uri uri;
+    const char *uri_fault; /* static; NULL when uri holds */
+    uintptr_t target_end;  /* where the library's text of the target ends; see hides_nul() */
+    char method[24];
+    char id[REQUEST_ID_SIZE];
+    struct route_match match;
+    struct header *headers; /* all but Authorization */
+    bool begun, dispatched;
+    bool options; /* OPTIONS of a known path: answered here */
+    bool expects_continue;
+    bool misframed;    /* nobody knows where its body ends */
+    uint64_t declared; /* Content-Length */
+    bool has_body;
+    struct problem early; /* what was wrong before a handler was asked */
+    struct text body;
+    uint64_t received;
+    int64_t started_ms;
+    struct header *reply_headers;
+    size_t n_reply_headers;
+    /* Guarded by http->lock from here on. */
+    unsigned references;
+    bool answered, suspended, abandoned;
+    unsigned status;
+    struct MHD_Response *response; /* waits to be queued */
+    int64_t suspended_ms;
+    struct request *next, *previous; /* in http->suspended */
+};
+
+/* intake.c: looks at all that came before the body; leaves the match, or a problem in
+ * request->early. */
+void intake(struct request *request, const char *method, const char *version);
+
+/* request.c: the problem's body, and a whole response of it; NULL when memory is short. */
+char *problem_words(const struct request *request, const struct problem *problem);
+struct MHD_Response *problem_response(const struct request *request, const struct problem *problem);
+
+/* http.c */
+void request_unref(struct request *request);
+/* Gives the finished response (taken over; NULL: no memory for one) to the connection. Drops the
+ * answerer's reference. */
+void http_deliver(struct request *request, unsigned status, struct MHD_Response *response);
+
+/* ticker.c: resumes parked streams every 100 ms, and lets go of suspended requests whose client has
+ * gone. */
+int ticker_start(struct http *http, struct error *err);
+/* Suspends the connection until the ticker's next round; false when it should end instead. */
+bool ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection);
+/* Is nobody at the other end any more? */
+bool connection_gone(struct MHD_Connection *connection, bool tcp);
+/* Under the lock: resumes a suspended request so that its connection ends with this response (may
+ * be NULL). */
+void request_abandon(struct request *request, unsigned status, struct MHD_Response *response);

@@ -1,0 +1,222 @@
+#include "server/routes.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "api/spec.h"
+#include "base/text.h"
+#include "base/util.h"
+
+#define ONE(parameter)                                                                             \
+    {                                                                                              \
+        (parameter), false                                                                         \
+    }
+#define MANY(parameter)                                                                            \
+    {                                                                                              \
+        (parameter), true                                                                          \
+    }
+
+const struct route routes[] = {
+    {"GET", "/healthz", handle_healthz, BODY_NONE, "Is the daemon alive?", {{0}}},
+    {"GET", "/readyz", handle_readyz, BODY_NONE, "Can it do its work?", {{0}}},
+    {"GET",
+     "/version",
+     handle_version,
+     BODY_NONE,
+     "Versions of the daemon and of its libraries",
+     {{0}}},
+    {"GET", "/openapi.yaml", handle_openapi, BODY_NONE, "The description of this interface", {{0}}},
+    {"GET",
+     "/backends",
+     handle_backends,
+     BODY_NONE,
+     "The backends and their preflight, tool by tool",
+     {{0}}},
+    {"GET", "/limits", handle_limits, BODY_NONE, "Every limit of a plan and of the daemon", {{0}}},
+    {"POST", "/plans", handle_plan_dry_run, BODY_JSON, "Resolve a plan and write nothing", {{0}}},
+    {"POST",
+     "/bottles",
+     handle_bottle_create,
+     BODY_JSON,
+     "Create a bottle; start it and wait when asked",
+     {ONE("start"), ONE("wait"), ONE("timeout")}},
+    {"GET",
+     "/bottles",
+     handle_bottle_list,
+     BODY_NONE,
+     "A page of bottles, oldest first",
+     {MANY("state"), MANY("label"), ONE("limit"), ONE("after")}},
+    {"GET", "/bottles/{slug}", handle_bottle_get, BODY_NONE, "One bottle", {{0}}},
+    {"DELETE",
+     "/bottles/{slug}",
+     handle_bottle_delete,
+     BODY_NONE,
+     "Carry out the cleanup plan",
+     {ONE("keep")}},
+    {"GET",
+     "/bottles/{slug}/plan",
+     handle_bottle_plan,
+     BODY_NONE,
+     "The resolved plan, as JSON or as a page",
+     {{0}}},
+    {"GET",
+     "/bottles/{slug}/plan/files/{name}",
+     handle_plan_file,
+     BODY_NONE,
+     "One rendered file",
+     {{0}}},
+    {"GET",
+     "/bottles/{slug}/wait",
+     handle_bottle_wait,
+     BODY_NONE,
+     "Wait for a state",
+     {ONE("state"), ONE("timeout")}},
+    {"GET",
+     "/bottles/{slug}/logs",
+     handle_bottle_logs,
+     BODY_NONE,
+     "A log, whole, its end, or as it grows",
+     {ONE("stream"), ONE("tail"), ONE("follow")}},
+    {"POST",
+     "/bottles/{slug}/start",
+     handle_bottle_start,
+     BODY_NONE,
+     "Start a bottle",
+     {ONE("wait"), ONE("timeout")}},
+    {"POST",
+     "/bottles/{slug}/stop",
+     handle_bottle_stop,
+     BODY_NONE,
+     "Stop a bottle",
+     {ONE("grace"), ONE("wait"), ONE("timeout")}},
+    {"GET",
+     "/bottles/{slug}/cleanup-plan",
+     handle_cleanup_plan,
+     BODY_NONE,
+     "What deleting would remove",
+     {{0}}},
+};
+const size_t n_routes = COUNT_OF(routes);
+
+/* File names as the renderers make them: "gvproxy.yaml". */
+static bool file_name_valid(const char *name)
+{
+    size_t length = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789._-");
+
+    return length > 0 && length <= 64 && name[length] == '\0' && name[0] != '.';
+}
+
+static const struct {
+    const char *name;
+    bool (*valid)(const char *value);
+} param_kinds[] = {{"slug", slug_valid}, {"name", file_name_valid}};
+
+/* Does the decoded segment fit this part of a pattern? Fills *param when the part is a parameter.
+ */
+static bool segment_fits(const char *part, size_t length, const char *segment,
+                         struct route_param *param)
+{
+    if (part[0] != '{')
+        return strlen(segment) == length && memcmp(part, segment, length) == 0;
+    for (size_t i = 0; i < COUNT_OF(param_kinds); i++) {
+        if (strlen(param_kinds[i].name) != length - 2 ||
+            memcmp(part + 1, param_kinds[i].name, length - 2) != 0)
+            continue;
+        *param = (struct route_param){param_kinds[i].name, segment};
+        return param_kinds[i].valid(segment);
+    }
+    return false;
+}
+
+static bool pattern_fits(const char *pattern, const struct uri *uri, struct route_param *params)
+{
+    size_t n_params = 0;
+    const char *part = pattern + 1;
+
+    for (size_t i = 0; i < uri->n_segments; i++) {
+        size_t length = strcspn(part, "/");
+        struct route_param param = {NULL, NULL};
+        if (length == 0 || !segment_fits(part, length, uri->segments[i], &param))
+            return false;
+        if (param.name && n_params < ROUTE_PARAMS_MAX)
+            params[n_params++] = param;
+        part += length;
+        if (*part == '/')
+            part++;
+    }
+    return *part == '\0';
+}
+
+static bool method_fits(const char *row, const char *method)
+{
+    return strcmp(row, method) == 0 || (strcmp(row, "GET") == 0 && strcmp(method, "HEAD") == 0);
+}
+
+static void add_allowed(char allow[ALLOW_SIZE], const char *method)
+{
+    size_t length = strlen(allow);
+
+    (void)snprintf(allow + length, ALLOW_SIZE - length, "%s%s", length ? ", " : "", method);
+}
+
+enum route_verdict route_find(const char *method, const struct uri *uri, struct route_match *ret)
+{
+    struct route_match match = {0};
+
+    for (size_t i = 0; i < n_routes; i++) {
+        struct route_param params[ROUTE_PARAMS_MAX] = {{0}};
+        if (!pattern_fits(routes[i].pattern, uri, params))
+            continue;
+        add_allowed(match.allow, routes[i].method);
+        if (strcmp(routes[i].method, "GET") == 0)
+            add_allowed(match.allow, "HEAD");
+        if (!match.route && method_fits(routes[i].method, method)) {
+            match.route = &routes[i];
+            memcpy(match.params, params, sizeof params);
+        }
+    }
+    if (match.allow[0])
+        add_allowed(match.allow, "OPTIONS");
+    *ret = match;
+    if (match.route)
+        return ROUTE_FOUND;
+    if (!match.allow[0])
+        return ROUTE_NO_PATH;
+    return strcmp(method, "OPTIONS") == 0 ? ROUTE_OPTIONS : ROUTE_WRONG_METHOD;
+}
+
+static const struct route_query *query_row(const struct route *route, const char *name)
+{
+    for (size_t i = 0; i < ROUTE_QUERY_MAX && route->query[i].name; i++)
+        if (strcmp(route->query[i].name, name) == 0)
+            return &route->query[i];
+    return NULL;
+}
+
+static int unknown_parameter(const struct route *route, const char *name, struct error *err)
+{
+    CLEANUP_TEXT struct text names = TEXT_INIT;
+
+    for (size_t i = 0; i < ROUTE_QUERY_MAX && route->query[i].name; i++)
+        text_addf(&names, "%s%s", i ? ", " : "", route->query[i].name);
+    if (names.length == 0)
+        return error_set(err, "invalid-query",
+                         "this call takes no query parameters, but got \"%.64s\"", name);
+    return error_set(err, "invalid-query",
+                     "there is no query parameter \"%.64s\" here; there are: %s", name,
+                     names.failed ? "" : names.data);
+}
+
+int route_check_query(const struct route *route, const struct uri *uri, struct error *err)
+{
+    for (size_t i = 0; i < uri->n_query; i++) {
+        const struct route_query *row = query_row(route, uri->query[i].name);
+        if (!row)
+            return unknown_parameter(route, uri->query[i].name, err);
+        for (size_t k = 0; k < i && !row->repeatable; k++)
+            if (strcmp(uri->query[k].name, row->name) == 0)
+                return error_set(err, "invalid-query", "the query parameter \"%s\" is there twice",
+                                 row->name);
+    }
+    return 0;
+}

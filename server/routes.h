@@ -1,0 +1,53 @@
+/* The routes are rows: method, path, what it takes, who answers. The router finds the row, or says
+ * why there is none (404, 405 with what would be allowed), from the same table. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "server/handlers.h"
+#include "server/uri.h"
+
+enum { ROUTE_QUERY_MAX = 6, ROUTE_PARAMS_MAX = 2, ALLOW_SIZE = 64 };
+
+enum route_body { BODY_NONE, BODY_JSON };
+
+struct route_query {
+    const char *name;
+    bool repeatable;
+};
+
+struct route {
+    const char *method;  /* a GET row also answers HEAD */
+    const char *pattern; /* "/bottles/{slug}/plan/files/{name}" */
+    handler *handle;
+    enum route_body body;
+    const char *summary;
+    struct route_query
+        query[ROUTE_QUERY_MAX]; /* what the query string may hold; ends at a NULL name */
+};
+
+extern const struct route routes[];
+extern const size_t n_routes;
+
+struct route_param {
+    const char *name;  /* "slug" or "name"; static */
+    const char *value; /* borrowed from the uri */
+};
+
+enum route_verdict {
+    ROUTE_FOUND,
+    ROUTE_OPTIONS,      /* the path is known and OPTIONS was asked: `allow` is the answer */
+    ROUTE_NO_PATH,      /* 404 */
+    ROUTE_WRONG_METHOD, /* 405 with `allow` */
+};
+
+struct route_match {
+    const struct route *route; /* only when ROUTE_FOUND */
+    struct route_param params[ROUTE_PARAMS_MAX];
+    char allow[ALLOW_SIZE]; /* "GET, HEAD, OPTIONS"; "" when there is no such path */
+};
+
+enum route_verdict route_find(const char *method, const struct uri *uri, struct route_match *ret);
+/* Is the query one that the route takes? 0, or -1 with kind "invalid-query". */
+int route_check_query(const struct route *route, const struct uri *uri, struct error *err);

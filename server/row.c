@@ -1,0 +1,257 @@
+#include "server/row.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/util.h"
+
+/* The rows' columns in the order of the insert. Subnets are unique here too: were the memory wrong,
+ * the insert fails rather than two bottles sharing a network. */
+const char *const row_migrations[] = {
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;"
+    "CREATE TABLE bottles ("
+    " sequence INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " slug TEXT NOT NULL UNIQUE,"
+    " spec TEXT NOT NULL,"
+    " labels TEXT NOT NULL,"
+    " backend TEXT NOT NULL,"
+    " accelerator TEXT NOT NULL,"
+    " subnet INTEGER NOT NULL UNIQUE,"
+    " pipelock_port INTEGER NOT NULL,"
+    " git_gate_port INTEGER NOT NULL,"
+    " supervise_port INTEGER NOT NULL,"
+    " state TEXT NOT NULL,"
+    " reason TEXT NOT NULL,"
+    " exit_code INTEGER,"
+    " keep_logs INTEGER NOT NULL,"
+    " created_ms INTEGER NOT NULL,"
+    " updated_ms INTEGER NOT NULL,"
+    " started_ms INTEGER NOT NULL,"
+    " finished_ms INTEGER NOT NULL,"
+    " generation INTEGER NOT NULL,"
+    " boots INTEGER NOT NULL,"
+    " shim_pid INTEGER NOT NULL,"
+    " shim_start_time INTEGER NOT NULL,"
+    " shim_token TEXT NOT NULL"
+    ") STRICT;"
+    "CREATE TABLE events ("
+    " id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " time INTEGER NOT NULL,"
+    " slug TEXT NOT NULL,"
+    " type TEXT NOT NULL,"
+    " detail TEXT NOT NULL"
+    ") STRICT;",
+};
+const int n_row_migrations = (int)COUNT_OF(row_migrations);
+
+void reason_copy(char ret[REASON_SIZE], const char *words)
+{
+    size_t length = strnlen(words, REASON_SIZE);
+
+    if (length == REASON_SIZE) {
+        length--;
+        /* Bytes 10xxxxxx continue a character of UTF-8: cut before the one that began it. */
+        while (length > 0 && ((unsigned char)words[length] & 0xc0) == 0x80)
+            length--;
+    }
+    memmove(ret, words, length);
+    ret[length] = '\0';
+}
+
+/* A prepared statement for a text that is always the same pointer; the store finalizes them. */
+static sqlite3_stmt *statement(sqlite3 *db, const char *sql, struct error *err)
+{
+    sqlite3_stmt *found = NULL;
+
+    while ((found = sqlite3_next_stmt(db, found)) && strcmp(sqlite3_sql(found), sql) != 0)
+        ;
+    if (!found &&
+        sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, &found, NULL) != SQLITE_OK) {
+        error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
+        return NULL;
+    }
+    return found;
+}
+
+/* Runs a bound statement to its end and makes it ready for the next use. */
+static int finish(sqlite3 *db, sqlite3_stmt *bound, struct error *err)
+{
+    int result = sqlite3_step(bound);
+
+    if (result != SQLITE_DONE)
+        error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
+    (void)sqlite3_reset(bound);
+    (void)sqlite3_clear_bindings(bound);
+    return result == SQLITE_DONE ? 0 : -1;
+}
+
+static void bind_text(sqlite3_stmt *bound, int index, const char *text)
+{
+    (void)sqlite3_bind_text(bound, index, text, -1, SQLITE_STATIC);
+}
+
+/* The columns that change, from `index` on; the next free index. */
+static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row *row)
+{
+    bind_text(bound, index++, row->accelerator);
+    bind_text(bound, index++, states[row->state].name);
+    bind_text(bound, index++, row->reason);
+    if (row->has_exit_code)
+        (void)sqlite3_bind_int(bound, index, row->exit_code);
+    index++;
+    const int64_t numbers[] = {
+        row->keep_logs,  row->updated_ms, row->started_ms, row->finished_ms,
+        row->generation, row->boots,      row->shim_pid,   (int64_t)row->shim_start_time};
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        (void)sqlite3_bind_int64(bound, index++, numbers[i]);
+    bind_text(bound, index++, row->shim_token);
+    return index;
+}
+
+int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char *labels,
+               struct error *err)
+{
+    sqlite3_stmt *bound =
+        statement(db,
+                  "INSERT INTO bottles (accelerator, state, reason, exit_code, keep_logs, "
+                  "updated_ms, started_ms,"
+                  " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token, slug, "
+                  "spec, labels,"
+                  " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms)"
+                  " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                  err);
+    if (!bound)
+        return -1;
+    int index = bind_changing(bound, 1, row);
+    bind_text(bound, index++, row->slug);
+    bind_text(bound, index++, spec);
+    bind_text(bound, index++, labels);
+    bind_text(bound, index++, row->backend);
+    (void)sqlite3_bind_int64(bound, index++, row->allocation.subnet);
+    for (size_t i = 0; i < FORWARDS_MAX; i++)
+        (void)sqlite3_bind_int(bound, index++, row->allocation.host_ports[i]);
+    (void)sqlite3_bind_int64(bound, index, row->created_ms);
+    if (finish(db, bound, err) < 0)
+        return -1;
+    row->sequence = (uint64_t)sqlite3_last_insert_rowid(db);
+    return 0;
+}
+
+int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err)
+{
+    sqlite3_stmt *bound = statement(
+        db,
+        "UPDATE bottles SET accelerator = ?, state = ?, reason = ?, exit_code = ?, keep_logs = ?,"
+        " updated_ms = ?, started_ms = ?, finished_ms = ?, generation = ?, boots = ?, shim_pid = ?,"
+        " shim_start_time = ?, shim_token = ? WHERE slug = ?",
+        err);
+    if (!bound)
+        return -1;
+    bind_text(bound, bind_changing(bound, 1, row), row->slug);
+    return finish(db, bound, err);
+}
+
+int row_delete(sqlite3 *db, const char *slug, struct error *err)
+{
+    sqlite3_stmt *bound = statement(db, "DELETE FROM bottles WHERE slug = ?", err);
+
+    if (!bound)
+        return -1;
+    bind_text(bound, 1, slug);
+    return finish(db, bound, err);
+}
+
+int event_insert(sqlite3 *db, int64_t time_ms, const char *slug, const char *type,
+                 const char *detail, struct error *err)
+{
+    sqlite3_stmt *bound =
+        statement(db, "INSERT INTO events (time, slug, type, detail) VALUES (?,?,?,?)", err);
+
+    if (!bound)
+        return -1;
+    (void)sqlite3_bind_int64(bound, 1, time_ms);
+    bind_text(bound, 2, slug);
+    bind_text(bound, 3, type);
+    bind_text(bound, 4, detail ? detail : "{}");
+    return finish(db, bound, err);
+}
+
+int event_insert_state(sqlite3 *db, const struct bottle_row *row, struct error *err)
+{
+    CLEANUP_JSON json_t *detail = json_object();
+    char type[48];
+
+    if (row->reason[0])
+        (void)json_object_set_new(detail, "reason", json_string(row->reason));
+    if (row->has_exit_code)
+        (void)json_object_set_new(detail, "exit_code", json_integer(row->exit_code));
+    CLEANUP_FREE char *text = json_text(detail);
+    (void)snprintf(type, sizeof type, "bottle.%s", states[row->state].name);
+    return event_insert(db, row->updated_ms, row->slug, type, text, err);
+}
+
+static void copy_text(sqlite3_stmt *from, int column, char *ret, size_t size)
+{
+    const char *text = (const char *)sqlite3_column_text(from, column);
+
+    (void)snprintf(ret, size, "%s", text ? text : "");
+}
+
+static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *err)
+{
+    int column = 0;
+
+    *ret = (struct bottle_row){0};
+    ret->sequence = (uint64_t)sqlite3_column_int64(from, column++);
+    copy_text(from, column++, ret->slug, sizeof ret->slug);
+    copy_text(from, column++, ret->backend, sizeof ret->backend);
+    copy_text(from, column++, ret->accelerator, sizeof ret->accelerator);
+    ret->allocation.subnet = (unsigned)sqlite3_column_int64(from, column++);
+    for (size_t i = 0; i < FORWARDS_MAX; i++)
+        ret->allocation.host_ports[i] = (uint16_t)sqlite3_column_int(from, column++);
+    const char *state = (const char *)sqlite3_column_text(from, column++);
+    int number = state ? state_parse(state) : -1;
+    if (number < 0)
+        return error_set(err, "store-failed", "bottle %s has the unknown state '%s'", ret->slug,
+                         state ? state : "");
+    ret->state = (enum bottle_state)number;
+    copy_text(from, column++, ret->reason, sizeof ret->reason);
+    ret->has_exit_code = sqlite3_column_type(from, column) == SQLITE_INTEGER;
+    ret->exit_code = sqlite3_column_int(from, column++);
+    ret->keep_logs = sqlite3_column_int(from, column++) != 0;
+    int64_t *const numbers[] = {&ret->created_ms,  &ret->updated_ms, &ret->started_ms,
+                                &ret->finished_ms, &ret->generation, &ret->boots};
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        *numbers[i] = sqlite3_column_int64(from, column++);
+    ret->shim_pid = (pid_t)sqlite3_column_int64(from, column++);
+    ret->shim_start_time = (uint64_t)sqlite3_column_int64(from, column++);
+    copy_text(from, column, ret->shim_token, sizeof ret->shim_token);
+    return 0;
+}
+
+int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
+{
+    struct bottle_row row;
+    sqlite3_stmt *from = statement(
+        db,
+        "SELECT sequence, slug, backend, accelerator, subnet, pipelock_port, git_gate_port,"
+        " supervise_port, state, reason, exit_code, keep_logs, created_ms, updated_ms, started_ms,"
+        " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token, spec, labels"
+        " FROM bottles ORDER BY sequence",
+        err);
+    int step = SQLITE_DONE, result = from ? 0 : -1;
+
+    while (result == 0 && (step = sqlite3_step(from)) == SQLITE_ROW) {
+        result = read_row(from, &row, err);
+        if (result == 0)
+            result = visit(&row, (const char *)sqlite3_column_text(from, 21),
+                           (const char *)sqlite3_column_text(from, 22), context, err);
+    }
+    if (result == 0 && step != SQLITE_DONE)
+        result = error_set(err, "store-failed", "reading the bottles: %s", sqlite3_errmsg(db));
+    if (from)
+        (void)sqlite3_reset(from);
+    return result;
+}

@@ -1,0 +1,60 @@
+/* A bottle as the database has it, and the SQL of the tables `bottles` and `events`.
+ *
+ * A row is plain memory: it is copied into every write and every snapshot. The functions run on the
+ * store's writer thread (or before it starts) and take the store's handle. */
+#pragma once
+
+#include <sqlite3.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "api/bottle.h"
+#include "api/plan.h"
+#include "base/error.h"
+
+enum { REASON_SIZE = 512, TOKEN_SIZE = 33 };
+
+struct bottle_row {
+    uint64_t sequence; /* creation order, given by the database, never used twice */
+    char slug[SLUG_MAX + 1];
+    char backend[24];     /* never "auto" */
+    char accelerator[16]; /* "" when the backend names none */
+    struct allocation allocation;
+    enum bottle_state state;
+    char reason[REASON_SIZE]; /* "" when there is none */
+    bool has_exit_code;
+    int exit_code;
+    bool keep_logs; /* of a delete that is under way */
+    int64_t created_ms, updated_ms, started_ms, finished_ms;
+    int64_t generation, boots;
+    /* The supervisor, while the state is a live one. pid 0 with a token: it was about to be
+     * spawned. */
+    pid_t shim_pid;
+    uint64_t shim_start_time;
+    char shim_token[TOKEN_SIZE];
+};
+
+/* Copies words, cut at a whole character. */
+void reason_copy(char ret[REASON_SIZE], const char *words);
+
+/* Schema versions in order; the store applies what a database lacks. */
+extern const char *const row_migrations[];
+extern const int n_row_migrations;
+
+/* Inserts and sets row->sequence. `spec` and `labels` are JSON. */
+int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char *labels,
+               struct error *err);
+/* Writes what can change. */
+int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err);
+int row_delete(sqlite3 *db, const char *slug, struct error *err);
+/* `detail` is JSON or NULL. */
+int event_insert(sqlite3 *db, int64_t time_ms, const char *slug, const char *type,
+                 const char *detail, struct error *err);
+/* The event "bottle.<state>" of a row that was just written, with reason and exit code. */
+int event_insert_state(sqlite3 *db, const struct bottle_row *row, struct error *err);
+
+typedef int row_visit(const struct bottle_row *row, const char *spec, const char *labels,
+                      void *context, struct error *err);
+/* Every row, oldest first; the strings are borrowed for the call. Stops at the first -1. */
+int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err);

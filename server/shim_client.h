@@ -1,0 +1,60 @@
+/* bottled's side of shim/protocol.h: spawning a supervisor, its socket, its statuses, its exit
+ * record.
+ *
+ * What a shim says is checked before it is believed: it runs as the bottle's user. */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "api/bottle.h"
+#include "base/error.h"
+#include "server/row.h"
+
+enum { SHIM_PROCESSES_MAX = 12 };
+
+struct shim_process {
+    char name[32];
+    pid_t pid;
+    uint64_t start_time;
+};
+
+struct shim_status {
+    enum bottle_state state;
+    char reason[REASON_SIZE]; /* "" when there is none */
+    bool has_exit_code;
+    int exit_code;
+    int64_t started_ms, finished_ms, boots; /* 0: not yet, or not said */
+    pid_t pid;
+    uint64_t start_time;
+    struct shim_process processes[SHIM_PROCESSES_MAX];
+    size_t n_processes;
+};
+
+/* Whether this is the last word of a shim. */
+bool shim_status_final(const struct shim_status *status);
+int shim_status_parse(const char *bytes, size_t length, struct shim_status *ret, struct error *err);
+/* Reads <run_dir>/exit.json: 0 and *ret when it holds a final status, else -1. */
+int shim_exit_record(const char *run_dir, struct shim_status *ret, struct error *err);
+
+/* Random hex digits. */
+int shim_token(char ret[TOKEN_SIZE], struct error *err);
+
+struct shim_spawned {
+    pid_t pid;
+    uint64_t start_time;
+    int pidfd, ready_fd; /* ready_fd does not block */
+};
+
+/* Starts `binary` with the launch spec in a memfd; log_fd (-1: ours) becomes its stdout and stderr.
+ */
+int shim_spawn(const char *binary, const json_t *spec, int log_fd, struct shim_spawned *ret,
+               struct error *err);
+/* Connects to <run_dir>/shim.sock without blocking; the descriptor, and the pid that listens there.
+ */
+int shim_connect(const char *run_dir, pid_t *ret_pid, struct error *err);
+int shim_hello(int fd, const char *token, struct error *err);
+int shim_stop(int fd, int64_t grace_ms, struct error *err);

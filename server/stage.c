@@ -1,0 +1,265 @@
+#include "server/stage.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/util.h"
+
+static const char kind[] = "stage-unwritable";
+
+unsigned stage_uid(const struct host *host, const struct allocation *allocation)
+{
+    return geteuid() == 0 && host->uid_base ? host->uid_base + allocation->subnet : 0;
+}
+
+char *stage_path(const struct host *host, const char *slug)
+{
+    char *path;
+
+    return asprintf(&path, "%s/bottles/%s", host->state_dir, slug) < 0 ? NULL : path;
+}
+
+char *run_path(const struct host *host, const char *slug)
+{
+    char digest[SHA256_HEX_SIZE];
+    char *path;
+
+    sha256_hex(slug, strlen(slug), digest);
+    return asprintf(&path, "%s/b/%.16s", host->run_dir, digest) < 0 ? NULL : path;
+}
+
+/* As root, bottles' users pass through these to what is theirs. */
+static int parent_make(const char *base, const char *name, bool shared, struct error *err)
+{
+    char path[PATH_MAX];
+    struct stat status;
+
+    if (snprintf(path, sizeof path, "%s%s", base, name) >= (int)sizeof path)
+        return error_set(err, kind, "%s: the path is too long", base);
+    if (directory_make(path, shared ? 0711 : 0700, err) < 0) {
+        if (err)
+            err->kind = kind;
+        return -1;
+    }
+    if (!shared || stat(path, &status) < 0 || (status.st_mode & 0111) == 0111)
+        return 0;
+    if (status.st_uid == geteuid() && chmod(path, (status.st_mode & 07777) | 0111) < 0)
+        return error_errno(err, kind, "%s", path);
+    return 0;
+}
+
+int stage_parents(const struct host *host, struct error *err)
+{
+    bool shared = geteuid() == 0 && host->uid_base;
+
+    if (parent_make(host->state_dir, "", shared, err) < 0 ||
+        parent_make(host->state_dir, "/bottles", shared, err) < 0 ||
+        parent_make(host->run_dir, "", shared, err) < 0)
+        return -1;
+    return parent_make(host->run_dir, "/b", shared, err);
+}
+
+/* --- Writing ---------------------------------------------------------------------------------- */
+
+/* mkdir, then exact mode and owner whatever the umask; a directory that is there is set right too.
+ * The descriptor, or -1 with errno. */
+static int make_directory_at(int parent, const char *name, mode_t mode, uid_t uid, gid_t gid)
+{
+    if (mkdirat(parent, name, mode) < 0 && errno != EEXIST)
+        return -1;
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    if ((gid && fchown(fd, uid, gid) < 0) || fchmod(fd, mode) < 0) {
+        int saved = errno;
+        (void)close(fd);
+        errno = saved;
+        return -1;
+    }
+    return fd;
+}
+
+/* Creates one file of the plan in an open directory, under a temporary name when it may exist. */
+static int write_file_at(int directory, const struct plan_file *file, unsigned gid, bool replace,
+                         struct error *err)
+{
+    char temporary[NAME_MAX + 1];
+    const char *name = file->name;
+
+    if (replace) {
+        (void)snprintf(temporary, sizeof temporary, ".%s.new", file->name);
+        (void)unlinkat(directory, temporary, 0);
+        name = temporary;
+    }
+    CLEANUP_CLOSE int fd =
+        openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
+    if (fd < 0 || write_all(fd, file->content, file->length) < 0 ||
+        (gid && fchown(fd, 0, gid) < 0) || fchmod(fd, 0640) < 0 ||
+        (replace && renameat(directory, temporary, directory, file->name) < 0)) {
+        error_errno(err, kind, "writing %s", file->name);
+        if (fd >= 0)
+            (void)unlinkat(directory, name, 0);
+        return -1;
+    }
+    return 0;
+}
+
+/* Parent of the stage directory, and room for a sibling's name behind it. */
+static int sibling_path(const struct plan *plan, const char *prefix, char *ret, size_t size,
+                        struct error *err)
+{
+    const char *slash = strrchr(plan->stage_dir, '/');
+    int length = snprintf(ret, size, "%.*s/%s%s", (int)(slash ? slash - plan->stage_dir : 0),
+                          plan->stage_dir, prefix, plan->id);
+
+    return length < (int)size ? 0
+                              : error_set(err, kind, "%s: the path is too long", plan->stage_dir);
+}
+
+static int fill(const char *path, const struct plan *plan, unsigned uid, struct error *err)
+{
+    CLEANUP_CLOSE int directory = make_directory_at(AT_FDCWD, path, 0750, 0, uid);
+
+    if (directory < 0)
+        return error_errno(err, kind, "creating %s", path);
+    for (size_t i = 0; i < plan->n_files; i++)
+        if (write_file_at(directory, &plan->files[i], uid, false, err) < 0)
+            return -1;
+    CLEANUP_CLOSE int logs = make_directory_at(directory, "logs", 0700, uid, uid);
+    return logs < 0 ? error_errno(err, kind, "creating %s/logs", path) : 0;
+}
+
+/* Something lies where the stage directory goes, and no bottle owns it: a creation that died
+ * half-way left nothing of worth; anything with logs is kept beside it under another name. */
+static int move_aside(const struct plan *plan, struct error *err)
+{
+    char logs[PATH_MAX], aside[PATH_MAX], prefix[48];
+
+    if (snprintf(logs, sizeof logs, "%s/logs", plan->stage_dir) >= (int)sizeof logs)
+        return error_set(err, kind, "%s: the path is too long", plan->stage_dir);
+    if (directory_bytes(logs) == 0)
+        return directory_remove(plan->stage_dir, NULL, err);
+    (void)snprintf(prefix, sizeof prefix, ".left-%lld-", (long long)clock_wall_ms());
+    if (sibling_path(plan, prefix, aside, sizeof aside, err) < 0)
+        return -1;
+    return rename(plan->stage_dir, aside) < 0
+               ? error_errno(err, kind, "moving %s out of the way", plan->stage_dir)
+               : 0;
+}
+
+static int put_in_place(const char *temporary, const struct plan *plan, struct error *err)
+{
+    if (rename(temporary, plan->stage_dir) == 0)
+        return 0;
+    if (errno != ENOTEMPTY && errno != EEXIST)
+        return error_errno(err, kind, "creating %s", plan->stage_dir);
+    if (move_aside(plan, err) < 0)
+        return -1;
+    return rename(temporary, plan->stage_dir) < 0
+               ? error_errno(err, kind, "creating %s", plan->stage_dir)
+               : 0;
+}
+
+int stage_write(const struct plan *plan, unsigned uid, struct error *err)
+{
+    char temporary[PATH_MAX];
+
+    if (sibling_path(plan, ".new-", temporary, sizeof temporary, err) < 0)
+        return -1;
+    if (access(temporary, F_OK) == 0 && directory_remove(temporary, NULL, err) < 0)
+        goto failed;
+    if (fill(temporary, plan, uid, err) < 0 || put_in_place(temporary, plan, err) < 0)
+        goto failed;
+    return 0;
+failed:
+    (void)directory_remove(temporary, NULL, NULL);
+    if (err)
+        err->kind = kind;
+    return error_wrap(err, "the stage directory could not be written (free space there, or make it "
+                           "writable, and try again)");
+}
+
+/* --- Before a start --------------------------------------------------------------------------- */
+
+static bool same_content(int directory, const struct plan_file *file)
+{
+    struct stat status;
+    CLEANUP_CLOSE int fd =
+        openat(directory, file->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+    if (fd < 0 || fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) ||
+        (size_t)status.st_size != file->length)
+        return false;
+    CLEANUP_FREE char *bytes = malloc(file->length + 1);
+    size_t done = 0;
+    while (bytes && done < file->length) {
+        ssize_t got = read(fd, bytes + done, file->length - done);
+        if (got <= 0)
+            return false;
+        done += (size_t)got;
+    }
+    return bytes && memcmp(bytes, file->content, file->length) == 0;
+}
+
+int stage_ensure(const struct plan *plan, unsigned uid, struct error *err)
+{
+    if (access(plan->stage_dir, F_OK) < 0 && errno == ENOENT)
+        return stage_write(plan, uid, err);
+    CLEANUP_CLOSE int directory = make_directory_at(AT_FDCWD, plan->stage_dir, 0750, 0, uid);
+    if (directory < 0)
+        return error_errno(err, kind, "%s", plan->stage_dir);
+    for (size_t i = 0; i < plan->n_files; i++)
+        if (!same_content(directory, &plan->files[i]) &&
+            write_file_at(directory, &plan->files[i], uid, true, err) < 0)
+            return error_wrap(err, "%s", plan->stage_dir);
+    CLEANUP_CLOSE int logs = make_directory_at(directory, "logs", 0700, uid, uid);
+    return logs < 0 ? error_errno(err, kind, "%s/logs", plan->stage_dir) : 0;
+}
+
+int run_make(const struct plan *plan, unsigned uid, struct error *err)
+{
+    static const char *const inner[] = {"net", "proxy"};
+
+    if (directory_remove(plan->run_dir, NULL, err) < 0) {
+        if (err)
+            err->kind = kind;
+        return -1;
+    }
+    CLEANUP_CLOSE int directory = make_directory_at(AT_FDCWD, plan->run_dir, 0700, uid, uid);
+    if (directory < 0)
+        return error_errno(err, kind, "creating %s", plan->run_dir);
+    for (size_t i = 0; i < COUNT_OF(inner); i++) {
+        CLEANUP_CLOSE int fd = make_directory_at(directory, inner[i], 0700, uid, uid);
+        if (fd < 0)
+            return error_errno(err, kind, "creating %s/%s", plan->run_dir, inner[i]);
+    }
+    return 0;
+}
+
+int stage_open_log(const struct plan *plan, const char *name, unsigned uid)
+{
+    struct stat status;
+    CLEANUP_CLOSE int stage = open(plan->stage_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    CLEANUP_CLOSE int logs =
+        stage < 0 ? -1 : openat(stage, "logs", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = logs < 0 ? -1
+                      : openat(logs, name,
+                               O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+                               0600);
+
+    if (fd < 0)
+        return -1;
+    /* A second name for somebody else's file is no log of ours. */
+    if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || status.st_nlink != 1 ||
+        (uid && fchown(fd, uid, uid) < 0)) {
+        (void)close(fd);
+        return -1;
+    }
+    return fd;
+}

@@ -1,0 +1,142 @@
+/* The daemon's start: every stored bottle becomes known, and those that were alive are adopted.
+ *
+ * Plans are not resolved here (see snapshot.c), so thousands of bottles take a fraction of a
+ * second. What an earlier daemon left of a bottle that rests now (a run directory whose end was
+ * stored, but which was not removed any more) is removed; directories that no row owns are left
+ * alone. */
+#include <errno.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/util.h"
+#include "server/engine_internal.h"
+#include "server/log.h"
+#include "server/stage.h"
+
+enum { ADOPT_PATIENCE_MS = 15000 };
+
+struct loading {
+    struct app *app;
+    size_t count;
+    struct snapshot **busy; /* what was alive or being deleted */
+    size_t n_busy, room;
+};
+
+static void sweep_run_dir(const struct host *host, const char *slug)
+{
+    CLEANUP_FREE char *path = run_path(host, slug);
+    struct error err = ERROR_INIT;
+
+    if (path && access(path, F_OK) == 0 && directory_remove(path, NULL, &err) < 0)
+        log_event(LEVEL_WARNING, "a stale run directory stays", LOG_TEXT("slug", slug),
+                  LOG_TEXT("detail", err.text));
+}
+
+static int keep_busy(struct loading *loading, struct snapshot *snapshot)
+{
+    if (loading->n_busy == loading->room) {
+        size_t room = loading->room ? loading->room * 2 : 64;
+        struct snapshot **larger = realloc(loading->busy, room * sizeof(struct snapshot *));
+        if (!larger)
+            return -1;
+        loading->busy = larger;
+        loading->room = room;
+    }
+    loading->busy[loading->n_busy++] = snapshot_ref(snapshot);
+    return 0;
+}
+
+static int load_row(const struct bottle_row *row, const char *spec, const char *labels,
+                    void *context, struct error *err)
+{
+    struct loading *loading = context;
+    struct app *app = loading->app;
+
+    if (registry_restore(app->registry, row, err) < 0)
+        return -1;
+    struct plan_ref *plan = plan_ref_lazy(&app->host, row, spec, labels);
+    struct snapshot *snapshot = plan ? snapshot_new(row, plan) : NULL;
+    plan_ref_unref(plan);
+    if (!snapshot)
+        return error_set(err, NULL, "out of memory");
+    int result = 0;
+    if (states[row->state].live || row->state == STATE_DELETING)
+        result = keep_busy(loading, snapshot);
+    else
+        sweep_run_dir(&app->host, row->slug);
+    registry_publish(app->registry, snapshot);
+    loading->count++;
+    return result < 0 ? error_set(err, NULL, "out of memory") : 0;
+}
+
+static int load(sqlite3 *db, void *context, struct error *err)
+{
+    return rows_load(db, load_row, context, err);
+}
+
+static void take_up(struct engine *engine, struct loading *loading)
+{
+    for (size_t i = 0; i < loading->n_busy; i++) {
+        struct runner *runner = runner_take(engine, loading->busy[i]);
+        if (runner->row.state == STATE_DELETING)
+            delete_resume(runner);
+        else
+            follow_adopt(runner);
+        runner_settle(runner);
+        snapshot_release(loading->busy[i]);
+    }
+    free(loading->busy);
+}
+
+static void wait_for_adoption(struct engine *engine)
+{
+    int64_t until = clock_monotonic_ms() + ADOPT_PATIENCE_MS;
+    struct timespec deadline = {.tv_sec = until / 1000, .tv_nsec = until % 1000 * 1000000};
+    int result = 0;
+
+    (void)pthread_mutex_lock(&engine->lock);
+    while (engine->adopting > 0 && result == 0)
+        result =
+            pthread_cond_clockwait(&engine->settled, &engine->lock, CLOCK_MONOTONIC, &deadline);
+    (void)pthread_mutex_unlock(&engine->lock);
+}
+
+static int open_parts(struct app *app, struct error *err)
+{
+    const struct registry_limits limits = {
+        .max_bottles = (size_t)app->config.max_bottles,
+        .port_first = (uint16_t)app->config.host_port_first,
+        .port_last = (uint16_t)app->config.host_port_last,
+    };
+
+    if (!app->store && !(app->store = store_open(app->config.state_dir, err)))
+        return -1;
+    if (!app->registry && !(app->registry = registry_new(&limits)))
+        return error_set(err, NULL, "out of memory");
+    return stage_parents(&app->host, err);
+}
+
+int engine_start(struct app *app, struct error *err)
+{
+    struct loading loading = {.app = app};
+    int64_t began = clock_monotonic_ms();
+
+    if (open_parts(app, err) < 0 || engine_make(app, err) < 0 ||
+        store_read(app->store, load, &loading, err) < 0)
+        goto failed;
+    take_up(app->engine, &loading);
+    if (engine_run(app->engine, err) < 0)
+        goto broken;
+    wait_for_adoption(app->engine);
+    log_event(LEVEL_INFO, "bottles loaded", LOG_NUMBER("bottles", (int64_t)loading.count),
+              LOG_NUMBER("taken_up", (int64_t)loading.n_busy),
+              LOG_NUMBER("ms", clock_monotonic_ms() - began));
+    return 0;
+failed:
+    for (size_t i = 0; i < loading.n_busy; i++)
+        snapshot_release(loading.busy[i]);
+    free(loading.busy);
+broken:
+    engine_free(app);
+    return -1;
+}

@@ -1,0 +1,137 @@
+"""Fixtures of the end-to-end tests.
+
+All of them run inside tests/netns/enter: pytest puts itself there before it collects, so that nothing
+that a test or a bottle does can reach a real network. Canaries play that network for the whole run.
+"""
+import os
+import sys
+
+import pytest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "netns")]
+
+import canary  # noqa: E402
+import harness  # noqa: E402
+import processes  # noqa: E402
+
+INSIDE = "BOTTLED_TESTS_INSIDE"
+OTHER_USER = 65534  # nobody: the user that root's tests of "an ordinary user" run as
+
+
+def pytest_configure(config):
+    if os.environ.get(INSIDE) or config.option.collectonly:
+        return
+    os.environ[INSIDE] = "1"
+    config.pluginmanager.getplugin("capturemanager").stop_global_capturing()
+    sys.stdout.flush()
+    enter = os.path.join(HERE, "..", "netns", "enter")
+    os.execv(enter, [enter, *sys.orig_argv])
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(120))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tree():
+    """At the end of the run no process may be left of all that it started."""
+    processes.become_subreaper()
+    yield
+    left = processes.descendants()
+    processes.end_processes(left)
+    assert not left, f"processes left at the end of the run: {left}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def canaries(tree):
+    with canary.Canaries() as birds:
+        deaf = canary.self_test(birds)
+        assert not deaf, f"canaries that do not hear: {deaf}"
+        yield birds
+
+
+def finish(daemon):
+    """Ends a daemon; a fault of its own, or what it left, fails the test with the daemon's log."""
+    for slug in [bottle["slug"] for bottle in list_bottles(daemon)]:
+        daemon.delete(f"/bottles/{slug}")
+    fault = daemon.close()
+    assert fault is None, f"{fault}\n{daemon.output.text()[-8000:]}"
+
+
+def list_bottles(daemon):
+    if not daemon.process or daemon.process.poll() is not None:
+        return []
+    found, after = [], ""
+    while True:
+        page = daemon.get(f"/bottles?limit=1000{after}").json()
+        found += page["bottles"]
+        if not page["next"]:
+            return found
+        after = f"&after={page['next']}"
+
+
+@pytest.fixture
+def daemon():
+    """A bottled of this test's own, as the user that runs the tests."""
+    one = harness.Daemon()
+    try:
+        one.start()
+        yield one
+    finally:
+        finish(one)
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """One bottled for the tests of a module that do not mind each other."""
+    one = harness.Daemon()
+    try:
+        one.start()
+        yield one
+    finally:
+        finish(one)
+
+
+@pytest.fixture
+def new_daemon():
+    """Makes daemons with settings of their own: new_daemon(config={…}, uid=…); not started yet."""
+    made = []
+
+    def make(**options):
+        made.append(harness.Daemon(**options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            finish(one)
+
+
+@pytest.fixture(params=["same user", "ordinary user"])
+def any_user_daemon(request):
+    """As the tests' user, and, when that is root, as an ordinary user as well."""
+    uid = None
+    if request.param == "ordinary user":
+        if os.getuid() != 0:
+            pytest.skip("the tests run as an ordinary user already")
+        uid = OTHER_USER
+    one = harness.Daemon(uid=uid)
+    try:
+        one.start()
+        yield one
+    finally:
+        finish(one)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows the end of its daemons' logs."""
+    if call.excinfo and not call.excinfo.errisinstance(pytest.skip.Exception):
+        for one in list(harness.Daemon.living):
+            if one.output:
+                item.add_report_section(call.when, f"bottled in {one.base}", "\n".join(one.output.lines[-40:]))
+    yield

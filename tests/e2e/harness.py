@@ -1,0 +1,346 @@
+"""bottled under test: started in folders of its own, spoken to over its Unix socket, ended, looked after.
+
+Nothing here sleeps: a wait is a read of the daemon's output, a long poll of its API, or a pidfd.
+Standard library only: the demo and the benchmarks use it too.
+"""
+import http.client
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+import processes
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = ROOT / os.environ.get("BOTTLED_BUILD", os.environ.get("BUILD", "build"))
+READY_TIMEOUT = 20
+# How a user's shell finds programs on Debian: without the sbin folders.
+USER_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+# The table of what happened: it tells of bottles that are gone.
+HISTORY = "events"
+DEFAULTS = {"accelerator": "tcg", "log_level": "debug"}
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path, timeout):
+        super().__init__("bottled", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Reply:
+    def __init__(self, response):
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read()
+
+    @property
+    def text(self):
+        return self.body.decode()
+
+    def json(self):
+        return json.loads(self.body)
+
+    @property
+    def problem(self):
+        """The last part of a problem's type, or None."""
+        if not (self.headers.get("Content-Type") or "").startswith("application/problem+json"):
+            return None
+        return self.json()["type"].rsplit("/", 1)[-1].rsplit(":", 1)[-1]
+
+    @property
+    def pointers(self):
+        return sorted(fault["pointer"] for fault in self.json().get("errors", []))
+
+    def __repr__(self):
+        return f"<{self.status} {self.body[:2000]!r}>"
+
+
+class Output:
+    """A child's stderr, kept line by line by a thread, so that a pipe never fills up."""
+
+    def __init__(self, stream):
+        self.lines = []
+        self._ended = False
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
+        self._thread.start()
+
+    def _read(self, stream):
+        with stream:
+            for line in stream:
+                with self._news:
+                    self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def wait_line(self, pattern, timeout, start=0):
+        """The first line from `start` on that matches, or None at the end of the time or of the output."""
+
+        def look():
+            found = next((line for line in self.lines[start:] if re.search(pattern, line)), None)
+            return found or self._ended and "\0"
+
+        with self._news:
+            found = self._news.wait_for(look, timeout)
+        return None if not found or found == "\0" else found
+
+    def text(self):
+        with self._news:
+            return "\n".join(self.lines)
+
+
+class Daemon:
+    """One bottled. `uid`: run it as that user. `config`: keys of its file, over DEFAULTS."""
+
+    living = []  # those that are not closed yet
+
+    def __init__(self, uid=None, config=None, base=None, env=None):
+        Daemon.living.append(self)
+        self.uid, self.env = uid, env or {}
+        self.base = pathlib.Path(base or tempfile.mkdtemp(prefix="bt", dir="/tmp"))
+        self.state_dir, self.run_dir = self.base / "s", self.base / "r"
+        self.socket = self.run_dir / "bottled.sock"
+        self.config = {**DEFAULTS, **(config or {})}
+        self.process = self.output = None
+        self.killed = False
+        self.base.chmod(0o755)
+        if uid is not None:
+            os.chown(self.base, uid, uid)
+
+    # --- Life ---------------------------------------------------------------------------------
+
+    def write_config(self):
+        text = "".join(f"{key}: {json.dumps(value)}\n" for key, value in self.config.items())
+        path = self.base / "bottled.yaml"
+        path.write_text(text)
+        path.chmod(0o644)
+        return path
+
+    def argv(self, *extra):
+        argv = [str(BUILD / "bottled"), "--config", str(self.write_config())]
+        argv += ["--state-dir", str(self.state_dir), "--run-dir", str(self.run_dir)]
+        if self.uid is not None:
+            ids = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
+            argv = ["setpriv", *ids, "--", *argv]
+        return argv + list(extra)
+
+    def environment(self):
+        base = {**os.environ, "PATH": f"{ROOT}/.tools/bin:{os.environ['PATH']}"}
+        if self.uid is not None:
+            base = {"PATH": f"{ROOT}/.tools/bin:{USER_PATH}", "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+        return {**base, **self.env}
+
+    def spawn(self, *extra):
+        """Starts the program and does not wait for anything."""
+        self.process = subprocess.Popen(
+            self.argv(*extra),
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd="/",
+        )
+        processes.waited_for.add(self.process.pid)
+        self.output = Output(self.process.stderr)
+        self.killed = False
+        return self
+
+    def start(self, *extra, timeout=READY_TIMEOUT):
+        self.spawn(*extra)
+        if not self.output.wait_line(r"\bready on\b", timeout):
+            self.process.poll()
+            raise AssertionError(f"bottled is not ready (exit {self.process.returncode}):\n{self.output.text()}")
+        return self
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def kill(self):
+        """As a crash would: at once, and the bottles run on."""
+        self.process.kill()
+        self.process.wait(10)
+        self.killed = True
+
+    def stop(self, timeout=20):
+        """Asks it to end and gives its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def restart(self):
+        self.stop()
+        return self.start()
+
+    # --- Talk ---------------------------------------------------------------------------------
+
+    def request(self, method, path, body=None, headers=None, timeout=100):
+        connection = UnixConnection(str(self.socket), timeout)
+        headers = dict(headers or {})
+        if body is not None and not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+        if isinstance(body, str):
+            body = body.encode()
+        if body is not None:
+            headers.setdefault("Content-Type", "application/json")
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            return Reply(connection.getresponse())
+        finally:
+            connection.close()
+
+    def get(self, path, **options):
+        return self.request("GET", path, **options)
+
+    def post(self, path, body=None, **options):
+        return self.request("POST", path, body=body, **options)
+
+    def delete(self, path, **options):
+        return self.request("DELETE", path, **options)
+
+    def create(self, plan, query="", status=201):
+        """POST /bottles; the bottle object."""
+        reply = self.post(f"/bottles{query}", plan)
+        assert reply.status == status, f"{reply}\n{self.output.text()[-3000:]}"
+        return reply.json()
+
+    def run(self, plan, timeout=60):
+        """Creates and starts a bottle and waits until its command has ended; the bottle object."""
+        return self.create(plan, f"?start=true&wait=exited&timeout={timeout}s")
+
+    def wait(self, slug, state, timeout=30):
+        """The long poll; the bottle object, in whatever state ended the wait."""
+        reply = self.get(f"/bottles/{slug}/wait?state={state}&timeout={timeout}s")
+        assert reply.status == 200, f"{reply}\n{self.output.text()[-3000:]}"
+        return reply.json()
+
+    def bottle(self, slug):
+        reply = self.get(f"/bottles/{slug}")
+        return reply.json() if reply.status == 200 else None
+
+    def log(self, slug, stream="command"):
+        reply = self.get(f"/bottles/{slug}/logs?stream={stream}")
+        assert reply.status == 200, reply
+        return reply.body.decode(errors="replace")
+
+    def remove(self, slug):
+        """Deletes a bottle; the cleanup plan with its outcomes."""
+        reply = self.delete(f"/bottles/{slug}")
+        assert reply.status == 200, f"{reply}\n{self.output.text()[-3000:]}"
+        return reply.json()
+
+    def curl(self, *arguments, timeout=100):
+        """A real curl over the socket: (status, body)."""
+        argv = ["curl", "--silent", "--show-error", "--unix-socket", str(self.socket)]
+        done = subprocess.run(
+            [*argv, "--write-out", "\n%{http_code}", *arguments], capture_output=True, timeout=timeout, check=True
+        )
+        body, _, status = done.stdout.decode().rpartition("\n")
+        return int(status), body
+
+    # --- Look ---------------------------------------------------------------------------------
+
+    def own_processes(self):
+        """Every living process of this daemon's bottles, bottled itself left out."""
+        marks = [str(self.base).encode()]
+        found = []
+        everything = processes.descendants()
+        known = set()
+        for process in everything:
+            if self.process and process.pid == self.process.pid:
+                continue
+            if process.parent in known or mentions(process.pid, marks):
+                known.add(process.pid)
+                found.append(process)
+        return found
+
+    def processes_named(self, name):
+        return [p for p in self.own_processes() if p.program == name or p.name == name[:15]]
+
+    def footprint(self):
+        """All that a bottle could leave behind."""
+        return {
+            "processes": sorted(p.pid for p in self.own_processes()),
+            "sockets": sorted(processes.unix_sockets(self.base) - {str(self.socket)}),
+            "ports": sorted(processes.listening_ports()),
+            "state files": sorted(processes.files_below(self.state_dir)),
+            "run files": sorted(processes.files_below(self.run_dir)),
+            "mounts": sorted(processes.mounts_below(self.base)),
+            "rows": {name: count for name, count in self.rows().items() if name != HISTORY},
+        }
+
+    def rows(self):
+        return processes.table_rows(self.state_dir / "bottled.db")
+
+    def close(self):
+        """Ends all, removes all; what was left of this daemon's own, as words, or None."""
+        faults = []
+        Daemon.living.remove(self)
+        if self.process and self.process.poll() is None:
+            try:
+                status = self.stop()
+                if status != 0:
+                    faults.append(f"bottled ended with {status}")
+            except subprocess.TimeoutExpired:
+                faults.append("bottled did not end within 20 s of SIGTERM")
+                self.kill()
+        left = self.own_processes()
+        if left:
+            faults.append(f"processes left: {left}")
+            processes.end_processes(left)
+        sockets = processes.unix_sockets(self.base) - ({str(self.socket)} if self.killed else set())
+        if sockets:
+            faults.append(f"sockets left: {sorted(sockets)}")
+        if self.process:
+            processes.waited_for.discard(self.process.pid)
+        shutil.rmtree(self.base, ignore_errors=True)
+        return "; ".join(faults) or None
+
+
+def mentions(pid, marks):
+    """Whether a process holds one of the marks in its command line, environment, folder, files or mounts."""
+    for name in ("cmdline", "environ", "mountinfo"):
+        try:
+            data = pathlib.Path(f"/proc/{pid}/{name}").read_bytes()
+        except OSError:
+            continue
+        if any(mark in data for mark in marks):
+            return True
+    try:
+        links = [f"/proc/{pid}/cwd"] + [f"/proc/{pid}/fd/{n}" for n in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return False
+    for link in links:
+        try:
+            if any(mark in os.readlink(link).encode() for mark in marks):
+                return True
+        except OSError:
+            pass
+    return False
+
+
+class Clock:
+    """`with Clock() as clock: …; clock.seconds`"""
+
+    def __enter__(self):
+        self._begun = time.monotonic()
+        self.seconds = 0.0
+        return self
+
+    def __exit__(self, *_):
+        self.seconds = time.monotonic() - self._begun

@@ -1,0 +1,77 @@
+"""bottled is killed and started again: its bottles neither end nor get lost."""
+import processes
+
+GATED = ["sh", "-c", "echo up; while :; do sleep 1000 & wait $!; done"]
+
+
+def test_running_bottle_is_taken_over(daemon):
+    daemon.create({"slug": "kept", "command": GATED}, "?start=true&wait=running")
+    before = daemon.bottle("kept")
+    running = {p.pid for p in daemon.own_processes()}
+    daemon.kill()
+    assert {p.pid for p in daemon.own_processes()} == running, "the crash took processes with it"
+    daemon.start()
+    after = daemon.bottle("kept")
+    assert (after["state"], after["started_at"]) == ("running", before["started_at"])
+    assert {p.pid for p in daemon.own_processes()} == running
+
+    # Taken over means in charge: it can be stopped, and leaves nothing.
+    daemon.remove("kept")
+    assert daemon.own_processes() == []
+
+
+def test_end_is_noticed_after_the_restart(daemon):
+    """The command ends by itself while the second bottled looks on."""
+    daemon.create({"slug": "ends", "command": ["sh", "-c", "sleep 6; exit 9"]}, "?start=true&wait=running")
+    daemon.kill()
+    daemon.start()
+    assert daemon.bottle("ends")["state"] == "running"
+    bottle = daemon.wait("ends", "exited")
+    assert (bottle["state"], bottle["exit_code"]) == ("exited", 9)
+
+
+def test_end_while_bottled_was_down(daemon):
+    daemon.create({"slug": "alone", "command": ["sh", "-c", "sleep 1; echo last words; exit 5"]}, "?start=true&wait=running")
+    daemon.kill()
+    for shim in daemon.processes_named("bottle-shim"):
+        assert processes.wait_gone(shim.pid, 30), "the guest's command has ended, the shim has not"
+    assert daemon.own_processes() == []
+    daemon.start()
+    bottle = daemon.bottle("alone")
+    assert (bottle["state"], bottle["exit_code"]) == ("exited", 5)
+    assert bottle["finished_at"] >= bottle["started_at"]
+    assert daemon.log("alone") == "last words\n"
+
+
+def test_shim_killed_while_bottled_was_down(daemon):
+    """Without a word from the shim it is a failure with a reason, never 'running'."""
+    daemon.create({"slug": "lost", "command": GATED}, "?start=true&wait=running")
+    shims = daemon.processes_named("bottle-shim")
+    daemon.kill()
+    processes.end_processes(shims)
+    for process in daemon.own_processes():
+        assert processes.wait_gone(process.pid, 10), f"{process} outlives its shim"
+    daemon.start()
+    bottle = daemon.bottle("lost")
+    assert bottle["state"] == "failed" and bottle["reason"], bottle
+    assert daemon.post("/bottles/lost/start").status == 202
+    assert daemon.wait("lost", "running")["state"] == "running"
+
+
+def test_killed_while_starting(daemon):
+    daemon.create({"slug": "young", "command": ["sh", "-c", "echo up; exit 6"]}, "?start=true")
+    daemon.kill()
+    daemon.start()
+    bottle = daemon.wait("young", "exited")
+    assert (bottle["state"], bottle["exit_code"]) == ("exited", 6), bottle
+
+
+def test_prepared_bottles_survive(daemon):
+    plans = [daemon.create({"slug": f"kept-{n}", "command": ["true"]}) for n in range(5)]
+    before = {p["slug"]: daemon.get(f"/bottles/{p['slug']}/plan").json() for p in plans}
+    listed = daemon.get("/bottles").json()
+    daemon.kill()
+    daemon.start()
+    assert daemon.get("/bottles").json() == listed
+    for slug, plan in before.items():
+        assert daemon.get(f"/bottles/{slug}/plan").json() == plan

@@ -1,0 +1,185 @@
+"""The one promise: a bottle reaches its sidecar at proxy.internal and nothing else.
+
+One guest tries all of tests/netns/probes.py; each line of what it tells is one test. The canaries must
+have heard nothing, and the last tests show that they, and the probes, would have told: the same guest on a
+gvproxy that runs outside a cell is heard.
+"""
+import os
+import pathlib
+
+import canary
+import control
+import harness
+import probes
+import pytest
+
+
+@pytest.fixture(scope="module")
+def tried(canaries):
+    """{"told": {probe: what came back}, "hits": canaries that heard, "visits": of the allowed server}"""
+    daemon = harness.Daemon(config={"host_ports": probes.HOST_PORTS})
+    try:
+        daemon.start()
+        hits, visits = len(canaries.hits), len(canaries.visits)
+        bottle = daemon.run(probes.plan(slug="escape"))
+        assert (bottle["state"], bottle["exit_code"]) == ("exited", 0), bottle
+        told = {
+            "told": probes.results(daemon.log("escape")),
+            "hits": canaries.hits[hits:],
+            "visits": canaries.visits[visits:],
+            "plan": daemon.get("/bottles/escape/plan").json(),
+        }
+        daemon.remove("escape")
+    finally:
+        fault = daemon.close()
+    assert fault is None, fault
+    return told
+
+
+@pytest.mark.parametrize("probe", probes.PROBES, ids=lambda probe: probe.id)
+def test_probe(tried, probe):
+    as_it_must, words = probe.judge(tried["told"].get(probe.id))
+    assert as_it_must, f"{probe.tried}: {words}"
+
+
+def test_no_canary_heard(tried):
+    assert tried["hits"] == []
+
+
+def test_the_allowed_server_was_visited(tried):
+    """By the three probes that may, and with no other address than its own."""
+    assert len(tried["visits"]) == 3, tried["visits"]
+    assert {visit["address"] for visit in tried["visits"]} == {"203.0.113.10"}
+
+
+def test_proxy_port_was_the_one_that_was_probed(tried):
+    assert tried["plan"]["port_forwards"][0]["host_port"] == 51001
+
+
+RULES = [
+    # (egress.allow, CONNECT to, what the status line must hold)
+    (["other.example:8080"], "other.example:8080", "200"),
+    (["other.example:8080"], "other.example:443", "403"),
+    (["*.example"], "allowed.example:443", "200"),
+    (["*.example"], "lan.example:80", "403"),
+    (["*.example"], "metadata.example:80", "403"),
+    (["*.example"], "loopback.example:443", "403"),
+    (["loopback.example:2222"], "loopback.example:2222", "403"),
+    (["lan.example"], "lan.example:80", "403"),
+    ([], "allowed.example:443", "403"),
+    (["ALLOWED.example."], "allowed.example:443", "200"),
+    (["allowed.example"], "notallowed.example:443", "403"),
+    (["allowed.example"], "allowed.example.:443", "200"),
+    (["allowed.example"], "203.0.113.10:443", "403"),
+]
+
+
+def test_proxy_rules(canaries, new_daemon):
+    """Rules by host, suffix and port; a permitted name that leads to a private address is refused all the same."""
+    daemon = new_daemon().start()
+    wanted, told = [], []
+    for allow in list(dict.fromkeys(tuple(row[0]) for row in RULES)):
+        rows = [row for row in RULES if tuple(row[0]) == allow]
+        script = probes.guest_script([(n, f"tunnel {row[1]}") for n, row in enumerate(rows)])
+        hits = len(canaries.hits)
+        bottle = daemon.run({"command": ["sh", "-c", script], "egress": {"allow": list(allow)}})
+        came_back = probes.results(daemon.log(bottle["slug"]))
+        for n, row in enumerate(rows):
+            wanted.append((*row, []))
+            status = came_back.get(str(n), "nothing").split(" ")[1:2] or ["nothing"]
+            told.append((row[0], row[1], status[0], canaries.hits[hits:]))
+        daemon.remove(bottle["slug"])
+    assert told == wanted
+
+
+def test_two_bottles_do_not_reach_each_other(new_daemon):
+    """Neither the other's guest nor the other's proxy."""
+    daemon = new_daemon().start()
+    serve = "mkdir /tmp/w; echo secret >/tmp/w/index.html; httpd -f -p 80 -h /tmp/w & echo up; wait"
+    other = daemon.create({"command": ["sh", "-c", serve], "slug": "other"}, "?start=true&wait=running")
+    port = daemon.get("/bottles/other/plan").json()["port_forwards"][0]["host_port"]
+    gateway = other["guest_ip"].rsplit(".", 1)[0] + ".1"
+    tries = [(other["guest_ip"], 80), (gateway, 8888), (gateway, 80), ("$gw", port)]
+    script = probes.guest_script([(n, f"tcp {ip} {port}") for n, (ip, port) in enumerate(tries)])
+    bottle = daemon.run({"command": ["sh", "-c", script]})
+    told = probes.results(daemon.log(bottle["slug"]))
+    assert len(told) == len(tries), told
+    for n, target in enumerate(tries):
+        assert "refused" in told[str(n)] or "unreachable" in told[str(n)], (target, told[str(n)])
+
+
+def test_gateway_api_changes_nothing(daemon):
+    """gvproxy answers the guest at gateway:80, without a password. In its cell the worst requests come to nothing."""
+    attacks = [
+        ("unix", "/run/bottle/api.sock", "tcp://$net.2:7"),
+        ("unix", "/run/bottle/vm.sock", "tcp://$net.2:7"),
+        ("unix", "/run/bottle/net.sock", "tcp://$net.2:7"),
+        ("unix", "/gvproxy.yaml", "tcp://$net.2:7"),
+        ("tcp", "127.0.0.1:8888", "$net.2:7"),
+    ]
+    tries = [(n, f"expose {' '.join(attack)}") for n, attack in enumerate(attacks)]
+    script = probes.guest_script([*tries, ("after", "ask 'GET http://allowed.example/'")]) + "sleep 1000 & wait\n"
+    daemon.create(
+        {"slug": "pwn", "command": ["sh", "-c", script], "egress": {"allow": ["allowed.example"]}},
+        "?start=true&wait=running",
+    )
+    before = daemon.footprint()
+    log = control.follow(daemon, "pwn", b"done\n")
+    told = probes.results(log)
+    for n, attack in enumerate(attacks):
+        assert " 500 " in told[str(n)], (attack, told[str(n)])
+    assert "hello from the allowed server" in told["after"]
+    after = daemon.footprint()
+    for what in ("sockets", "ports", "processes"):
+        assert after[what] == before[what], what
+
+
+def status_of(pid, field):
+    text = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith(f"{field}:"))
+
+
+def test_the_jails_from_outside(daemon):
+    """What the kernel says about the running programs: no network but lo, no rights, one user for the bottle."""
+    daemon.create({"slug": "jailed", "command": ["sleep", "1000"]}, "?start=true&wait=running")
+    ours = os.readlink("/proc/self/ns/net")
+    inside = {name: daemon.processes_named(name)[-1] for name in ("gvproxy", "qemu-system-x86_64", "squid")}
+    for name, process in inside.items():
+        assert status_of(process.pid, "CapEff") == "0000000000000000", name
+        assert status_of(process.pid, "NoNewPrivs") == "1", name
+        for namespace in ("user", "pid", "mnt", "ipc"):
+            link = f"ns/{namespace}"
+            assert os.readlink(f"/proc/{process.pid}/{link}") != os.readlink(f"/proc/self/{link}"), (name, link)
+    for name in ("gvproxy", "qemu-system-x86_64"):
+        assert status_of(inside[name].pid, "Seccomp") == "2", name
+        assert os.readlink(f"/proc/{inside[name].pid}/ns/net") != ours, name
+        devices = pathlib.Path(f"/proc/{inside[name].pid}/net/dev").read_text().splitlines()[2:]
+        assert [line.split(":")[0].strip() for line in devices] == ["lo"], name
+        visible = set(os.listdir(f"/proc/{inside[name].pid}/root"))
+        assert not visible & {"home", "root", "var", "srv", "boot"}, (name, visible)
+    users = {status_of(process.pid, "Uid").split()[0] for process in daemon.own_processes()}
+    if os.getuid() == 0:
+        assert len(users) == 1 and int(users.pop()) >= 65536, "the bottle's own user"
+    else:
+        assert users == {str(os.getuid())}
+
+
+# --- The negative control ----------------------------------------------------------------------
+
+
+def test_canaries_hear(canaries):
+    assert canary.self_test(canaries) == []
+
+
+def test_without_the_cell_the_probes_get_out(canaries):
+    """The same guest, the same gvproxy.yaml, no cell: the probes reach what they must not reach, and are heard."""
+    hits = len(canaries.hits)
+    told = probes.results(control.run_unconfined(probes.guest_script(probes.PROBES)))
+    heard = canaries.hits[hits:]
+    free = {probe.id for probe in probes.PROBES if not probe.judge(told.get(probe.id))[0]}
+    # Not the metadata service: gvproxy keeps its guests from it by itself.
+    expected = {"internet-443", "internet-80", "lan-10", "lan-192", "lan-100", "dns-tcp", "gateway-22", "gateway-2222"}
+    expected |= {"gateway-8889", "udp-internet", "udp-gateway", "dns-txt", "dns-zone", "dns-other"}
+    assert expected <= free, {name: told.get(name) for name in expected - free}
+    places = {hit["place"] for hit in heard}
+    assert {"internet", "LAN", "host loopback", "host's resolver"} <= places, places
