@@ -24,12 +24,15 @@ static bool is_program(const char *path)
 
 static bool find_along(const char *list, const char *name, char *ret, size_t size)
 {
+    char path[PATH_MAX];
+
     for (const char *at = list; *at;) {
         size_t length = strcspn(at, ":");
         /* A relative or empty part would make the answer depend on where the daemon was started. */
         if (length > 0 && at[0] == '/' &&
-            snprintf(ret, size, "%.*s/%s", (int)length, at, name) < (int)size && is_program(ret))
-            return true;
+            snprintf(path, sizeof path, "%.*s/%s", (int)length, at, name) < (int)sizeof path &&
+            is_program(path))
+            return snprintf(ret, size, "%s", path) < (int)size;
         at += length;
         at += *at == ':';
     }

@@ -450,9 +450,8 @@ static void wait_for(struct http *http, bool all, int64_t ms)
 
 void http_stop(struct http *http)
 {
-    for (size_t i = 0; i < http->n_listeners; i++)
-        if (http->listeners[i].daemon)
-            http->listeners[i].fd = MHD_quiesce_daemon(http->listeners[i].daemon);
+    /* The listeners stay open meanwhile and new requests are refused with words: quiescing races
+     * with the library's own thread over its epoll set (0.9.75), and losing aborts the process. */
     (void)pthread_mutex_lock(&http->lock);
     http->stopping = true;
     (void)pthread_cond_broadcast(&http->changed);
@@ -470,10 +469,10 @@ void http_stop(struct http *http)
     for (size_t i = 0; i < http->n_listeners; i++) {
         struct listener *listener = &http->listeners[i];
         if (listener->daemon)
-            MHD_stop_daemon(listener->daemon);
-        listener->daemon = NULL;
-        if (listener->fd >= 0)
+            MHD_stop_daemon(listener->daemon); /* closes the listener too */
+        else if (listener->fd >= 0)
             (void)close(listener->fd);
+        listener->daemon = NULL;
         listener->fd = -1;
         if (!listener->tcp)
             listen_unlink(listener->address, listener->inode);

@@ -33,6 +33,7 @@ static int block_signals(struct error *err)
     (void)sigaddset(&ends, SIGTERM);
     (void)sigaddset(&ends, SIGINT);
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its write */
     if (sigprocmask(SIG_BLOCK, &ends, NULL) < 0)
         return error_errno(err, NULL, "signals");
     int fd = signalfd(-1, &ends, SFD_CLOEXEC);

@@ -6,12 +6,17 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include <dirent.h>
+
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/util.h"
 
 static const char kind[] = "stage-unwritable";
+
+/* A slug starts with no dot: no bottle can have such a name. */
+#define UNFINISHED ".new-"
 
 unsigned stage_uid(const struct host *host, const struct allocation *allocation)
 {
@@ -63,6 +68,23 @@ int stage_parents(const struct host *host, struct error *err)
         parent_make(host->run_dir, "", shared, err) < 0)
         return -1;
     return parent_make(host->run_dir, "/b", shared, err);
+}
+
+void stage_sweep(const struct host *host)
+{
+    char path[PATH_MAX];
+
+    (void)snprintf(path, sizeof path, "%s/bottles", host->state_dir);
+    DIR *directory = opendir(path);
+    for (struct dirent *entry; directory && (entry = readdir(directory));) {
+        char half[PATH_MAX + NAME_MAX + 2];
+        if (strncmp(entry->d_name, UNFINISHED, strlen(UNFINISHED)) != 0)
+            continue;
+        (void)snprintf(half, sizeof half, "%s/%s", path, entry->d_name);
+        (void)directory_remove(half, NULL, NULL);
+    }
+    if (directory)
+        (void)closedir(directory);
 }
 
 /* --- Writing ---------------------------------------------------------------------------------- */
@@ -170,7 +192,7 @@ int stage_write(const struct plan *plan, unsigned uid, struct error *err)
 {
     char temporary[PATH_MAX];
 
-    if (sibling_path(plan, ".new-", temporary, sizeof temporary, err) < 0)
+    if (sibling_path(plan, UNFINISHED, temporary, sizeof temporary, err) < 0)
         return -1;
     if (access(temporary, F_OK) == 0 && directory_remove(temporary, NULL, err) < 0)
         goto failed;
@@ -181,8 +203,10 @@ failed:
     (void)directory_remove(temporary, NULL, NULL);
     if (err)
         err->kind = kind;
-    return error_wrap(err, "the stage directory could not be written (free space there, or make it "
-                           "writable, and try again)");
+    return error_wrap(err,
+                      "the stage directory %s could not be written (free space there, or make it "
+                      "writable, and try again)",
+                      plan->stage_dir);
 }
 
 /* --- Before a start --------------------------------------------------------------------------- */

@@ -18,6 +18,8 @@ char *stage_path(const struct host *host, const char *slug);
 char *run_path(const struct host *host, const char *slug);
 /* The directories above them, at the daemon's start. */
 int stage_parents(const struct host *host, struct error *err);
+/* At start, before any creation: removes what creations that died half-way had not put in place. */
+void stage_sweep(const struct host *host);
 
 /* Makes the whole directory beside its place and renames it into it: all or nothing. A leftover
  * that no bottle owns is moved aside, to be found by a later cleanup. Fails with kind

@@ -113,7 +113,10 @@ static int open_parts(struct app *app, struct error *err)
         return -1;
     if (!app->registry && !(app->registry = registry_new(&limits)))
         return error_set(err, NULL, "out of memory");
-    return stage_parents(&app->host, err);
+    if (stage_parents(&app->host, err) < 0)
+        return -1;
+    stage_sweep(&app->host);
+    return 0;
 }
 
 int engine_start(struct app *app, struct error *err)

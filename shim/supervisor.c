@@ -78,11 +78,13 @@ static void set_phase(struct supervisor *sup, enum phase phase)
 
 /* ── the end ── */
 
+/* `reason` NULL: what the guest said stands. */
 static void settle(struct supervisor *sup, const char *outcome, const char *reason)
 {
     if (!sup->outcome) {
         sup->outcome = outcome;
-        (void)snprintf(sup->reason, sizeof sup->reason, "%s", reason);
+        if (reason)
+            (void)snprintf(sup->reason, sizeof sup->reason, "%s", reason);
     }
     begin_ending(sup);
 }
@@ -98,7 +100,7 @@ void supervisor_fail(struct supervisor *sup, const char *format, ...)
     if (sup->stop_requested)
         settle(sup, "stopped", "");
     else if (sup->ended)
-        settle(sup, "exited", sup->reason);
+        settle(sup, "exited", NULL);
     else
         settle(sup, "failed", reason);
 }
@@ -242,7 +244,7 @@ static void on_vm_end(struct supervisor *sup, int status)
         return;
     }
     if (sup->ended && !sup->stop_requested) {
-        settle(sup, "exited", sup->reason);
+        settle(sup, "exited", NULL);
         return;
     }
     wait_status_words(status, words, sizeof words);
@@ -353,6 +355,7 @@ static int watch_signals(struct supervisor *sup, struct error *err)
     (void)sigaddset(&set, SIGTERM);
     (void)sigprocmask(SIG_BLOCK, &set, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
+    (void)signal(SIGXFSZ, SIG_IGN);
     sup->signals = (struct loop_source){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
                                         .events = EPOLLIN,
                                         .callback = on_signal,

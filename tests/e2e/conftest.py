@@ -40,7 +40,7 @@ def tree():
     """At the end of the run no process may be left of all that it started."""
     processes.become_subreaper()
     yield
-    left = processes.descendants()
+    left = [process for process in processes.descendants() if not processes.wait_gone(process.pid, 5)]
     processes.end_processes(left)
     assert not left, f"processes left at the end of the run: {left}"
 

@@ -260,7 +260,7 @@ Test(config, defaults_follow_from_directories)
     cr_expect_str_eq(config.socket, "/r/bottled.sock");
     cr_expect_str_eq(config.tools_path, "/t:/u:/bin");
     cr_expect_str_eq(config.log_level, "info");
-    cr_expect_eq(config.boot_timeout_ms, 60000);
+    cr_expect_eq(config.boot_timeout_ms, 30000);
     cr_expect_eq(config.host_port_first, 20000);
     cr_expect_eq(config.host_port_last, 32767);
     cr_expect_eq(config.uid_base, geteuid() == 0 ? 1900000000 : 0);
