@@ -68,7 +68,7 @@ const struct backend *backend_find(const char *name);
  * unknown names. */
 const struct backend *backend_choose(const struct host *host, const char *name);
 json_t *preflight_encode(const struct preflight *preflight);
-/* Finds an executable regular file along a path list; 0 and *ret, or -1. */
+/* Finds an executable regular file along a path list, with links resolved; 0 and *ret, or -1. */
 int tool_find(const char *tools_path, const char *name, char *ret, size_t size);
 
 /* The members of a launch spec that every VM has, a probe too. Steals `vm`. Caller owns the result.

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,6 +23,14 @@ static bool is_program(const char *path)
     return stat(path, &status) == 0 && S_ISREG(status.st_mode) && access(path, X_OK) == 0;
 }
 
+/* The file itself: a jail has no /etc/alternatives that a link could lead through. */
+static bool resolve(const char *path, char *ret, size_t size)
+{
+    CLEANUP_FREE char *real = realpath(path, NULL);
+
+    return real && snprintf(ret, size, "%s", real) < (int)size;
+}
+
 static bool find_along(const char *list, const char *name, char *ret, size_t size)
 {
     char path[PATH_MAX];
@@ -32,7 +41,7 @@ static bool find_along(const char *list, const char *name, char *ret, size_t siz
         if (length > 0 && at[0] == '/' &&
             snprintf(path, sizeof path, "%.*s/%s", (int)length, at, name) < (int)sizeof path &&
             is_program(path))
-            return snprintf(ret, size, "%s", path) < (int)size;
+            return resolve(path, ret, size);
         at += length;
         at += *at == ':';
     }

@@ -36,10 +36,28 @@ static void rotate(struct sink *sink)
         (void)open_file(sink);
 }
 
+/* Keeps the beginning of the last line: what a program that failed said last. */
+static void note_last(struct sink *sink, const char *bytes, size_t length)
+{
+    size_t used = strlen(sink->last);
+
+    for (size_t i = 0; i < length; i++) {
+        if (bytes[i] == '\n') {
+            sink->line_ended = true;
+            continue;
+        }
+        if (sink->line_ended)
+            used = 0;
+        sink->line_ended = false;
+        if (used < sizeof sink->last - 1)
+            sink->last[used++] = bytes[i] >= ' ' && bytes[i] <= '~' ? bytes[i] : '?';
+        sink->last[used] = '\0';
+    }
+}
+
 void sink_write(struct sink *sink, const char *bytes, size_t length)
 {
-    if (sink->watch)
-        sink->watch(sink->context, bytes, length);
+    note_last(sink, bytes, length);
     if (sink->size + (off_t)length > sink->bound && sink->size > 0 && sink->file >= 0)
         rotate(sink);
     if (sink->file < 0 && open_file(sink) < 0)
@@ -101,18 +119,22 @@ int sink_pipe(struct sink *sink, int *ret_write_end, struct error *err)
     return 0;
 }
 
-void sink_close(struct sink *sink)
+void sink_drain(struct sink *sink)
 {
     char bytes[16384];
-    ssize_t got;
 
     /* Not for ever: a writer that is still alive could go on without end. */
     for (int i = 0; i < 64 && sink->source.fd >= 0; i++) {
-        got = read(sink->source.fd, bytes, sizeof bytes);
+        ssize_t got = read(sink->source.fd, bytes, sizeof bytes);
         if (got <= 0)
             break;
         sink_write(sink, bytes, (size_t)got);
     }
+}
+
+void sink_close(struct sink *sink)
+{
+    sink_drain(sink);
     drop_pipe(sink);
     if (sink->file >= 0)
         (void)close(sink->file);

@@ -15,9 +15,8 @@ struct sink {
     int directory, file;
     char name[32];
     off_t size, bound;
-    /* Called with what was read, before it is written; may be NULL. */
-    void (*watch)(void *context, const char *bytes, size_t length);
-    void *context;
+    char last[120]; /* the last line that had something in it, cut and made printable */
+    bool line_ended;
 };
 
 /* Opens (appends to) NAME.log in the directory, which must outlive the sink. */
@@ -28,5 +27,7 @@ int sink_open(struct sink *sink, struct loop *loop, int directory, const char *n
 int sink_pipe(struct sink *sink, int *ret_write_end, struct error *err);
 /* Appends bytes that came another way. A full disk loses log lines, never the bottle. */
 void sink_write(struct sink *sink, const char *bytes, size_t length);
-/* Takes what is still in the pipe, and closes all. */
+/* Takes what is in the pipe now. */
+void sink_drain(struct sink *sink);
+/* The same, and closes all. */
 void sink_close(struct sink *sink);

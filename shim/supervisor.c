@@ -248,9 +248,12 @@ static void on_vm_end(struct supervisor *sup, int status)
         return;
     }
     wait_status_words(status, words, sizeof words);
-    supervisor_fail(
-        sup, "the VM ended before its command did (%s); see logs?stream=console and stream=vmm",
-        words);
+    sink_drain(&sup->vm.out);
+    sink_drain(&sup->vm.error);
+    supervisor_fail(sup,
+                    "the VM ended before its command did (%s); it said last: \"%s\"; see "
+                    "logs?stream=console and stream=vmm",
+                    words, sup->vm.error.last[0] ? sup->vm.error.last : sup->vm.out.last);
 }
 
 static void on_child_end(struct supervisor *sup, struct child *child, int status)
@@ -266,8 +269,9 @@ static void on_child_end(struct supervisor *sup, struct child *child, int status
         bringup_again(sup);
     } else {
         wait_status_words(status, words, sizeof words);
-        supervisor_fail(sup, "%s ended unexpectedly (%s); see logs?stream=%s", child->name, words,
-                        child->name);
+        sink_drain(&child->out);
+        supervisor_fail(sup, "%s ended unexpectedly (%s); it said last: \"%s\"; see logs?stream=%s",
+                        child->name, words, child->out.last, child->name);
     }
 }
 

@@ -256,18 +256,21 @@ class Daemon:
     # --- Look ---------------------------------------------------------------------------------
 
     def own_processes(self):
-        """Every living process of this daemon's bottles, bottled itself left out."""
+        """Every living process of this daemon's bottles, bottled itself left out.
+
+        Known by the daemon's folder in what it holds, or by its parents and children. What may not be looked
+        into (a shim of an ordinary user lets nobody) is taken for one of them."""
+        own = self.process.pid if self.process else None
+        table = {process.pid: process for process in processes.descendants() if process.pid != own}
         marks = [str(self.base).encode()]
-        found = []
-        everything = processes.descendants()
-        known = set()
-        for process in everything:
-            if self.process and process.pid == self.process.pid:
-                continue
-            if process.parent in known or mentions(process.pid, marks):
+        known = {pid for pid in table if mentions(pid, marks)}
+        for pid in list(known):
+            while (pid := table[pid].parent) in table:
+                known.add(pid)
+        for process in table.values():  # oldest first: a parent is decided before its children
+            if process.parent in known:
                 known.add(process.pid)
-                found.append(process)
-        return found
+        return [process for process in table.values() if process.pid in known]
 
     def processes_named(self, name):
         return [p for p in self.own_processes() if p.program == name or p.name == name[:15]]
@@ -314,24 +317,20 @@ class Daemon:
 
 def mentions(pid, marks):
     """Whether a process holds one of the marks in its command line, environment, folder, files or mounts."""
-    for name in ("cmdline", "environ", "mountinfo"):
-        try:
-            data = pathlib.Path(f"/proc/{pid}/{name}").read_bytes()
-        except OSError:
-            continue
-        if any(mark in data for mark in marks):
-            return True
+    folder = pathlib.Path(f"/proc/{pid}")
     try:
-        links = [f"/proc/{pid}/cwd"] + [f"/proc/{pid}/fd/{n}" for n in os.listdir(f"/proc/{pid}/fd")]
-    except OSError:
-        return False
+        texts = [(folder / name).read_bytes() for name in ("cmdline", "environ", "mountinfo")]
+        links = [folder / "cwd", *(folder / "fd").iterdir()]
+    except PermissionError:
+        return True
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # ended while it was looked at
     for link in links:
         try:
-            if any(mark in os.readlink(link).encode() for mark in marks):
-                return True
+            texts.append(os.readlink(link).encode())
         except OSError:
-            pass
-    return False
+            pass  # closed meanwhile
+    return any(mark in text for mark in marks for text in texts)
 
 
 class Clock:
