@@ -47,6 +47,10 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
         config->binary,
         "-M",
         "microvm,x-option-roms=off,isa-serial=on,rtc=on",
+        /* Named, since the machine's default differs between builds of QEMU, and SeaBIOS boots no
+         * kernel without option ROMs. */
+        "-bios",
+        "qboot.rom",
         "-accel",
         config->kvm ? "kvm" : "tcg,thread=multi",
         "-cpu",

@@ -212,7 +212,7 @@ def perform(daemon, backend):
         heading("bottled")
         daemon.start()
         print(f"$ build/bottled --state-dir {daemon.state_dir} --run-dir {daemon.run_dir}")
-        print(next(line for line in daemon.output.lines if "ready on" in line))
+        print(next(line for line in daemon.output.lines if line.startswith("ready on")))
         before, heard = daemon.footprint(), len(birds.hits)
         show_boot(daemon, backend)
         show_table(daemon, birds, heard, verdicts)

@@ -69,7 +69,7 @@ class Reply:
 
 
 class Output:
-    """A child's stderr, kept line by line by a thread, so that a pipe never fills up."""
+    """A child's output, kept line by line by a thread, so that a pipe never fills up."""
 
     def __init__(self, stream):
         self.lines = []
@@ -151,18 +151,18 @@ class Daemon:
             self.argv(*extra),
             env=self.environment(),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             cwd="/",
         )
         processes.waited_for.add(self.process.pid)
-        self.output = Output(self.process.stderr)
+        self.output = Output(self.process.stdout)
         self.killed = False
         return self
 
     def start(self, *extra, timeout=READY_TIMEOUT):
         self.spawn(*extra)
-        if not self.output.wait_line(r"\bready on\b", timeout):
+        if not self.output.wait_line(r"^ready on ", timeout):
             self.process.poll()
             raise AssertionError(f"bottled is not ready (exit {self.process.returncode}):\n{self.output.text()}")
         return self

@@ -223,7 +223,7 @@ def test_daemon_that_is_asked_to_end_leaves_bottles_running(daemon):
 def test_chatty_command_does_not_fill_the_disk(new_daemon):
     """Logs are rotated at log_bytes; who follows one sees all of it, in order."""
     daemon = new_daemon(config={"log_bytes": 262144}).start()
-    script = "i=0; while [ $i -lt 800 ]; do i=$((i+1)); printf '%01000d\\n' $i; done; echo done"
+    script = "i=0; while [ $i -lt 800 ]; do i=$((i+1)); printf '%01000d\\n' $i; [ $((i % 50)) != 0 ] || sleep 0.2; done; echo done"
     daemon.create({"slug": "chatty", "command": ["sh", "-c", script]}, "?start=true")
     lines = control.follow(daemon, "chatty", b"done\n").splitlines()
     assert [int(line) for line in lines[:-1]] == list(range(1, 801))

@@ -17,7 +17,7 @@ import harness
 import processes
 import rendering
 
-SQUID = shutil.which("squid", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+SQUID = os.path.realpath(shutil.which("squid", path=os.environ["PATH"] + ":/usr/sbin:/sbin") or "squid")
 OTHER_USER = 65534
 CONFIG = "/etc/bottle/squid.conf"
 JAIL = [
