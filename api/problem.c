@@ -59,13 +59,18 @@ const struct problem_type *problem_type(const char *name)
     return &problem_types[0];
 }
 
+void problem_vset(struct problem *problem, const char *type, const char *format, va_list args)
+{
+    problem->type = problem_type(type);
+    (void)vsnprintf(problem->detail, sizeof problem->detail, format, args);
+}
+
 void problem_set(struct problem *problem, const char *type, const char *format, ...)
 {
     va_list args;
 
-    problem->type = problem_type(type);
     va_start(args, format);
-    (void)vsnprintf(problem->detail, sizeof problem->detail, format, args);
+    problem_vset(problem, type, format, args);
     va_end(args);
 }
 

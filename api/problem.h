@@ -3,6 +3,7 @@
 #pragma once
 
 #include <jansson.h>
+#include <stdarg.h>
 #include <stddef.h>
 
 #include "base/error.h"
@@ -40,6 +41,8 @@ struct problem {
 /* Sets type and detail; faults and members that are there stay. */
 void problem_set(struct problem *problem, const char *type, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+void problem_vset(struct problem *problem, const char *type, const char *format, va_list args)
+    __attribute__((format(printf, 3, 0)));
 /* Takes kind and text of an error. */
 void problem_from_error(struct problem *problem, const struct error *err);
 /* Adds one fault of the body; sets the type to "invalid-plan" when none is set. Keeps the first

@@ -35,13 +35,11 @@ void op_problem(struct op *op, const struct problem *problem)
 void op_refuse(struct op *op, const char *type, const char *format, ...)
 {
     struct problem problem = PROBLEM_INIT;
-    char words[sizeof problem.detail];
     va_list args;
 
     va_start(args, format);
-    (void)vsnprintf(words, sizeof words, format, args);
+    problem_vset(&problem, type, format, args);
     va_end(args);
-    problem_set(&problem, type, "%s", words);
     op_problem(op, &problem);
     problem_free(&problem);
 }

@@ -245,13 +245,11 @@ void reply_problem(struct request *request, const struct problem *problem)
 void reply_fault(struct request *request, const char *type, const char *format, ...)
 {
     struct problem problem = PROBLEM_INIT;
-    char words[sizeof problem.detail];
     va_list args;
 
     va_start(args, format);
-    (void)vsnprintf(words, sizeof words, format, args);
+    problem_vset(&problem, type, format, args);
     va_end(args);
-    problem_set(&problem, type, "%s", words);
     reply_problem(request, &problem);
     problem_free(&problem);
 }

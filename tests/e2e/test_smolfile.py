@@ -10,16 +10,12 @@ import random
 import shutil
 import sqlite3
 import subprocess
+import tomllib
 
 import pytest
 
 import harness
 import rendering
-
-try:
-    import tomllib
-except ImportError:  # Python 3.10 and older
-    tomllib = None
 
 PLANS = 200
 SEED = 20260102
@@ -115,8 +111,7 @@ class Smolvm:
 @pytest.fixture
 def smolvm(tmp_path):
     program = SMOLVM if SMOLVM.exists() else shutil.which("smolvm")
-    if not program:
-        pytest.skip("smolvm is neither in .tools/bin nor on PATH")
+    assert program, "smolvm is neither in .tools/bin nor on PATH: run tools/setup"
     return Smolvm(program, tmp_path)
 
 
@@ -185,7 +180,6 @@ def test_the_command_changes_what_is_left_out(smolvm):
     assert {key for key in env if held[key] != env[key]} == {key for key in env if key.startswith("V")}
 
 
-@pytest.mark.skipif(tomllib is None, reason="this Python has no TOML parser")
 def test_device_dialect_is_toml_that_says_the_same():
     rng = random.Random(SEED + 2)
     guests = [{**guest(rng), "image": hostile(rng)} for _ in range(PLANS)]
