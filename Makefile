@@ -127,6 +127,10 @@ e2e: build $(TEST_TOOLS) ## the end-to-end tests (PYTEST_ARGS='-k name' for some
 	@$(if $(wildcard tests/e2e/test_*.py),$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/e2e, \
 	    echo 'tests/e2e has no tests')
 
+.PHONY: bench
+bench: build ## figures of this machine (ARGS='boot egress' for some)
+	@tests/bench/bench $(ARGS)
+
 .PHONY: golden
 golden: units ## make the golden files of the unit tests anew, to be read before they are committed
 	@UPDATE_GOLDEN=1 tests/run-units $(BUILD) '$(UNIT)'

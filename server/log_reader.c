@@ -1,7 +1,7 @@
 /* A reader holds the file that it reads and, at first, the older one before it. When the file is
  * read to its end and <name>.log is another inode by now, what the writer still put into the old
- * one is read, then comes <name>.log.1 if that is one we have not seen (two rotations between two
- * looks), then the new <name>.log. */
+ * one is read, then comes <name>.log.1 if that is one we have not seen (two rotations or more
+ * between two looks: what lay between is gone, and a line says so), then the new <name>.log. */
 #include "server/log_reader.h"
 
 #include <errno.h>
@@ -29,7 +29,11 @@ struct log_reader {
     struct part parts[FILES_MAX]; /* older, then current */
     size_t at;                    /* index of the part being read */
     bool had_older;               /* <name>.log.1 was there at first */
+    const char *gap;              /* words to be told before the next bytes, or NULL */
 };
+
+static const char gap_words[] =
+    "[bottled: the log was rotated faster than it was read; lines may be missing here]\n";
 
 static struct part no_part(void)
 {
@@ -175,7 +179,8 @@ static bool move_on(struct log_reader *reader)
     struct part newer = open_part(reader, reader->current);
     if (newer.fd < 0)
         return false;
-    bool knows_older = present->fd < 0 && reader->had_older;
+    bool present_was_read = present->fd >= 0;
+    bool knows_older = !present_was_read && reader->had_older;
     struct part between = knows_older ? no_part() : open_part(reader, reader->older);
     if (between.fd >= 0 && (between.inode == present->inode || between.inode == newer.inode))
         close_part(&between);
@@ -189,12 +194,24 @@ static bool move_on(struct log_reader *reader)
      */
     close_part(&reader->parts[0]);
     reader->parts[0] = between;
+    reader->gap = present_was_read ? gap_words : NULL;
     return true;
+}
+
+static ssize_t tell_gap(struct log_reader *reader, char *out, size_t room)
+{
+    size_t left = strlen(reader->gap), length = left < room ? left : room;
+
+    memcpy(out, reader->gap, length);
+    reader->gap = length < left ? reader->gap + length : NULL;
+    return (ssize_t)length;
 }
 
 ssize_t log_reader_follow(struct log_reader *reader, char *out, size_t room)
 {
     do {
+        if (reader->gap)
+            return tell_gap(reader, out, room);
         for (; reader->at < FILES_MAX; reader->at++) {
             ssize_t got = read_part(&reader->parts[reader->at], out, room);
             if (got > 0)

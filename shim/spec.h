@@ -23,7 +23,7 @@
 enum {
     SIDECARS_MAX = FORWARDS_MAX,
     BINDS_MAX = 12,
-    STAGED_MAX = 5 + BINDS_MAX * (SIDECARS_MAX + 1),
+    STAGED_MAX = 6 + BINDS_MAX * (SIDECARS_MAX + 1),
 };
 
 struct bind {

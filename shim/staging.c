@@ -34,6 +34,7 @@ static void add_program_paths(struct paths *paths, struct program *program)
 
 static void collect(struct launch *launch, struct paths *paths)
 {
+    add_path(paths, &launch->bwrap);
     add_program_paths(paths, &launch->vm);
     if (launch->probe)
         return;

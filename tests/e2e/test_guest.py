@@ -226,7 +226,7 @@ def test_two_thousand_orphans_are_reaped(boot):
 def test_a_daemon_that_holds_stdout_does_not_hold_the_end(boot):
     guest = boot()
     result = guest.run(["sh", "-c", "(trap '' TERM; while :; do echo more; sleep 0.1; done) & echo up; exit 5"])
-    assert result.code == 5 and result.out.startswith(b"up\n")
+    assert result.code == 5 and b"up\n" in result.out
     assert 0.5 < result.seconds < 5
     begun = time.monotonic()
     guest.end()
