@@ -46,7 +46,7 @@ class Guest:
         self.received = b""
         image = image or BUILD / "guest" / "images" / "busybox.erofs"
         line = f"console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz={tsc_khz()} {append}"
-        argv = ["qemu-system-x86_64", "-M", "microvm,x-option-roms=off,isa-serial=on,rtc=on"]
+        argv = ["qemu-system-x86_64", "-M", "microvm,x-option-roms=off,isa-serial=on,rtc=on", "-bios", "qboot.rom"]
         argv += ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", str(memory)]
         argv += ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"]
         argv += ["-kernel", str(BUILD / "guest" / "vmlinuz")]
