@@ -273,7 +273,8 @@ class Daemon:
         return [process for process in table.values() if process.pid in known]
 
     def processes_named(self, name):
-        return [p for p in self.own_processes() if p.program == name or p.name == name[:15]]
+        """Those that run a program of that name, or one of its builds (Debian 13 has a squid-gnutls)."""
+        return [p for p in self.own_processes() if p.program == name or p.name == name[:15] or p.program.startswith(f"{name}-")]
 
     def footprint(self):
         """All that a bottle could leave behind."""

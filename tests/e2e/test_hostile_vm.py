@@ -1,0 +1,95 @@
+"""A VM process that was taken over: what it can still do to its supervisor and to bottled.
+
+A program of the test's own stands for QEMU, in QEMU's jail, and speaks the agent's protocol as it likes.
+"""
+import pytest
+
+PRELUDE = '''#!/usr/bin/python3
+import os, socket, struct, sys, time
+os.set_blocking(5, True)
+agent = socket.socket(fileno=5)
+
+def send(kind, payload=b""):
+    agent.sendall(struct.pack("<IB3x", len(payload), kind) + payload)
+
+def take():
+    head = agent.recv(8, socket.MSG_WAITALL)
+    if len(head) < 8:
+        sys.exit("the supervisor closed the channel")
+    length, kind = struct.unpack("<IB3x", head)
+    return kind, agent.recv(length, socket.MSG_WAITALL)
+
+HELLO, STARTED, OUTPUT, EXIT, FAILED, POWEROFF = 1, 2, 3, 4, 5, 66
+send(HELLO, struct.pack("<I", 1))
+take()
+'''
+PLAN = {"backend": "qemu", "slug": "taken", "command": ["true"]}
+
+
+@pytest.fixture(params=["same user", "ordinary user"])
+def taken_over(request, new_daemon):
+    """Starts bottled with a QEMU that runs this program."""
+
+    def start(program):
+        one = new_daemon(uid=65534 if request.param == "ordinary user" else None)
+        tools = one.base / "tools"
+        tools.mkdir()
+        qemu = tools / "qemu-system-x86_64"
+        qemu.write_text(PRELUDE + program)
+        qemu.chmod(0o755)
+        tools.chmod(0o755)
+        one.config["tools_path"] = str(tools)
+        return one.start()
+
+    return start
+
+
+def test_words_that_are_not_utf8_are_still_told(taken_over):
+    daemon = taken_over("send(STARTED)\nsend(EXIT, struct.pack('<II', 3, 0) + b'caf\\xe9 \\xff')\ntake()\n")
+    bottle = daemon.run(PLAN)
+    assert (bottle["state"], bottle["exit_code"]) == ("exited", 3), bottle
+    assert bottle["reason"] == "caf\ufffd \ufffd"
+
+
+def test_a_failure_in_words_that_are_not_utf8(taken_over):
+    daemon = taken_over("send(STARTED)\nsend(FAILED, b'\\xff' * 600)\ntake()\n")
+    bottle = daemon.run({**PLAN})
+    assert bottle["state"] == "failed" and "the guest: \ufffd" in bottle["reason"], bottle
+
+
+def test_started_after_exit_does_not_lift_the_deadline(taken_over):
+    daemon = taken_over("send(EXIT, struct.pack('<II', 3, 0))\nsend(STARTED)\ntime.sleep(600)\n")
+    bottle = daemon.run(PLAN)
+    assert (bottle["state"], bottle["exit_code"]) == ("exited", 3), bottle
+
+
+def test_a_flood_of_output_can_be_stopped(taken_over):
+    daemon = taken_over("send(STARTED)\nwhile True:\n    send(OUTPUT, b'\\1' + b'x' * 60000)\n")
+    daemon.create(PLAN, "?start=true&wait=running")
+    assert daemon.post("/bottles/taken/stop?grace=1s&wait=stopped&timeout=20s").status == 200
+
+
+TREE = """
+os.chdir("/run/bottle")
+os.makedirs("locked/inner")
+os.mkdir("locked/sock.d")
+os.symlink("/", "locked/root")
+os.chmod("locked/inner", 0)
+os.chmod("locked", 0)
+for _ in range(DEPTH):
+    os.mkdir("d")
+    os.chdir("d")
+send(STARTED)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("depth", [10, 50000])
+def test_what_it_leaves_behind_can_be_removed(taken_over, depth):
+    daemon = taken_over(TREE.replace("DEPTH", str(depth)))
+    daemon.create(PLAN, "?start=true&wait=running")
+    run_dir = daemon.run_dir / "b"
+    assert any(run_dir.iterdir())
+    plan = daemon.remove("taken")
+    assert all(item["outcome"] != "failed" for item in plan["items"])
+    assert not any(run_dir.iterdir())
