@@ -1,9 +1,9 @@
 /* Host ports for the sidecars: not taken by a bottle, and free on the host's loopback right now.
  *
- * A port is tried by binding it without SO_REUSEADDR and closing it again: that also passes over
- * ports with connections in TIME_WAIT. Another program may still take it before the sidecar binds
- * it; that sidecar then fails by name. The cursor is process-wide, so that a port just given back
- * rests while the range goes around. */
+ * A port is tried as the sidecar will use it: bound with SO_REUSEADDR (old connections in TIME_WAIT
+ * are no hindrance) and listened on, then closed again. Another program may still take it before
+ * the sidecar binds it; that sidecar then fails by name. The cursor is process-wide, so that a port
+ * just given back rests while the range goes around. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -23,10 +23,11 @@ static int bindable(uint16_t port)
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
     CLEANUP_CLOSE int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int one = 1;
 
-    if (fd < 0)
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0)
         return -1;
-    return bind(fd, (const struct sockaddr *)&address, sizeof address) == 0;
+    return bind(fd, (const struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 1) == 0;
 }
 
 int ports_pick(uint16_t first, uint16_t last, size_t count, port_taken *taken, void *context,

@@ -167,7 +167,8 @@ def test_rules_let_through_what_they_say_and_nothing_else(squid):
         if (status != 403) != allowed or (allowed and status != 200):
             wrong.append(f"{line}: {status}")
     assert not wrong, "\n".join(wrong) + "\n" + proxy.text
-    assert not proxy.words.wait_line("WARNING|ERROR|FATAL", 0), proxy.words.text()
+    # Squid 6 would rather have Via in what it sends; the guest's requests need not say that they came through it.
+    assert not proxy.words.wait_line("WARNING(?!: HTTP requires the use of Via)|ERROR|FATAL", 0), proxy.words.text()
 
 
 def test_a_name_that_no_rule_lists_is_not_looked_up(squid, canaries):
