@@ -9,6 +9,8 @@
 
 #include "base/util.h"
 
+enum { TREE_DEPTH_MAX = 64 };
+
 char *file_read(const char *path, size_t limit, size_t *ret_length, struct error *err)
 {
     CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -131,11 +133,74 @@ int directory_make(const char *path, mode_t mode, struct error *err)
     return 0;
 }
 
-typedef int visit_entry(int parent, const char *name, const struct stat *status, off_t *bytes);
+/* A tree that is counted or removed. A program that meant harm may have made what lies in it: with
+ * directories that shut their owner out, or with more levels than a process has descriptors. */
+struct tree {
+    bool remove;
+    int top; /* the open directory that it hangs from */
+    dev_t device;
+    off_t bytes;    /* of its regular files */
+    unsigned moved; /* directories that were moved up to `top` */
+};
 
-/* Calls `visit` for everything below the open directory, children before their directory. Takes fd.
- */
-static int walk(int fd, dev_t device, visit_entry *visit, off_t *bytes)
+static int walk(struct tree *tree, int fd, unsigned depth);
+
+/* Lets the owner into a directory; by descriptor, so that no link can be followed. */
+static int unlock(int parent, const char *name)
+{
+    char path[32];
+    CLEANUP_CLOSE int fd = openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return fd < 0 ? -1 : chmod(path, 0700);
+}
+
+/* Makes a directory that lies too deep one of the next round. */
+static int move_up(struct tree *tree, int parent, const char *name)
+{
+    char to[32];
+
+    do
+        (void)snprintf(to, sizeof to, ".deep-%u", tree->moved++);
+    while (renameat(parent, name, tree->top, to) < 0 &&
+           (errno == EEXIST || errno == ENOTEMPTY || errno == ENOTDIR));
+    return faccessat(tree->top, to, F_OK, AT_SYMLINK_NOFOLLOW);
+}
+
+static int enter(struct tree *tree, int parent, const char *name, const struct stat *status,
+                 unsigned depth)
+{
+    if (status->st_dev != tree->device) {
+        errno = EXDEV;
+        return -1;
+    }
+    if (tree->remove && (status->st_mode & 0700) != 0700 && unlock(parent, name) < 0)
+        return -1;
+    if (depth == TREE_DEPTH_MAX)
+        return tree->remove ? move_up(tree, parent, name) : 0;
+    int child = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return child < 0 ? -1 : walk(tree, child, depth + 1);
+}
+
+/* One entry, and before it what is below it. */
+static int visit(struct tree *tree, int parent, const char *name, unsigned depth)
+{
+    struct stat status;
+
+    if (fstatat(parent, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? 0 : -1;
+    if (S_ISDIR(status.st_mode) && enter(tree, parent, name, &status, depth) < 0)
+        return -1;
+    if (S_ISREG(status.st_mode))
+        tree->bytes += status.st_size;
+    if (!tree->remove)
+        return 0;
+    int flags = S_ISDIR(status.st_mode) ? AT_REMOVEDIR : 0;
+    return unlinkat(parent, name, flags) < 0 && errno != ENOENT ? -1 : 0;
+}
+
+/* Visits everything below the open directory. Takes fd. */
+static int walk(struct tree *tree, int fd, unsigned depth)
 {
     DIR *directory = fdopendir(fd);
     int result = 0;
@@ -144,79 +209,53 @@ static int walk(int fd, dev_t device, visit_entry *visit, off_t *bytes)
         (void)close(fd);
         return -1;
     }
-    for (struct dirent *entry; result == 0 && (entry = readdir(directory));) {
-        struct stat status;
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-            continue;
-        if (fstatat(fd, entry->d_name, &status, AT_SYMLINK_NOFOLLOW) < 0) {
-            result = errno == ENOENT ? 0 : -1;
-            continue;
-        }
-        if (S_ISDIR(status.st_mode)) {
-            if (status.st_dev != device) {
-                errno = EXDEV;
-                result = -1;
-                continue;
-            }
-            int child = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-            result = child < 0 ? -1 : walk(child, device, visit, bytes);
-        }
-        if (result == 0)
-            result = visit(fd, entry->d_name, &status, bytes);
-    }
+    for (struct dirent *entry; result == 0 && (entry = readdir(directory));)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            result = visit(tree, fd, entry->d_name, depth);
     int saved = errno;
     (void)closedir(directory);
     errno = saved;
     return result;
 }
 
-static int visit_count(int parent, const char *name, const struct stat *status, off_t *bytes)
+/* Walks `path` itself, as often as something was moved up; 1 when it is missing. */
+static int walk_path(struct tree *tree, const char *path)
 {
-    (void)parent;
-    (void)name;
-    if (S_ISREG(status->st_mode))
-        *bytes += status->st_size;
-    return 0;
-}
-
-static int visit_remove(int parent, const char *name, const struct stat *status, off_t *bytes)
-{
-    (void)visit_count(parent, name, status, bytes);
-    int flags = S_ISDIR(status->st_mode) ? AT_REMOVEDIR : 0;
-    return unlinkat(parent, name, flags) < 0 && errno != ENOENT ? -1 : 0;
-}
-
-/* Walks `path` itself; 1 when it is missing. */
-static int walk_path(const char *path, visit_entry *visit, off_t *bytes)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    CLEANUP_CLOSE int top = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     struct stat status;
+    unsigned before;
+    int result;
 
-    if (fd < 0)
+    if (top < 0)
         return errno == ENOENT ? 1 : -1;
-    if (fstat(fd, &status) < 0) {
-        (void)close(fd);
+    if (fstat(top, &status) < 0)
         return -1;
-    }
-    return walk(fd, status.st_dev, visit, bytes);
+    tree->top = top;
+    tree->device = status.st_dev;
+    do {
+        before = tree->moved;
+        int fd = openat(top, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        result = fd < 0 ? -1 : walk(tree, fd, 0);
+    } while (result == 0 && tree->moved != before);
+    return result;
 }
 
 int directory_remove(const char *path, off_t *ret_bytes, struct error *err)
 {
-    off_t bytes = 0;
-    int result = walk_path(path, visit_remove, &bytes);
+    struct tree tree = {.remove = true};
+    int result = walk_path(&tree, path);
 
     if (result < 0 || (result == 0 && rmdir(path) < 0 && errno != ENOENT))
         return error_errno(err, NULL, "removing %s", path);
     if (ret_bytes)
-        *ret_bytes = bytes;
+        *ret_bytes = tree.bytes;
     return 0;
 }
 
 off_t directory_bytes(const char *path)
 {
-    off_t bytes = 0;
+    struct tree tree = {.remove = false};
 
-    (void)walk_path(path, visit_count, &bytes);
-    return bytes;
+    (void)walk_path(&tree, path);
+    return tree.bytes;
 }

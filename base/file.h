@@ -19,7 +19,7 @@ int directory_make(const char *path, mode_t mode, struct error *err);
 /* Removes a tree without following links or crossing mounts. Missing is fine. ret_bytes (may be
  * NULL) counts the bytes of the regular files removed. */
 int directory_remove(const char *path, off_t *ret_bytes, struct error *err);
-/* Bytes of the regular files below `path`; 0 when missing. */
+/* Bytes of the regular files below `path`, down to the 64th level; 0 when missing. */
 off_t directory_bytes(const char *path);
 /* Writes all of it, over interruptions and short writes; -1 with errno. */
 int write_all(int fd, const void *bytes, size_t length);

@@ -58,11 +58,13 @@ static json_t *status_encode(void *context)
     for (size_t i = 0; i < sup->launch->n_sidecars; i++)
         if (sup->sidecars[i].pid)
             json_array_append_new(processes, process_entry(&sup->sidecars[i]));
-    json_t *status = json_pack(
-        "{s:s, s:s?, s:n, s:I, s:I, s:i, s:I, s:i, s:o}", "state", state, "reason",
-        sup->reason[0] ? sup->reason : NULL, "exit_code", "started_ms", (json_int_t)sup->started_ms,
-        "finished_ms", (json_int_t)sup->finished_ms, "pid", (int)getpid(), "start_time",
-        (json_int_t)process_start_time(getpid()), "boots", (int)sup->boots, "processes", processes);
+    /* The reason may be the guest's words, and those may be any bytes. */
+    json_t *status =
+        json_pack("{s:s, s:o?, s:n, s:I, s:I, s:i, s:I, s:i, s:o}", "state", state, "reason",
+                  sup->reason[0] ? json_string_lossy(sup->reason) : NULL, "exit_code", "started_ms",
+                  (json_int_t)sup->started_ms, "finished_ms", (json_int_t)sup->finished_ms, "pid",
+                  (int)getpid(), "start_time", (json_int_t)process_start_time(getpid()), "boots",
+                  (int)sup->boots, "processes", processes);
     if (status && sup->ended)
         json_object_set_new(status, "exit_code", json_integer(sup->exit_code));
     return status;
@@ -161,7 +163,7 @@ static void expect_poweroff(struct supervisor *sup)
 
 static void on_started(struct supervisor *sup)
 {
-    if (!sup->start_sent || sup->phase != PHASE_STARTING)
+    if (!sup->start_sent || sup->ended || sup->phase != PHASE_STARTING)
         return;
     loop_timer_cancel(sup->loop, &sup->deadline);
     sup->started_ms = clock_wall_ms();
