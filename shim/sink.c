@@ -50,7 +50,7 @@ static void note_last(struct sink *sink, const char *bytes, size_t length)
             used = 0;
         sink->line_ended = false;
         if (used < sizeof sink->last - 1)
-            sink->last[used++] = bytes[i] >= ' ' && bytes[i] <= '~' ? bytes[i] : '?';
+            sink->last[used++] = (char)(bytes[i] >= ' ' && bytes[i] <= '~' ? bytes[i] : '?');
         sink->last[used] = '\0';
     }
 }
