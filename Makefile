@@ -239,7 +239,7 @@ $(BUILD)/guest/vmlinuz: $(TOOLS)/kernel/vmlinuz
 	@mkdir -p $(@D)
 	@cp $< $@
 
-$(BUILD)/guest/initramfs.img: guest/mkinitramfs guest/modules $(BUILD)/bottle-init $(TOOLS)/kernel/vmlinuz
+$(BUILD)/guest/initramfs.img: guest/mkinitramfs guest/mkmodules guest/modules $(BUILD)/bottle-init $(TOOLS)/kernel/vmlinuz
 	@echo "  MAKE    $@"
 	@guest/mkinitramfs $(TOOLS)/kernel $(BUILD)/bottle-init $@
 
