@@ -12,8 +12,9 @@
 /* What the operator configured and what was found out about this machine. Strings are borrowed. */
 struct host {
     const char *tools_path;  /* DIR[:DIR…], searched first to last; PATH is part of it already */
-    const char *libexec_dir; /* bottle-shim and bottle-cell */
-    const char *guest_dir;   /* vmlinuz, initramfs.img, images/ */
+    const char *libexec_dir; /* bottle-shim, bottle-cell, bottle-krun */
+    const char *guest_dir;   /* vmlinuz, initramfs.img, root/, images/ */
+    const char *libkrun;     /* path; NULL or "": beside smolvm */
     const char *state_dir, *run_dir;
     const char *git_gate_program, *supervise_program; /* "" when none */
     enum smolfile_dialect dialect;
@@ -30,7 +31,7 @@ struct host {
  * per boot of the host, kernel and QEMU. */
 int host_probe(struct host *host, struct error *err);
 
-enum { TOOLS_MAX = 12 };
+enum { TOOLS_MAX = 16 };
 
 struct tool {
     const char *name; /* "gvproxy" */
