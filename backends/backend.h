@@ -20,7 +20,7 @@ struct host {
     enum smolfile_dialect dialect;
     const char *accelerator; /* "auto", "kvm", "tcg": as configured */
     bool kvm_works;          /* the verdict of host_probe() */
-    char kvm_detail[200];    /* that verdict in words */
+    char kvm_detail[400];    /* that verdict in words */
     unsigned tsc_khz;
     int64_t boot_timeout_ms, sidecar_timeout_ms, kvm_probe_ms, log_bytes;
     unsigned uid_base; /* 0: bottles run as our own user */
@@ -28,7 +28,7 @@ struct host {
 
 /* Reads the TSC frequency and settles kvm_works: a boot of the real guest kernel under a deadline,
  * run as a bottle's user in the VM's own jail; the verdict is kept in <state_dir>/kvm-probe.json
- * per boot of the host, kernel and QEMU. */
+ * per boot of the host, kernel, QEMU and deadline. */
 int host_probe(struct host *host, struct error *err);
 
 enum { TOOLS_MAX = 16 };
