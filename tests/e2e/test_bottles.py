@@ -8,6 +8,8 @@ import harness
 import processes
 import pytest
 
+pytestmark = pytest.mark.backends
+
 HI = {"command": ["sh", "-c", "echo hi; exit 7"]}
 # Runs until it is told to end, and says so; `exec` would hide the trap.
 LASTING = {"command": ["sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 1000 & wait $!; done"]}
@@ -21,7 +23,7 @@ def test_one_call(any_user_daemon):
     bottle = json.loads(body)
     assert status == 201, body
     assert (bottle["exit_code"], bottle["state"]) == (7, "exited")
-    assert bottle["accelerator"] == "tcg"
+    assert bottle["accelerator"] == harness.ACCELERATOR
     assert bottle["started_at"] and bottle["finished_at"] >= bottle["started_at"]
     assert daemon.log(bottle["slug"]) == "hi\n"
     plan = daemon.remove(bottle["slug"])
@@ -138,7 +140,7 @@ def test_delete_leaves_nothing(daemon):
 
 KILLED = {
     # process: (states that may follow, words of the reason)
-    "qemu-system-x86_64": ({"failed"}, ("qemu", "VM", "virtual machine")),
+    "the VM's": ({"failed"}, ("qemu", "VM", "virtual machine", "krun")),
     "gvproxy": ({"failed"}, ("gvproxy",)),
     "squid": ({"failed"}, ("squid", "pipelock", "proxy")),
     "bottle-shim": ({"failed"}, ("shim", "supervisor")),
@@ -149,6 +151,7 @@ KILLED = {
 def test_killed_from_outside(daemon, name):
     """Within a second or so the bottle is not running any more, says why, and has no process left."""
     states, words = KILLED[name]
+    name = daemon.row["vmm"] if name == "the VM's" else name
     daemon.create({**LASTING, "slug": "shot"}, "?start=true&wait=running")
     victims = daemon.processes_named(name)
     assert victims, f"no {name} among {daemon.own_processes()}"
