@@ -12,6 +12,7 @@
 #include "base/util.h"
 
 enum { FIRST = 1, SECOND = 2, BOTH = FIRST | SECOND };
+enum { ALIGNMENT = 8 }; /* of tables in an ELF file of 64 bits */
 
 #define ROW(field, needed)                                                                         \
     {                                                                                              \
@@ -33,7 +34,6 @@ const struct krun_function krun_functions[] = {
     ROW(disable_implicit_console, FIRST),
     ROW(disable_implicit_vsock, FIRST),
     ROW(init_log, 0),
-    ROW(set_exec, 0),
     ROW(get_last_error, 0),
 };
 const size_t n_krun_functions = COUNT_OF(krun_functions);
@@ -82,7 +82,8 @@ static const Elf64_Shdr *section(const struct image *image, uint32_t type, const
         const Elf64_Shdr *row = at(image, header->e_shoff + i * sizeof *row, sizeof *row);
         if (!row)
             return NULL;
-        if (row->sh_type == type && (*ret_data = at(image, row->sh_offset, row->sh_size)))
+        if (row->sh_type == type && row->sh_offset % ALIGNMENT == 0 &&
+            (*ret_data = at(image, row->sh_offset, row->sh_size)))
             return row;
     }
     return NULL;
@@ -92,10 +93,11 @@ static const Elf64_Shdr *section(const struct image *image, uint32_t type, const
 static int read_symbols(struct image *image)
 {
     const Elf64_Ehdr *header = at(image, 0, sizeof *header);
-    const void *symbols, *names;
+    const void *symbols = NULL, *names;
 
     if (!header || memcmp(header->e_ident, ELFMAG, SELFMAG) != 0 ||
-        header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_type != ET_DYN)
+        header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_type != ET_DYN ||
+        header->e_shoff % ALIGNMENT != 0)
         return -1;
     const Elf64_Shdr *table = section(image, SHT_DYNSYM, &symbols);
     if (!table || table->sh_link >= header->e_shnum)
@@ -125,7 +127,7 @@ static bool exports(void *context, const char *name)
 
 static void read_soname(const struct image *image, char *ret, size_t size)
 {
-    const void *data;
+    const void *data = NULL;
     const Elf64_Shdr *dynamic = section(image, SHT_DYNAMIC, &data);
     const Elf64_Dyn *rows = data;
 

@@ -34,8 +34,6 @@ struct krun_api {
     int32_t (*disable_implicit_vsock)(uint32_t ctx);
     /* for its words */
     int32_t (*init_log)(int fd, uint32_t level, uint32_t style, uint32_t options);
-    int32_t (*set_exec)(uint32_t ctx, const char *path, const char *const *argv,
-                        const char *const *env);
     const char *(*get_last_error)(void);
 };
 

@@ -19,8 +19,6 @@ static int check_config(const struct krun_config *config, struct error *err)
 
     if (!good)
         return error_set(err, NULL, "krun.json: the machine is not well-formed");
-    if (config->probe)
-        return 0;
     if (config->guest->cpus > CPUS_MAX)
         return error_set(err, NULL, "krun.json: libkrun gives a machine %d processors at most",
                          CPUS_MAX);
@@ -35,10 +33,6 @@ static json_t *argv_of(const struct krun_config *config)
     json_t *argv = json_pack("[s, s, s, s, s, s, s]", config->binary, "--library", config->library,
                              "--firmware", config->firmware, "--root", config->root);
 
-    if (config->probe) {
-        (void)json_array_append_new(argv, json_string("--probe"));
-        return argv;
-    }
     json_t *rest = json_pack("[s, s, s, s, s, s, s, s, s, s, s, s, s, s]", "--cpus", "", "--memory",
                              "", "--disk", config->image, "--net", JAIL_NET_SOCKET, "--net-local",
                              JAIL_VM_SOCKET, "--mac", config->network->guest_mac, "--agent-fd", "");

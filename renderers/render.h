@@ -45,7 +45,6 @@ struct krun_config {
     const struct guest_config *guest;
     const struct network *network;
     int agent_fd; /* as in struct qemu_config */
-    bool probe;   /* boots only far enough to print that it did: guest, network, image are unused */
 };
 
 /* krun.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */

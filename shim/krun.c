@@ -5,9 +5,8 @@
  * lines are out before the machine's end is seen, and ends as the second did. Either one's death is
  * the other's. Words about a fault go to stderr, of which the shim tells the last line.
  *
- *   bottle-krun --library FILE --firmware FILE --root DIR
- *     (--probe | --disk FILE --net SOCKET --net-local SOCKET --mac MAC --cpus N --memory MIB
- *                --agent-fd N) */
+ *   bottle-krun --library FILE --firmware FILE --root DIR --disk FILE --net SOCKET
+ *     --net-local SOCKET --mac MAC --cpus N --memory MIB --agent-fd N */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -41,17 +40,19 @@ static int usage(const char *what, const char *which)
     return USAGE;
 }
 
-/* "5a:94:ef:00:00:01" */
+/* "5a:94:ef:00:00:01", in lower case */
 static int read_mac(const char *text, uint8_t ret[6])
 {
-    unsigned bytes[6];
-    char rest;
+    static const char digits[] = "0123456789abcdef";
 
-    if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%c", &bytes[0], &bytes[1], &bytes[2], &bytes[3],
-               &bytes[4], &bytes[5], &rest) != 6)
+    if (strlen(text) != 17)
         return -1;
-    for (size_t i = 0; i < 6; i++)
-        ret[i] = (uint8_t)bytes[i];
+    for (size_t i = 0; i < 6; i++, text += 3) {
+        const char *high = strchr(digits, text[0]), *low = strchr(digits, text[1]);
+        if (!high || !low || text[2] != (i < 5 ? ':' : '\0'))
+            return -1;
+        ret[i] = (uint8_t)((high - digits) * 16 + (low - digits));
+    }
     return 0;
 }
 
@@ -67,7 +68,6 @@ static struct option_row *find_row(struct option_row *rows, size_t count, const 
 /* 0, or an exit status when it has said what is wrong. */
 static int read_options(char **argv, struct machine_options *ret)
 {
-    enum { ALWAYS = 3 }; /* the first rows; a probe has no others */
     const char *mac = NULL;
     int64_t cpus = 1, memory = 1, agent = 0;
     struct option_row rows[] = {
@@ -85,10 +85,6 @@ static int read_options(char **argv, struct machine_options *ret)
 
     for (char **at = argv + 1; *at; at++) {
         struct option_row *row = find_row(rows, COUNT_OF(rows), *at);
-        if (strcmp(*at, "--probe") == 0) {
-            ret->probe = true;
-            continue;
-        }
         if (!row || !at[1])
             return usage(row ? "no value for" : "no such option:", *at);
         row->value = *++at;
@@ -97,10 +93,10 @@ static int read_options(char **argv, struct machine_options *ret)
         else if (number_parse(row->value, 1, row->maximum, row->number) < 0)
             return usage("not a fitting number for", row->name);
     }
-    for (size_t i = 0; i < (ret->probe ? (size_t)ALWAYS : COUNT_OF(rows)); i++)
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
         if (!rows[i].value)
             return usage("missing:", rows[i].name);
-    if (mac && read_mac(mac, ret->mac) < 0)
+    if (read_mac(mac, ret->mac) < 0)
         return usage("not a MAC address:", mac);
     ret->cpus = (unsigned)cpus;
     ret->memory_mib = (unsigned)memory;
@@ -168,8 +164,7 @@ int main(int argc, char **argv)
         return become_machine(&options);
     }
     (void)close(options.console_fd);
-    if (options.agent_fd > 0)
-        (void)close(options.agent_fd); /* its end is the machine's end */
+    (void)close(options.agent_fd); /* its end is the machine's end */
     copy_console(master);
     while (waitpid(machine, &status, 0) < 0 && errno == EINTR)
         ;

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,7 +15,6 @@
 #include "shim/filter.h"
 
 enum {
-    PROBE_MEMORY_MIB = 128,
     LOG_WARNINGS = 2,  /* KRUN_LOG_LEVEL_WARN */
     LOG_NO_COLOUR = 2, /* KRUN_LOG_STYLE_NEVER */
     LOG_NO_ENV = 1,    /* KRUN_LOG_OPTION_NO_ENV */
@@ -92,8 +92,6 @@ static int add_ports(const struct krun_api *api, uint32_t ctx,
         check(api, api->add_console_port_tty(ctx, (uint32_t)console, "", options->console_fd),
               "the console's port", err) < 0)
         return -1;
-    if (options->probe)
-        return 0;
     return check(api,
                  api->add_console_port_inout(ctx, (uint32_t)console, AGENT_PORT_NAME,
                                              options->agent_fd, options->agent_fd),
@@ -108,8 +106,6 @@ static int add_devices(const struct krun_api *api, uint32_t ctx,
     memcpy(mac, options->mac, sizeof mac);
     if (add_root(api, ctx, options, err) < 0 || add_ports(api, ctx, options, err) < 0)
         return -1;
-    if (options->probe)
-        return 0;
     if (check(api, api->add_disk(ctx, "image", options->disk, true), "the image", err) < 0)
         return -1;
     int net = open_net(options, err);
@@ -132,9 +128,7 @@ static int take_implicit_away(const struct krun_api *api, uint32_t ctx, struct e
 
 int machine_enter(const struct machine_options *options, struct error *err)
 {
-    struct krun_api api = {0};
-    unsigned cpus = options->probe ? 1 : options->cpus,
-             memory = options->probe ? PROBE_MEMORY_MIB : options->memory_mib;
+    static struct krun_api api; /* one machine a process */
 
     if (open_library(options, &api, err) < 0)
         return -1;
@@ -142,7 +136,7 @@ int machine_enter(const struct machine_options *options, struct error *err)
         (void)api.init_log(STDERR_FILENO, LOG_WARNINGS, LOG_NO_COLOUR, LOG_NO_ENV);
     int32_t ctx = api.create_ctx();
     if (check(&api, ctx, "a machine", err) < 0 ||
-        check(&api, api.set_vm_config((uint32_t)ctx, (uint8_t)cpus, memory),
+        check(&api, api.set_vm_config((uint32_t)ctx, (uint8_t)options->cpus, options->memory_mib),
               "this many processors or this much memory", err) < 0 ||
         take_implicit_away(&api, (uint32_t)ctx, err) < 0 ||
         add_devices(&api, (uint32_t)ctx, options, err) < 0 || filter_vm_load(err) < 0)

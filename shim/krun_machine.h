@@ -6,7 +6,6 @@
  * libkrun adds none unasked, or is told not to. */
 #pragma once
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -20,7 +19,6 @@ struct machine_options {
     unsigned cpus, memory_mib;
     int agent_fd;   /* the agent's channel, a connected stream socket */
     int console_fd; /* a terminal */
-    bool probe; /* the guest says on its console that it is up, and ends; no disk, card, agent */
 };
 
 /* Never returns but for a fault, which is then in *err. On the machine's end libkrun ends the

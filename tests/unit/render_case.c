@@ -114,7 +114,6 @@ static int render_case_krun(const json_t *input, struct text *out, struct error 
         .guest = &shape,
         .network = &network,
         .agent_fd = (int)json_member_integer(section, "agent_fd", 3),
-        .probe = json_is_true(json_object_get(section, "probe")),
     };
 
     read_network(json_object_get(input, "network"), &network);
