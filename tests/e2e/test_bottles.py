@@ -23,7 +23,7 @@ def test_one_call(any_user_daemon):
     bottle = json.loads(body)
     assert status == 201, body
     assert (bottle["exit_code"], bottle["state"]) == (7, "exited")
-    assert bottle["accelerator"] == harness.ACCELERATOR
+    assert bottle["accelerator"] == daemon.row["accelerator"]
     assert bottle["started_at"] and bottle["finished_at"] >= bottle["started_at"]
     assert daemon.log(bottle["slug"]) == "hi\n"
     plan = daemon.remove(bottle["slug"])
