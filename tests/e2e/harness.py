@@ -28,7 +28,7 @@ USER_PATH = "/usr/local/bin:/usr/bin:/bin"
 HISTORY = "events"
 DEFAULTS = {"log_level": "debug"}
 SLOW = {"kvm_probe": "60s", "boot_timeout": "2m"}  # KVM may be a nested one
-# The ways to run a bottle's VM: modules marked `backends` run once for each (conftest.py). A library that is
+# The ways to run a bottle's VM: tests marked `backends` run once for each (conftest.py). A library that is
 # not there keeps "auto" from smolmachines.
 ROWS = {
     "qemu-tcg": {"accelerator": "tcg", "vmm": "qemu-system-x86_64", "config": {"accelerator": "tcg"}},

@@ -8,13 +8,12 @@ import harness
 import processes
 import pytest
 
-pytestmark = pytest.mark.backends
-
 HI = {"command": ["sh", "-c", "echo hi; exit 7"]}
 # Runs until it is told to end, and says so; `exec` would hide the trap.
 LASTING = {"command": ["sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 1000 & wait $!; done"]}
 
 
+@pytest.mark.backends
 def test_one_call(any_user_daemon):
     """The whole promise of the API in one curl."""
     daemon = any_user_daemon
@@ -58,6 +57,7 @@ def test_created_bottle(daemon):
     assert daemon.get("/bottles?label=team=other").json()["bottles"] == []
 
 
+@pytest.mark.backends
 def test_stop_and_start_runs_again(daemon):
     daemon.create({**LASTING, "slug": "twice"}, "?start=true&wait=running")
     control.follow(daemon, "twice", b"up\n")
@@ -147,6 +147,7 @@ KILLED = {
 }
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("name", KILLED)
 def test_killed_from_outside(daemon, name):
     """Within a second or so the bottle is not running any more, says why, and has no process left."""

@@ -15,7 +15,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def tried(canaries):
+def tried(row, canaries):
     """{"told": {probe: what came back}, "hits": canaries that heard, "visits": of the allowed server}"""
     daemon = harness.Daemon(config={"host_ports": probes.HOST_PORTS})
     try:
@@ -36,16 +36,19 @@ def tried(canaries):
     return told
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("probe", probes.PROBES, ids=lambda probe: probe.id)
 def test_probe(tried, probe):
     as_it_must, words = probe.judge(tried["told"].get(probe.id))
     assert as_it_must, f"{probe.tried}: {words}"
 
 
+@pytest.mark.backends
 def test_no_canary_heard(tried):
     assert tried["hits"] == []
 
 
+@pytest.mark.backends
 def test_the_allowed_server_was_visited(tried):
     """By the three probes that may, and with no other address than its own."""
     assert len(tried["visits"]) == 3, tried["visits"]
@@ -140,6 +143,7 @@ def status_of(pid, field):
     return next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith(f"{field}:"))
 
 
+@pytest.mark.backends
 def test_the_jails_from_outside(daemon):
     """What the kernel says about the running programs: no network but lo, no rights, one user for the bottle."""
     daemon.create({"slug": "jailed", "command": ["sleep", "1000"]}, "?start=true&wait=running")
