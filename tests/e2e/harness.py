@@ -27,7 +27,7 @@ USER_PATH = "/usr/local/bin:/usr/bin:/bin"
 # The table of what happened: it tells of bottles that are gone.
 HISTORY = "events"
 DEFAULTS = {"log_level": "debug"}
-SLOW = {"kvm_probe": "60s", "boot_timeout": "2m"}  # KVM may be a nested one
+SLOW = {"kvm_probe": "60s", "boot_timeout": "2m", "sidecar_timeout": "60s"}  # KVM may be a nested one
 # The ways to run a bottle's VM: tests marked `backends` run once for each (conftest.py). A library that is
 # not there keeps "auto" from smolmachines.
 ROWS = {
@@ -339,8 +339,8 @@ def mentions(pid, marks):
         links = [folder / "cwd", *(folder / "fd").iterdir()]
     except PermissionError:
         return True
-    except (FileNotFoundError, ProcessLookupError):
-        return False  # ended while it was looked at
+    except OSError:
+        return False  # ended while it was looked at; its mounts are then EINVAL
     for link in links:
         try:
             texts.append(os.readlink(link).encode())

@@ -148,14 +148,15 @@ def test_the_jails_from_outside(daemon):
     """What the kernel says about the running programs: no network but lo, no rights, one user for the bottle."""
     daemon.create({"slug": "jailed", "command": ["sleep", "1000"]}, "?start=true&wait=running")
     ours = os.readlink("/proc/self/ns/net")
-    inside = {name: daemon.processes_named(name)[-1] for name in ("gvproxy", "qemu-system-x86_64", "squid")}
+    vmm = daemon.row["vmm"]
+    inside = {name: daemon.processes_named(name)[-1] for name in ("gvproxy", vmm, "squid")}
     for name, process in inside.items():
         assert status_of(process.pid, "CapEff") == "0000000000000000", name
         assert status_of(process.pid, "NoNewPrivs") == "1", name
         for namespace in ("user", "pid", "mnt", "ipc"):
             link = f"ns/{namespace}"
             assert os.readlink(f"/proc/{process.pid}/{link}") != os.readlink(f"/proc/self/{link}"), (name, link)
-    for name in ("gvproxy", "qemu-system-x86_64"):
+    for name in ("gvproxy", vmm):
         assert status_of(inside[name].pid, "Seccomp") == "2", name
         assert os.readlink(f"/proc/{inside[name].pid}/ns/net") != ours, name
         devices = pathlib.Path(f"/proc/{inside[name].pid}/net/dev").read_text().splitlines()[2:]
