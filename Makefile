@@ -2,7 +2,7 @@
 #
 # Sources are found by folder: base/ renderers/ api/ backends/ server/, the shim's and what the guest
 # shares become $(BUILD)/libbottled.a, which the programs and the unit tests link. A file with a
-# main() is a program's: server/main.c, shim/main.c, shim/cell.c, guest/init.c; each tests/unit/test_*.c
+# main() is a program's: server/main.c, shim/main.c, shim/cell.c, shim/krun.c, guest/init.c; each tests/unit/test_*.c
 # is one of criterion's, and each tests/tools/*.c becomes $(BUILD)/test-tools/* for tests in other languages.
 # bottle-cell and bottle-init are static: they run where there is no libc, and never with a sanitizer.
 #
@@ -49,7 +49,7 @@ endif
 
 OBJ := $(BUILD)/obj
 STATIC := $(BUILD)/obj-static
-MAINS := server/main.c shim/main.c shim/cell.c
+MAINS := server/main.c shim/main.c shim/cell.c shim/krun.c
 SOURCES := $(foreach folder,base renderers api backends shim server,$(wildcard $(folder)/*.c))
 LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard guest/protocol.c)
 GUEST_SOURCES := $(wildcard guest/*.c)
@@ -69,10 +69,11 @@ STATIC_LIB := $(BUILD)/libbase-static.a
 PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 	$(if $(wildcard shim/main.c),$(BUILD)/bottle-shim) \
 	$(if $(wildcard shim/cell.c),$(BUILD)/bottle-cell) \
+	$(if $(wildcard shim/krun.c),$(BUILD)/bottle-krun) \
 	$(if $(wildcard guest/init.c),$(BUILD)/bottle-init) \
 	$(if $(wildcard openapi.yaml),$(BUILD)/openapi.yaml)
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
-	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img)
+	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
 TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%)
 TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%)
@@ -210,7 +211,8 @@ $(STATIC_LIB): $(STATIC_SOURCES:%.c=$(STATIC)/%.o)
 
 $(BUILD)/bottled: $(OBJ)/server/main.o $(LIB)
 $(BUILD)/bottle-shim: $(OBJ)/shim/main.o $(LIB)
-$(BUILD)/bottled $(BUILD)/bottle-shim:
+$(BUILD)/bottle-krun: $(OBJ)/shim/krun.o $(LIB)
+$(BUILD)/bottled $(BUILD)/bottle-shim $(BUILD)/bottle-krun:
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
@@ -243,9 +245,16 @@ $(BUILD)/guest/vmlinuz: $(TOOLS)/kernel/vmlinuz
 	@mkdir -p $(@D)
 	@cp $< $@
 
-$(BUILD)/guest/initramfs.img: guest/mkinitramfs guest/modules $(BUILD)/bottle-init $(TOOLS)/kernel/vmlinuz
+$(BUILD)/guest/initramfs.img: guest/mkinitramfs guest/mkmodules guest/modules $(BUILD)/bottle-init $(TOOLS)/kernel/vmlinuz
 	@echo "  MAKE    $@"
 	@guest/mkinitramfs $(TOOLS)/kernel $(BUILD)/bottle-init $@
+
+# The same boot root as a directory, for a kernel that has everything built in and mounts it itself.
+$(BUILD)/guest/root/init.krun: $(BUILD)/bottle-init
+	@echo "  MAKE    $(@D)"
+	@mkdir -p $(addprefix $(@D)/,dev proc sys mnt/lower mnt/memory mnt/root)
+	@chmod 0755 $(@D) $(@D)/mnt $(@D)/mnt/*
+	@install -m 0755 $< $@
 
 $(BUILD)/guest/images/busybox.erofs: guest/mkimage $(TOOLS)/busybox/busybox
 	@echo "  MAKE    $@"

@@ -12,14 +12,15 @@
 /* What the operator configured and what was found out about this machine. Strings are borrowed. */
 struct host {
     const char *tools_path;  /* DIR[:DIR…], searched first to last; PATH is part of it already */
-    const char *libexec_dir; /* bottle-shim and bottle-cell */
-    const char *guest_dir;   /* vmlinuz, initramfs.img, images/ */
+    const char *libexec_dir; /* bottle-shim, bottle-cell, bottle-krun */
+    const char *guest_dir;   /* vmlinuz, initramfs.img, root/, images/ */
+    const char *libkrun;     /* path; NULL or "": beside smolvm */
     const char *state_dir, *run_dir;
     const char *git_gate_program, *supervise_program; /* "" when none */
     enum smolfile_dialect dialect;
     const char *accelerator; /* "auto", "kvm", "tcg": as configured */
     bool kvm_works;          /* the verdict of host_probe() */
-    char kvm_detail[200];    /* that verdict in words */
+    char kvm_detail[400];    /* that verdict in words */
     unsigned tsc_khz;
     int64_t boot_timeout_ms, sidecar_timeout_ms, kvm_probe_ms, log_bytes;
     unsigned uid_base; /* 0: bottles run as our own user */
@@ -27,10 +28,10 @@ struct host {
 
 /* Reads the TSC frequency and settles kvm_works: a boot of the real guest kernel under a deadline,
  * run as a bottle's user in the VM's own jail; the verdict is kept in <state_dir>/kvm-probe.json
- * per boot of the host, kernel and QEMU. */
+ * per boot of the host, kernel, QEMU and deadline. */
 int host_probe(struct host *host, struct error *err);
 
-enum { TOOLS_MAX = 12 };
+enum { TOOLS_MAX = 16 };
 
 struct tool {
     const char *name; /* "gvproxy" */

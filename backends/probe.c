@@ -30,6 +30,9 @@
 
 #define VERDICT_FILE "kvm-probe.json"
 #define TSC_FILE "tsc-khz"
+/* Measured: hashing and packing 5 to 8 times, starting programs 50 times as long. */
+#define TCG_INSTEAD                                                                                \
+    "; qemu runs its bottles by TCG instead: 5 to 10 times slower, at starting programs up to 50"
 
 enum {
     TSC_SAMPLE_MS = 20,
@@ -106,7 +109,7 @@ static bool may_open(struct host *host)
                        : access("/dev/kvm", R_OK | W_OK) == 0;
     if (!allowed)
         verdict(host, false,
-                "/dev/kvm has mode %04o and group %u: %s; set it to mode 0660 and group kvm",
+                "/dev/kvm has mode %04o and group %u: %s; it should have mode 0660 and group kvm",
                 (unsigned)device.st_mode & 07777, (unsigned)device.st_gid,
                 host->uid_base ? "the bottles' users can't open it"
                                : "your user can't open it (join that group)");
@@ -127,7 +130,8 @@ int files_identity(const char *const *paths, char *ret, size_t size)
     return out.data && snprintf(ret, size, "%s", out.data) < (int)size ? 0 : -1;
 }
 
-/* "<boot id> <files>": what a kept verdict holds for. */
+/* "<boot id> <deadline> <files>": what a kept verdict holds for. The deadline is part of it, as a
+ * guest may come up within a longer one. */
 static int identity(const struct host *host, char *ret, size_t size)
 {
     CLEANUP_FREE char *boot = file_read("/proc/sys/kernel/random/boot_id", 64, NULL, NULL);
@@ -136,7 +140,9 @@ static int identity(const struct host *host, char *ret, size_t size)
     if (!boot || qemu_identity(host, files, sizeof files) < 0)
         return -1;
     boot[strcspn(boot, "\n")] = '\0';
-    return snprintf(ret, size, "%s %s", boot, files) < (int)size ? 0 : -1;
+    return snprintf(ret, size, "%s %lld %s", boot, (long long)host->kvm_probe_ms, files) < (int)size
+               ? 0
+               : -1;
 }
 
 static bool read_verdict(struct host *host, const char *path, const char *key)
@@ -196,7 +202,7 @@ static bool read_answer(int fd, int64_t until_ms, char *ret, size_t size)
 
 static int boot(struct host *host, const json_t *spec, struct error *err)
 {
-    char shim[PATH_MAX], answer[sizeof host->kvm_detail - 40];
+    char shim[PATH_MAX], answer[sizeof host->kvm_detail - sizeof TCG_INSTEAD - 40];
     int64_t began = clock_monotonic_ms(), until = began + host->kvm_probe_ms + SLACK_MS;
     int pipe_fds[2];
     pid_t pid;
@@ -219,7 +225,7 @@ static int boot(struct host *host, const json_t *spec, struct error *err)
         verdict(host, true, "KVM works: a guest booted in %lld ms",
                 (long long)(clock_monotonic_ms() - began));
     else
-        verdict(host, false, "/dev/kvm is there but %s",
+        verdict(host, false, "/dev/kvm is there but no guest boots: %s",
                 answer[0] ? answer : "the probe gave no answer");
     (void)pidfd_kill(pidfd, SIGKILL);
     struct pollfd ended = {.fd = pidfd, .events = POLLIN};
@@ -248,30 +254,45 @@ static int probe_in(struct host *host, const char *directory, struct error *err)
     return boot(host, spec, err);
 }
 
-int host_probe(struct host *host, struct error *err)
+/* Settles the verdict by the one that was kept, or by a boot. */
+static int settle_kvm(struct host *host, struct error *err)
 {
     char path[PATH_MAX], directory[PATH_MAX], key[4 * PATH_MAX];
     struct error fault = ERROR_INIT;
 
-    host->tsc_khz = settle_tsc_khz(host);
     (void)snprintf(path, sizeof path, "%s/" VERDICT_FILE, host->state_dir);
     (void)snprintf(directory, sizeof directory, "%s/probe-XXXXXX", host->run_dir);
+    if (!may_open(host))
+        return 0;
+    if (identity(host, key, sizeof key) < 0) {
+        verdict(host, false, "QEMU or the guest's kernel is missing");
+        return 0;
+    }
+    if (read_verdict(host, path, key))
+        return 0;
+    if (!mkdtemp(directory))
+        return error_errno(err, NULL, "%s", directory);
+    if (probe_in(host, directory, &fault) < 0)
+        verdict(host, false, "the KVM probe could not run: %.120s", fault.text);
+    else
+        keep_verdict(host, path, key);
+    (void)directory_remove(directory, NULL, NULL);
+    return 0;
+}
+
+int host_probe(struct host *host, struct error *err)
+{
+    host->tsc_khz = settle_tsc_khz(host);
     if (strcmp(host->accelerator, "tcg") == 0) {
         verdict(host, false, "the configuration asks for TCG");
         return 0;
     }
-    if (may_open(host)) {
-        if (identity(host, key, sizeof key) < 0)
-            verdict(host, false, "QEMU or the guest's kernel is missing");
-        else if (!read_verdict(host, path, key)) {
-            if (!mkdtemp(directory))
-                return error_errno(err, NULL, "%s", directory);
-            if (probe_in(host, directory, &fault) < 0)
-                verdict(host, false, "the KVM probe could not run: %.120s", fault.text);
-            else
-                keep_verdict(host, path, key);
-            (void)directory_remove(directory, NULL, NULL);
-        }
+    if (settle_kvm(host, err) < 0)
+        return -1;
+    if (!host->kvm_works) {
+        size_t length = strlen(host->kvm_detail);
+        (void)snprintf(host->kvm_detail + length, sizeof host->kvm_detail - length, "%s",
+                       TCG_INSTEAD);
     }
     if (strcmp(host->accelerator, "kvm") == 0 && !host->kvm_works)
         return error_set(err, "preflight-failed", "accelerator is set to kvm, but: %s",

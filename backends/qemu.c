@@ -11,26 +11,12 @@
 #define QEMU "qemu-system-x86_64"
 #define KERNEL_FILE "vmlinuz"
 #define INITRD_FILE "initramfs.img"
-#define IMAGE_DIR "images"
 #define JAIL_KERNEL "/vm/kernel"
 #define JAIL_INITRD "/vm/initrd"
 #define JAIL_IMAGE "/vm/image"
 #define JAIL_QEMU_ELSEWHERE "/vm/" QEMU
 
 enum { AGENT_FD = 5 };
-
-static const char image_prefix[] = "builtin:";
-
-/* "builtin:NAME" → <guest_dir>/images/NAME.erofs. The name was validated with the plan. */
-static int image_path(const struct host *host, const char *image, char *ret, size_t size)
-{
-    if (strncmp(image, image_prefix, sizeof image_prefix - 1) != 0)
-        return -1;
-    return snprintf(ret, size, "%s/" IMAGE_DIR "/%s.erofs", host->guest_dir,
-                    image + sizeof image_prefix - 1) < (int)size
-               ? 0
-               : -1;
-}
 
 void qemu_preflight(const struct host *host, const struct spec *spec, struct preflight *ret)
 {
@@ -44,7 +30,7 @@ void qemu_preflight(const struct host *host, const struct spec *spec, struct pre
     preflight_common(ret, host, spec);
     preflight_file(ret, "guest kernel", host->guest_dir, KERNEL_FILE, built);
     preflight_file(ret, "guest initramfs", host->guest_dir, INITRD_FILE, built);
-    if (image_path(host, image, path, sizeof path) == 0)
+    if (guest_image_path(host, image, path, sizeof path) == 0)
         preflight_file(ret, "guest image", "", path + 1, built);
 }
 
@@ -110,21 +96,6 @@ static json_t *vm_encode(const struct host *host, const char *qemu, const char *
                      "dev_kvm", (int)kvm, "agent_fd", (int)AGENT_FD);
 }
 
-static int rendered_argv(const char *text, size_t length, json_t **ret, struct error *err)
-{
-    json_error_t fault;
-    json_t *file = json_loadb(text, length, JSON_REJECT_DUPLICATES, &fault);
-    json_t *argv = json_incref(json_object_get(file, "argv"));
-
-    json_decref(file);
-    if (!json_is_array(argv)) {
-        json_decref(argv);
-        return error_set(err, NULL, "qemu.json holds no argv");
-    }
-    *ret = argv;
-    return 0;
-}
-
 int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_vm,
                 struct error *err)
 {
@@ -135,9 +106,9 @@ int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_v
     if (!file)
         return error_set(err, NULL, "the plan has no qemu.json");
     if (find_qemu(host, qemu, sizeof qemu, err) < 0 ||
-        rendered_argv(file->content, file->length, &argv, err) < 0)
+        rendered_argv("qemu.json", file->content, file->length, &argv, err) < 0)
         return -1;
-    if (image_path(host, plan->spec.image, image, sizeof image) < 0) {
+    if (guest_image_path(host, plan->spec.image, image, sizeof image) < 0) {
         json_decref(argv);
         return error_set(err, "preflight-failed", "image %s is not known", plan->spec.image);
     }
@@ -165,7 +136,8 @@ int qemu_probe_vm(const struct host *host, json_t **ret_vm, struct error *err)
         .agent_fd = AGENT_FD,
         .probe = true,
     };
-    if (render_qemu(&config, &out, err) < 0 || rendered_argv(out.data, out.length, &argv, err) < 0)
+    if (render_qemu(&config, &out, err) < 0 ||
+        rendered_argv("qemu.json", out.data, out.length, &argv, err) < 0)
         return -1;
     *ret_vm = vm_encode(host, qemu, NULL, argv, true);
     json_decref(argv);

@@ -119,3 +119,31 @@ bool program_is_dynamic(const char *path)
     }
     return false;
 }
+
+int guest_image_path(const struct host *host, const char *image, char *ret, size_t size)
+{
+    static const char prefix[] = "builtin:";
+
+    if (strncmp(image, prefix, sizeof prefix - 1) != 0)
+        return -1;
+    return snprintf(ret, size, "%s/images/%s.erofs", host->guest_dir, image + sizeof prefix - 1) <
+                   (int)size
+               ? 0
+               : -1;
+}
+
+int rendered_argv(const char *name, const char *text, size_t length, json_t **ret,
+                  struct error *err)
+{
+    json_error_t fault;
+    json_t *file = json_loadb(text, length, JSON_REJECT_DUPLICATES, &fault);
+    json_t *argv = json_incref(json_object_get(file, "argv"));
+
+    json_decref(file);
+    if (!json_is_array(argv)) {
+        json_decref(argv);
+        return error_set(err, NULL, "%s holds no argv", name);
+    }
+    *ret = argv;
+    return 0;
+}

@@ -19,3 +19,9 @@ void preflight_common(struct preflight *preflight, const struct host *host,
                       const struct spec *spec);
 /* True when an ELF program names an interpreter, so that its jail needs the system's libraries. */
 bool program_is_dynamic(const char *path);
+/* "builtin:NAME" → <guest_dir>/images/NAME.erofs; -1 for other names. The name was validated with
+ * the plan. */
+int guest_image_path(const struct host *host, const char *image, char *ret, size_t size);
+/* The argument vector that the rendered file `name` ("qemu.json") holds. The caller releases it. */
+int rendered_argv(const char *name, const char *text, size_t length, json_t **ret,
+                  struct error *err);

@@ -23,8 +23,9 @@ enum {
     CMDLINE_MAX = 4096,
 };
 
-/* On QEMU's microvm the command line says reboot=t, and a reset ends QEMU, which runs with
- * -no-reboot. Looked up at the start: later the command may have taken /proc away. */
+/* On QEMU's microvm the command line says reboot=t, on libkrun's machine reboot=k: a reset ends the
+ * VM there, and a power off only stops its processors. Looked up at the start: later the command
+ * may have taken /proc away. */
 static bool ends_by_reset;
 
 /* The kernel's errors still reach the console, its notices do not. */
@@ -54,7 +55,7 @@ int boot_mount(struct error *err)
             return error_errno(err, NULL, "mounting %s", mounts[i].where);
     }
     quiet_kernel();
-    ends_by_reset = boot_option("reboot=t");
+    ends_by_reset = boot_option("reboot=t") || boot_option("reboot=k");
     return 0;
 }
 

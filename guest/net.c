@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <net/route.h>
 #include <poll.h>
@@ -91,6 +93,28 @@ static void quiet_ipv6(void)
         return; /* a kernel without IPv6 is as good */
 }
 
+/* A kernel with the dummy driver built in has a dummy0 of its own accord. A bottle has lo and its
+ * card. What can't be taken away is harmless: it leads nowhere. */
+static void remove_dummy(void)
+{
+    struct {
+        struct nlmsghdr header;
+        struct ifinfomsg link;
+    } request = {
+        .header = {.nlmsg_len = sizeof request,
+                   .nlmsg_type = RTM_DELLINK,
+                   .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
+        .link = {.ifi_family = AF_UNSPEC, .ifi_index = (int)if_nametoindex("dummy0")},
+    };
+    char answer[256];
+
+    if (request.link.ifi_index == 0)
+        return;
+    CLEANUP_CLOSE int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    if (fd >= 0 && send(fd, &request, sizeof request, 0) == (ssize_t)sizeof request)
+        (void)recv(fd, answer, sizeof answer, 0); /* done once it is answered */
+}
+
 int net_up(const char *hostname, const char *guest_ip, const char *gateway, struct error *err)
 {
     struct in_addr own, next, mask = {htonl(0xffffff00U)};
@@ -107,6 +131,7 @@ int net_up(const char *hostname, const char *guest_ip, const char *gateway, stru
     if (!wait_for_nic(fd))
         return error_set(err, NULL, "this machine has no network device %s", nic);
     quiet_ipv6();
+    remove_dummy();
     if (set_address(fd, SIOCSIFADDR, own, err) < 0 ||
         set_address(fd, SIOCSIFNETMASK, mask, err) < 0 || set_up(fd, nic, err) < 0)
         return -1;

@@ -38,6 +38,18 @@ struct qemu_config {
 /* qemu.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */
 int render_qemu(const struct qemu_config *config, struct text *out, struct error *err);
 
+struct krun_config {
+    /* As seen in the jail: bottle-krun, smolvm's two libraries, the directory that the guest boots
+     * from, its image. */
+    const char *binary, *library, *firmware, *root, *image;
+    const struct guest_config *guest;
+    const struct network *network;
+    int agent_fd; /* as in struct qemu_config */
+};
+
+/* krun.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */
+int render_krun(const struct krun_config *config, struct text *out, struct error *err);
+
 struct egress_rule {
     /* A name in lower case without a trailing dot, for a suffix rule without the "*."; or an
      * address as inet_ntop() writes it (IPv6 without brackets), which then allows that literal and

@@ -52,6 +52,7 @@ const struct config_key config_keys[] = {
     CHOICE(accelerator, "auto", "auto|kvm|tcg",
            "how QEMU runs a guest; auto takes KVM where a boot proved it"),
     CHOICE(smolfile_dialect, "device", "device|smolvm", "dialect of smolfile.toml"),
+    PATH(libkrun, "", "smolvm's VM library (default: beside the smolvm that is found)"),
     PATH(git_gate_program, "", "program behind a bottle's git-gate"),
     PATH(supervise_program, "", "program behind a bottle's supervise"),
     {"host_ports", CONFIG_PORTS, AT(host_port_first), "20000-32767", 1024, 65535, NULL,

@@ -24,6 +24,7 @@ struct config {
     char *log_level;    /* error, warning, info, debug */
     char *accelerator;  /* auto, kvm, tcg */
     char *smolfile_dialect; /* device, smolvm */
+    char *libkrun;          /* "": beside smolvm */
     char *git_gate_program, *supervise_program;
     int64_t host_port_first, host_port_last; /* 20000, 32767 */
     int64_t uid_base;                        /* as root: 1900000000; 0 as a user */

@@ -115,6 +115,7 @@ static void fill_host(struct app *app)
         .guest_dir = config->guest_dir,
         .state_dir = config->state_dir,
         .run_dir = config->run_dir,
+        .libkrun = config->libkrun,
         .git_gate_program = config->git_gate_program,
         .supervise_program = config->supervise_program,
         .dialect =

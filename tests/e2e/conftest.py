@@ -13,6 +13,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "netns")]
 
 import canary  # noqa: E402
 import harness  # noqa: E402
+import kvm_host  # noqa: E402
 import processes  # noqa: E402
 
 INSIDE = "BOTTLED_TESTS_INSIDE"
@@ -21,6 +22,7 @@ OTHER_USER = 65534  # nobody: the user that root's tests of "an ordinary user" r
 
 def pytest_configure(config):
     if os.environ.get(INSIDE) or config.option.collectonly:
+        kvm_host.register(config)
         return
     os.environ[INSIDE] = "1"
     config.pluginmanager.getplugin("capturemanager").stop_global_capturing()
@@ -32,7 +34,24 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     for item in items:
         if not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(120))
+            item.add_marker(pytest.mark.timeout(300 if os.environ.get(kvm_host.INSIDE) else 120))
+
+
+def pytest_generate_tests(metafunc):
+    """Tests marked `backends` run once for each row of the table."""
+    if next(metafunc.definition.iter_markers("backends"), None):
+        marks = {"kvm": [pytest.mark.kvm]}
+        rows = [pytest.param(row, id=name, marks=marks.get(row["accelerator"], [])) for name, row in harness.ROWS.items()]
+        metafunc.fixturenames.insert(0, "row")
+        metafunc.parametrize("row", rows, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def row(request):
+    """The row of the table that daemons are started by: qemu by TCG where a module asks for nothing else."""
+    harness.ROW = getattr(request, "param", harness.ROWS["qemu-tcg"])
+    yield harness.ROW
+    harness.ROW = harness.ROWS["qemu-tcg"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,7 +93,7 @@ def list_bottles(daemon):
 
 
 @pytest.fixture
-def daemon():
+def daemon(row):
     """A bottled of this test's own, as the user that runs the tests."""
     one = harness.Daemon()
     try:
@@ -85,7 +104,7 @@ def daemon():
 
 
 @pytest.fixture(scope="module")
-def shared():
+def shared(row):
     """One bottled for the tests of a module that do not mind each other."""
     one = harness.Daemon()
     try:
@@ -96,7 +115,7 @@ def shared():
 
 
 @pytest.fixture
-def new_daemon():
+def new_daemon(row):
     """Makes daemons with settings of their own: new_daemon(config={…}, uid=…); not started yet."""
     made = []
 
@@ -112,7 +131,7 @@ def new_daemon():
 
 
 @pytest.fixture(params=["same user", "ordinary user"])
-def any_user_daemon(request):
+def any_user_daemon(request, row):
     """As the tests' user, and, when that is root, as an ordinary user as well."""
     uid = None
     if request.param == "ordinary user":

@@ -26,7 +26,20 @@ USER_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 # The table of what happened: it tells of bottles that are gone.
 HISTORY = "events"
-DEFAULTS = {"accelerator": "tcg", "log_level": "debug"}
+DEFAULTS = {"log_level": "debug"}
+SLOW = {"kvm_probe": "60s", "boot_timeout": "2m", "sidecar_timeout": "60s"}  # KVM may be a nested one
+# The ways to run a bottle's VM: tests marked `backends` run once for each (conftest.py). A library that is
+# not there keeps "auto" from smolmachines.
+ROWS = {
+    "qemu-tcg": {"accelerator": "tcg", "vmm": "qemu-system-x86_64", "config": {"accelerator": "tcg"}},
+    "qemu-kvm": {
+        "accelerator": "kvm",
+        "vmm": "qemu-system-x86_64",
+        "config": {"accelerator": "kvm", "libkrun": "/nonexistent/libkrun.so", **SLOW},
+    },
+    "smolmachines-kvm": {"accelerator": "kvm", "vmm": "bottle-krun", "config": {"accelerator": "kvm", **SLOW}},
+}
+ROW = ROWS["qemu-tcg"]  # in force; set by the fixture `row`
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -115,7 +128,8 @@ class Daemon:
         self.base = pathlib.Path(base or tempfile.mkdtemp(prefix="bt", dir="/tmp"))
         self.state_dir, self.run_dir = self.base / "s", self.base / "r"
         self.socket = self.run_dir / "bottled.sock"
-        self.config = {**DEFAULTS, **(config or {})}
+        self.row = ROW
+        self.config = {**DEFAULTS, **ROW["config"], **(config or {})}
         self.process = self.output = None
         self.killed = False
         self.base.chmod(0o755)
@@ -161,6 +175,8 @@ class Daemon:
         return self
 
     def start(self, *extra, timeout=READY_TIMEOUT):
+        if self.row["accelerator"] == "kvm":
+            timeout += 60  # for the probe
         self.spawn(*extra)
         if not self.output.wait_line(r"^ready on ", timeout):
             self.process.poll()
@@ -324,8 +340,8 @@ def mentions(pid, marks):
         links = [folder / "cwd", *(folder / "fd").iterdir()]
     except PermissionError:
         return True
-    except (FileNotFoundError, ProcessLookupError):
-        return False  # ended while it was looked at
+    except OSError:
+        return False  # ended while it was looked at; its mounts are then EINVAL
     for link in links:
         try:
             texts.append(os.readlink(link).encode())

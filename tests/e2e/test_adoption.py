@@ -1,9 +1,11 @@
 """bottled is killed and started again: its bottles neither end nor get lost."""
 import processes
+import pytest
 
 GATED = ["sh", "-c", "echo up; while :; do sleep 1000 & wait $!; done"]
 
 
+@pytest.mark.backends
 def test_running_bottle_is_taken_over(daemon):
     daemon.create({"slug": "kept", "command": GATED}, "?start=true&wait=running")
     before = daemon.bottle("kept")
@@ -30,6 +32,7 @@ def test_end_is_noticed_after_the_restart(daemon):
     assert (bottle["state"], bottle["exit_code"]) == ("exited", 9)
 
 
+@pytest.mark.backends
 def test_end_while_bottled_was_down(daemon):
     daemon.create({"slug": "alone", "command": ["sh", "-c", "sleep 1; echo last words; exit 5"]}, "?start=true&wait=running")
     daemon.kill()

@@ -15,7 +15,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def tried(canaries):
+def tried(row, canaries):
     """{"told": {probe: what came back}, "hits": canaries that heard, "visits": of the allowed server}"""
     daemon = harness.Daemon(config={"host_ports": probes.HOST_PORTS})
     try:
@@ -36,16 +36,19 @@ def tried(canaries):
     return told
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("probe", probes.PROBES, ids=lambda probe: probe.id)
 def test_probe(tried, probe):
     as_it_must, words = probe.judge(tried["told"].get(probe.id))
     assert as_it_must, f"{probe.tried}: {words}"
 
 
+@pytest.mark.backends
 def test_no_canary_heard(tried):
     assert tried["hits"] == []
 
 
+@pytest.mark.backends
 def test_the_allowed_server_was_visited(tried):
     """By the three probes that may, and with no other address than its own."""
     assert len(tried["visits"]) == 3, tried["visits"]
@@ -140,18 +143,20 @@ def status_of(pid, field):
     return next(line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith(f"{field}:"))
 
 
+@pytest.mark.backends
 def test_the_jails_from_outside(daemon):
     """What the kernel says about the running programs: no network but lo, no rights, one user for the bottle."""
     daemon.create({"slug": "jailed", "command": ["sleep", "1000"]}, "?start=true&wait=running")
     ours = os.readlink("/proc/self/ns/net")
-    inside = {name: daemon.processes_named(name)[-1] for name in ("gvproxy", "qemu-system-x86_64", "squid")}
+    vmm = daemon.row["vmm"]
+    inside = {name: daemon.processes_named(name)[-1] for name in ("gvproxy", vmm, "squid")}
     for name, process in inside.items():
         assert status_of(process.pid, "CapEff") == "0000000000000000", name
         assert status_of(process.pid, "NoNewPrivs") == "1", name
         for namespace in ("user", "pid", "mnt", "ipc"):
             link = f"ns/{namespace}"
             assert os.readlink(f"/proc/{process.pid}/{link}") != os.readlink(f"/proc/self/{link}"), (name, link)
-    for name in ("gvproxy", "qemu-system-x86_64"):
+    for name in ("gvproxy", vmm):
         assert status_of(inside[name].pid, "Seccomp") == "2", name
         assert os.readlink(f"/proc/{inside[name].pid}/ns/net") != ours, name
         devices = pathlib.Path(f"/proc/{inside[name].pid}/net/dev").read_text().splitlines()[2:]

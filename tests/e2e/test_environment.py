@@ -1,6 +1,7 @@
 """What a plan says of the environment, the command and the folder arrives in the guest byte for byte."""
 import base64
 import hashlib
+import pytest
 
 # Every byte that can be in valid UTF-8: one character for each of U+0001 to U+00FF, and for each lead byte.
 EACH = {f"BYTE_{number:03d}": chr(number) for number in range(1, 256)}
@@ -40,6 +41,7 @@ def sent_and_got(daemon, env, **plan):
     return {name: value.encode() for name, value in resolved.items()}, got
 
 
+@pytest.mark.backends
 def test_each_byte(shared):
     resolved, got = sent_and_got(shared, {**EACH, **VALUES})
     for name, value in {**EACH, **VALUES}.items():
@@ -50,6 +52,7 @@ def test_each_byte(shared):
     assert present == set(range(256)) - never, "bytes that were not tried"
 
 
+@pytest.mark.backends
 def test_environment_is_exactly_the_plans(shared):
     resolved, got = sent_and_got(shared, {})
     assert got == resolved
@@ -57,6 +60,7 @@ def test_environment_is_exactly_the_plans(shared):
     assert b"proxy.internal" in got["NO_PROXY"] and b"127.0.0.1" in got["no_proxy"]
 
 
+@pytest.mark.backends
 def test_digest_of_60000_bytes(shared):
     """Computed in the guest, by a program that read it as a shell does."""
     value = "".join(chr(33 + number * 7919 % 90) for number in range(59996)) + " \n $"
@@ -80,6 +84,7 @@ def test_workdir(shared):
         assert shared.log(bottle["slug"]) == f"{workdir}\n", bottle
 
 
+@pytest.mark.backends
 def test_output_of_every_byte(shared):
     """And the other way: what the command writes is in its log byte for byte."""
     script = "i=0; while [ $i -lt 256 ]; do printf \"\\\\$(printf %o $i)\"; i=$((i+1)); done"

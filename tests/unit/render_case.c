@@ -96,6 +96,30 @@ static int render_case_qemu(const json_t *input, struct text *out, struct error 
     return render_qemu(&config, out, err);
 }
 
+static int render_case_krun(const json_t *input, struct text *out, struct error *err)
+{
+    const json_t *section = json_object_get(input, "krun"),
+                 *guest = json_object_get(input, "guest");
+    const struct guest_config shape = {
+        .cpus = (unsigned)json_member_integer(guest, "cpus", 1),
+        .memory_mib = (unsigned)json_member_integer(guest, "memory_mib", 256),
+    };
+    struct network network;
+    const struct krun_config config = {
+        .binary = json_member_string(section, "binary"),
+        .library = json_member_string(section, "library"),
+        .firmware = json_member_string(section, "firmware"),
+        .root = json_member_string(section, "root"),
+        .image = json_member_string(section, "image"),
+        .guest = &shape,
+        .network = &network,
+        .agent_fd = (int)json_member_integer(section, "agent_fd", 3),
+    };
+
+    read_network(json_object_get(input, "network"), &network);
+    return render_krun(&config, out, err);
+}
+
 typedef int proxy_renderer(const struct proxy_config *, struct text *, struct error *);
 
 static int proxy(const json_t *input, proxy_renderer *render, struct text *out, struct error *err)
@@ -138,14 +162,14 @@ static const struct {
     {"smolfile.device.toml", "guest", render_case_device},
     {"smolfile.smolvm.toml", "guest", render_case_smolvm},
     {"qemu.json", "qemu", render_case_qemu},
+    {"krun.json", "krun", render_case_krun},
     {"squid.conf", "proxy", render_case_squid},
     {"pipelock.yaml", "proxy", render_case_pipelock},
 };
 
 const char *const case_files[] = {
-    "gvproxy.yaml", "smolfile.device.toml", "smolfile.smolvm.toml",
-    "qemu.json",    "squid.conf",           "pipelock.yaml",
-    NULL,
+    "gvproxy.yaml", "smolfile.device.toml", "smolfile.smolvm.toml", "qemu.json",
+    "krun.json",    "squid.conf",           "pipelock.yaml",        NULL,
 };
 
 int case_has(const json_t *input, const char *file)

@@ -9,8 +9,11 @@
 
 #include "backends/backend.h"
 #include "backends/engines.h"
+#include "backends/krun_api.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/process.h"
+#include "base/text.h"
 #include "base/util.h"
 
 /* A machine of our own: every path below one temporary directory. */
@@ -30,7 +33,7 @@ static void touch(const char *directory, const char *name, mode_t mode)
 
 static void machine_make(struct machine *machine)
 {
-    char images[128];
+    char images[128], boot[128];
 
     *machine = (struct machine){.root = "/tmp/bottled-unit-XXXXXX"};
     cr_assert_not_null(mkdtemp(machine->root));
@@ -38,7 +41,9 @@ static void machine_make(struct machine *machine)
     (void)snprintf(machine->libexec, sizeof machine->libexec, "%s/libexec", machine->root);
     (void)snprintf(machine->guest, sizeof machine->guest, "%s/guest", machine->root);
     (void)snprintf(images, sizeof images, "%s/images", machine->guest);
-    const char *const directories[] = {machine->tools, machine->libexec, machine->guest, images};
+    (void)snprintf(boot, sizeof boot, "%s/root", machine->guest);
+    const char *const directories[] = {machine->tools, machine->libexec, machine->guest, images,
+                                       boot};
     for (size_t i = 0; i < COUNT_OF(directories); i++)
         cr_assert_eq(mkdir(directories[i], 0700), 0);
     machine->host = (struct host){.tools_path = machine->tools,
@@ -55,8 +60,9 @@ static void machine_furnish(const struct machine *machine)
 {
     static const char *const programs[] = {"gvproxy", "bwrap", "qemu-system-x86_64", "smolvm",
                                            "pipelock"};
-    static const char *const ours[] = {"bottle-shim", "bottle-cell"};
-    static const char *const files[] = {"vmlinuz", "initramfs.img", "images/busybox.erofs"};
+    static const char *const ours[] = {"bottle-shim", "bottle-cell", "bottle-krun"};
+    static const char *const files[] = {"vmlinuz", "initramfs.img", "root/init.krun",
+                                        "images/busybox.erofs"};
 
     for (size_t i = 0; i < COUNT_OF(programs); i++)
         touch(machine->tools, programs[i], 0700);
@@ -148,21 +154,93 @@ Test(preflight, one_missing_tool_is_the_only_one_named)
     machine_remove(&machine);
 }
 
-Test(preflight, smolmachines_needs_smolvm_and_gvproxy)
+/* The library of the tests: it exports what the table names, less one. */
+static void make_library(const struct machine *machine, const char *name, const char *less)
+{
+    char source[256], library[256];
+    CLEANUP_TEXT struct text code = TEXT_INIT;
+    struct error err = ERROR_INIT;
+    char *output = NULL;
+    int status = -1;
+
+    for (size_t i = 0; i < n_krun_functions; i++)
+        if (krun_functions[i].needed_in & 2 && strcmp(krun_functions[i].name, less) != 0)
+            text_addf(&code, "int %s(void) { return 0; }\n", krun_functions[i].name);
+    (void)snprintf(source, sizeof source, "%s/library.c", machine->root);
+    (void)snprintf(library, sizeof library, "%s/%s", machine->tools, name);
+    cr_assert_eq(file_write(source, code.data, code.length, 0600, false, &err), 0);
+    const char *const argv[] = {"/usr/bin/cc", "-shared", "-fPIC", "-Wl,-soname,libkrun.so.2",
+                                "-o",          library,   source,  NULL};
+    const char *const env[] = {"PATH=/usr/bin:/bin", NULL};
+    cr_assert_eq(process_run(argv, env, 30000, 4096, &output, &status, &err), 0, "%s", err.text);
+    cr_assert_eq(status, 0, "%s", output);
+    free(output);
+}
+
+/* A machine on which smolmachines could launch. */
+static void machine_furnish_smolmachines(struct machine *machine)
+{
+    machine_furnish(machine);
+    make_library(machine, "libkrun.so", "");
+    touch(machine->tools, "libkrunfw.so.5", 0600);
+    machine->host.kvm_works = true;
+    (void)snprintf(machine->host.kvm_detail, sizeof machine->host.kvm_detail, "KVM works");
+}
+
+Test(preflight, smolmachines_names_the_one_thing_that_is_missing)
+{
+    static const char *const removed[][2] = {
+        {"tools/gvproxy", "gvproxy"},           {"tools/libkrunfw.so.5", "libkrunfw"},
+        {"libexec/bottle-krun", "bottle-krun"}, {"guest/root/init.krun", "guest root"},
+        {"tools/libkrun.so", "libkrun"},        {"tools/smolvm", "smolvm"},
+    };
+    struct machine machine;
+    struct preflight preflight;
+    char path[256];
+
+    machine_make(&machine);
+    machine_furnish_smolmachines(&machine);
+    backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
+    cr_expect(preflight.ok);
+    cr_expect_str_eq(row(&preflight, "libkrun")->detail, "libkrun.so.2");
+    for (size_t i = 0; i < COUNT_OF(removed); i++) {
+        machine_furnish_smolmachines(&machine);
+        (void)snprintf(path, sizeof path, "%s/%s", machine.root, removed[i][0]);
+        cr_assert_eq(unlink(path), 0);
+        backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
+        cr_expect_not(preflight.ok, "%s", removed[i][0]);
+        cr_expect_not(row(&preflight, removed[i][1])->found, "%s", removed[i][0]);
+    }
+    machine_furnish_smolmachines(&machine);
+    machine.host.kvm_works = false;
+    backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
+    cr_expect_not(row(&preflight, "KVM")->found);
+    machine_remove(&machine);
+}
+
+Test(preflight, a_library_that_lacks_a_function_is_named_with_it)
 {
     struct machine machine;
     struct preflight preflight;
     char path[256];
 
     machine_make(&machine);
-    machine_furnish(&machine);
+    machine_furnish_smolmachines(&machine);
+    make_library(&machine, "libkrun.so", "krun_add_disk");
+    backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
+    cr_expect_not(row(&preflight, "libkrun")->found);
+    cr_expect_str_eq(row(&preflight, "libkrun")->detail,
+                     "libkrun of the second generation (libkrun.so.2) lacks krun_add_disk");
+    touch(machine.tools, "libkrun.so", 0700);
+    backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
+    cr_expect_not_null(strstr(row(&preflight, "libkrun")->detail, "is not a library"));
+    (void)snprintf(path, sizeof path, "%s/elsewhere.so", machine.tools);
+    machine.host.libkrun = path;
+    backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
+    cr_expect_not_null(strstr(row(&preflight, "libkrun")->detail, "elsewhere.so is not there"));
+    make_library(&machine, "elsewhere.so", "");
     backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
     cr_expect(preflight.ok);
-    (void)snprintf(path, sizeof path, "%s/smolvm", machine.tools);
-    cr_assert_eq(unlink(path), 0);
-    backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
-    cr_expect_not(preflight.ok);
-    cr_expect_not(row(&preflight, "smolvm")->found);
     machine_remove(&machine);
 }
 
@@ -222,17 +300,50 @@ Test(backends, every_row_prepares_its_files)
     machine_remove(&machine);
 }
 
-Test(backends, smolmachines_says_that_it_can_not_launch)
+Test(backends, smolmachines_launches_the_rendered_argv)
 {
     struct machine machine;
     struct error err = ERROR_INIT;
     json_t *vm = NULL;
 
     machine_make(&machine);
+    machine_furnish_smolmachines(&machine);
     struct plan *plan = resolve(&machine, "{\"command\":[\"true\"]}");
+    plan->backend = "smolmachines";
+    cr_assert_eq(backend_find("smolmachines")->prepare(&machine.host, plan, &err), 0, "%s",
+                 err.text);
+    cr_expect_str_eq(plan->accelerator, "kvm");
+    cr_assert_eq(backend_find("smolmachines")->launch(&machine.host, plan, &vm, &err), 0, "%s",
+                 err.text);
+    const struct plan_file *file = plan_find_file(plan, "krun.json");
+    CLEANUP_JSON json_t *shown = json_parse(file->content, file->length, &err);
+    cr_expect(json_equal(json_object_get(shown, "argv"), json_object_get(vm, "argv")));
+    cr_expect(json_is_true(json_object_get(vm, "dev_kvm")));
+    json_decref(vm);
+    plan_free(plan);
+    machine_remove(&machine);
+}
+
+Test(backends, smolmachines_says_why_it_can_not_launch)
+{
+    struct machine machine;
+    struct error err = ERROR_INIT;
+    json_t *vm = NULL;
+
+    machine_make(&machine);
+    machine_furnish_smolmachines(&machine);
+    struct plan *plan = resolve(&machine, "{\"command\":[\"true\"]}");
+    plan->backend = "smolmachines";
+    cr_assert_eq(backend_find("smolmachines")->prepare(&machine.host, plan, &err), 0);
+    machine.host.kvm_works = false;
+    (void)snprintf(machine.host.kvm_detail, sizeof machine.host.kvm_detail, "no such device");
     cr_expect_eq(backend_find("smolmachines")->launch(&machine.host, plan, &vm, &err), -1);
-    cr_expect_str_eq(err.kind, "launch-unavailable");
-    cr_expect_not_null(strstr(err.text, "qemu"));
+    cr_expect_str_eq(err.kind, "preflight-failed");
+    cr_expect_not_null(strstr(err.text, "no such device"));
+    machine.host.kvm_works = true;
+    machine.host.tools_path = "/nonexistent";
+    cr_expect_eq(backend_find("smolmachines")->launch(&machine.host, plan, &vm, &err), -1);
+    cr_expect_not_null(strstr(err.text, "libkrun was not found"));
     plan_free(plan);
     machine_remove(&machine);
 }
@@ -246,6 +357,10 @@ Test(backends, auto_and_unknown_names)
     cr_expect_str_eq(backend_choose(&machine.host, "auto")->name, "qemu");
     cr_expect_str_eq(backend_choose(&machine.host, "smolmachines")->name, "smolmachines");
     cr_expect_null(backend_choose(&machine.host, "docker"));
+    machine_furnish_smolmachines(&machine);
+    cr_expect_str_eq(backend_choose(&machine.host, "auto")->name, "smolmachines");
+    machine.host.kvm_works = false;
+    cr_expect_str_eq(backend_choose(&machine.host, "auto")->name, "qemu");
     machine_remove(&machine);
 }
 

@@ -1,0 +1,128 @@
+"""Tests marked `kvm` need a KVM that works. Where a guest boots on this machine's own, they run as all others.
+Elsewhere they run inside tests/kvmhost, all of this run's in one nested host, before the first of the others;
+what became of each there is told here as if it had run here. With CI set, none of them may be skipped.
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import harness
+import processes
+import pytest
+
+RUN = harness.ROOT / "tests" / "kvmhost" / "run"
+INSIDE = "BOTTLED_KVM_HOST"  # set in the nested host: the file that takes the reports
+BASE_SECONDS, SECONDS_EACH = 120, 60  # the host is killed after that, for so many tests
+
+
+def identity(node):
+    """Of one test in both runs, whatever folder each takes for its root."""
+    path, _, rest = node.partition("::")
+    return f"{os.path.basename(path)}::{rest}"
+
+
+def works_here():
+    """Does bottled itself find that a guest boots here? (does it, in words)"""
+    if not os.path.exists("/dev/kvm"):
+        return False, "/dev/kvm is absent"
+    processes.become_subreaper()
+    daemon = harness.Daemon(config={"accelerator": "auto"})
+    try:
+        verdict = daemon.start(timeout=60).get("/backends").json()["kvm"]
+    finally:
+        fault = daemon.close()
+    assert fault is None, fault
+    return verdict["works"], verdict["detail"]
+
+
+class Inside:
+    """In the nested host: writes down each report."""
+
+    def __init__(self, config):
+        self.config = config
+        self.file = open(os.environ[INSIDE], "a")
+
+    def pytest_runtest_logreport(self, report):
+        data = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
+        print(json.dumps(data), file=self.file, flush=True)
+
+    def pytest_unconfigure(self):
+        self.file.close()
+
+
+class Outside:
+    def __init__(self, config):
+        self.config = config
+        self.reports = None  # {identity: reports} once the nested host has run
+        self.why_none = ""
+
+    def say(self, words):
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter:
+            reporter.ensure_newline()
+            reporter.write_line(f"kvm: {words}")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session):
+        items = [item for item in session.items if item.get_closest_marker("kvm")]
+        if not items or self.config.option.collectonly or session.testsfailed:
+            return
+        works, words = works_here()
+        self.say(words)
+        if not works:
+            self.run_in_host(items)
+
+    def run_in_host(self, items):
+        tests = [f"{item.path}::{item.nodeid.split('::', 1)[1]}" for item in items]
+        seconds = BASE_SECONDS + SECONDS_EACH * len(tests)
+        self.say(f"{len(tests)} tests in a nested host (at most {seconds} s)")
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="kvm") as folder:
+            reports = pathlib.Path(folder) / "reports"
+            argv = [RUN, "--timeout", str(seconds), "--out", folder]
+            argv += ["env", "-u", "BOTTLED_TESTS_INSIDE", f"{INSIDE}={reports}"]
+            argv += [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests]
+            done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            lines = reports.read_text().splitlines() if reports.exists() else []
+        self.why_none = f"the nested host gave no result (status {done.returncode}):\n{done.stdout.decode(errors='replace')[-4000:]}"
+        self.reports = {}
+        for line in lines:
+            report = self.config.hook.pytest_report_from_serializable(config=self.config, data=json.loads(line))
+            self.reports.setdefault(identity(report.nodeid), []).append(report)
+        self.say(f"{len(self.reports)} tests came back in {time.monotonic() - began:.0f} s")
+
+    def reports_of(self, item):
+        reports = self.reports.get(identity(item.nodeid), [])
+        for report in reports:
+            if report.skipped and os.environ.get("CI"):
+                report.outcome, report.longrepr = "failed", f"skipped, and CI is set: {report.longrepr}"
+        if not reports:
+            reports = [
+                pytest.TestReport(
+                    nodeid=item.nodeid, location=item.location, keywords={}, outcome="failed",
+                    longrepr=self.why_none, when="call",
+                )
+            ]  # fmt: skip
+        return reports
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item):
+        if self.reports is None or not item.get_closest_marker("kvm"):
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self.reports_of(item):
+            report.nodeid = item.nodeid
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+
+def register(config):
+    config.addinivalue_line("markers", "kvm: needs a KVM that works; runs in a nested host where there is none")
+    config.addinivalue_line("markers", "backends: runs once for each row of harness.ROWS")
+    plugin = Inside if os.environ.get(INSIDE) else Outside
+    config.pluginmanager.register(plugin(config), "bottled-kvm")
