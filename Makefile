@@ -59,7 +59,6 @@ UNIT_SHARED := $(filter-out $(UNIT_SOURCES),$(wildcard tests/unit/*.c))
 TOOL_SOURCES := $(wildcard tests/tools/*.c)
 TSAN_SOURCES := $(wildcard tests/tsan/*.c)
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
-TOOL_SOURCES := $(wildcard tests/tools/*.c)
 ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES)
 HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools,$(wildcard $(folder)/*.h))
 
@@ -75,7 +74,6 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
-TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%)
 TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%)
 PYTHON := $(TOOLS)/venv/bin/python
 
@@ -124,9 +122,12 @@ unit: programs units ## the unit tests (UNIT=test_x for one program)
 	@tests/run-units $(BUILD) '$(UNIT)'
 
 .PHONY: e2e
-e2e: build $(TEST_TOOLS) ## the end-to-end tests (PYTEST_ARGS='-k name' for some)
-	@$(if $(wildcard tests/e2e/test_*.py),$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/e2e, \
-	    echo 'tests/e2e has no tests')
+e2e: build $(TEST_TOOLS) ## the end-to-end tests that need no KVM (PYTEST_ARGS='-k name' for some)
+	@$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm' tests/e2e
+
+.PHONY: e2e-kvm
+e2e-kvm: build $(TEST_TOOLS) ## those that need a KVM that works; without one, in a nested test host (root, slow)
+	@$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m kvm tests/e2e
 
 .PHONY: bench
 bench: build ## figures of this machine (ARGS='boot egress' for some)
@@ -226,11 +227,6 @@ $(BUILD)/tests/%: $(OBJ)/tests/unit/%.o $(UNIT_LINKED:%.c=$(OBJ)/%.o) $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ -lcriterion $(LDLIBS)
-
-$(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(OBJ)/tests/unit/render_case.o $(LIB)
-	@mkdir -p $(@D)
-	@echo "  LINK    $@"
-	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(UNIT_SHARED:%.c=$(OBJ)/%.o) $(LIB)
 	@mkdir -p $(@D)
