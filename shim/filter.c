@@ -9,8 +9,7 @@
 #include "base/util.h"
 
 /* EPERM rather than a kill: gvproxy answers such an API call with 500 and goes on. Calls that an
- * architecture does not have are left out by libseccomp. chmod and chown are here since the run
- * directory is shared with the VM's jail. */
+ * architecture does not have are left out by libseccomp. */
 static const int denied[] = {
     SCMP_SYS(unlink),
     SCMP_SYS(unlinkat),
