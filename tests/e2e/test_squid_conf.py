@@ -17,7 +17,7 @@ import harness
 import processes
 import rendering
 
-SQUID = os.path.realpath(shutil.which("squid", path=os.environ["PATH"] + ":/usr/sbin:/sbin") or "squid")
+SQUID = shutil.which("squid", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
 OTHER_USER = 65534
 CONFIG = "/etc/bottle/squid.conf"
 JAIL = [
@@ -111,7 +111,7 @@ class Squid:
             user = ["setpriv", f"--reuid={OTHER_USER}", f"--regid={OTHER_USER}", "--clear-groups", "--no-new-privs"]
             for _, end in (out, err):  # it opens /dev/stdout and /dev/stderr by name: they have to be its own
                 os.fchown(end, OTHER_USER, OTHER_USER)
-        argv = [*user, *JAIL, "--ro-bind-data", str(config), CONFIG, "--", SQUID, "-N", "-f", CONFIG]
+        argv = [*user, *JAIL, "--ro-bind-data", str(config), CONFIG, "--", os.path.realpath(SQUID), "-N", "-f", CONFIG]
         self.process = subprocess.Popen(argv, pass_fds=[config], stdin=subprocess.DEVNULL, stdout=out[1], stderr=err[1])
         for end in (config, out[1], err[1]):
             os.close(end)
@@ -145,8 +145,7 @@ class Squid:
 
 @pytest.fixture
 def squid():
-    if not SQUID:
-        pytest.skip("squid is not installed")
+    assert SQUID, "squid is not installed: run tools/setup"
     made = []
 
     def start(rules):
