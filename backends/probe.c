@@ -3,8 +3,8 @@
  *
  * /dev/kvm can exist, accept KVM_CREATE_VM and still hang at the guest's kernel, so that opening it
  * proves nothing. The proof is a boot of the real kernel and init, by bottle-shim in the VM's own
- * jail and as a bottle's own user, under a deadline. The verdict is kept per boot of the host,
- * QEMU, kernel and initramfs. */
+ * jail and as a bottle's own user, under a deadline, by the first VMM that is there. The verdict is
+ * kept per boot of the host, VMM, kernel and init. */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -20,6 +20,7 @@
 
 #include "backends/backend.h"
 #include "backends/qemu.h"
+#include "backends/smolmachines.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -33,6 +34,8 @@
 /* Measured: hashing and packing 5 to 8 times, starting programs 50 times as long. */
 #define TCG_INSTEAD                                                                                \
     "; qemu runs its bottles by TCG instead: 5 to 10 times slower, at starting programs up to 50"
+#define TRY_AGAIN                                                                                  \
+    "; to have it tried again, remove " VERDICT_FILE " in state_dir and restart bottled"
 
 enum {
     TSC_SAMPLE_MS = 20,
@@ -40,6 +43,7 @@ enum {
     SHIM_READY = 4,
     SLACK_MS = 3000,
     VERDICT_MAX = 65536,
+    IDENTITY_MAX = 5 * PATH_MAX,
     TSC_TOLERANCE = 200
 }; /* one part in */
 
@@ -116,33 +120,32 @@ static bool may_open(struct host *host)
     return allowed;
 }
 
-int files_identity(const char *const *paths, char *ret, size_t size)
-{
-    CLEANUP_TEXT struct text out = TEXT_INIT;
-    struct stat status;
-
-    for (; *paths; paths++) {
-        if (stat(*paths, &status) < 0)
-            return -1;
-        text_addf(&out, "%s:%lld:%lld ", *paths, (long long)status.st_size,
-                  (long long)status.st_mtime);
-    }
-    return out.data && snprintf(ret, size, "%s", out.data) < (int)size ? 0 : -1;
-}
+/* The VMMs that can try a guest, in the order in which one is taken: the first that is there. */
+static const struct prober {
+    const char *name;
+    int (*identity)(const struct host *host, char *ret, size_t size);
+    int (*vm)(const struct host *host, json_t **ret_vm, struct error *err);
+} probers[] = {
+    {"QEMU", qemu_identity, qemu_probe_vm},
+    {"libkrun", smolmachines_identity, smolmachines_probe_vm},
+};
 
 /* "<boot id> <deadline> <files>": what a kept verdict holds for. The deadline is part of it, as a
- * guest may come up within a longer one. */
-static int identity(const struct host *host, char *ret, size_t size)
+ * guest may come up within a longer one. NULL: no VMM is there, or not its guest's files. */
+static const struct prober *identity(const struct host *host, char *ret, size_t size)
 {
     CLEANUP_FREE char *boot = file_read("/proc/sys/kernel/random/boot_id", 64, NULL, NULL);
-    char files[3 * PATH_MAX];
+    const struct prober *prober = probers;
+    char files[IDENTITY_MAX];
 
-    if (!boot || qemu_identity(host, files, sizeof files) < 0)
-        return -1;
+    while (prober < probers + COUNT_OF(probers) && prober->identity(host, files, sizeof files) < 0)
+        prober++;
+    if (!boot || prober == probers + COUNT_OF(probers))
+        return NULL;
     boot[strcspn(boot, "\n")] = '\0';
     return snprintf(ret, size, "%s %lld %s", boot, (long long)host->kvm_probe_ms, files) < (int)size
-               ? 0
-               : -1;
+               ? prober
+               : NULL;
 }
 
 static bool read_verdict(struct host *host, const char *path, const char *key)
@@ -200,9 +203,11 @@ static bool read_answer(int fd, int64_t until_ms, char *ret, size_t size)
     return strcmp(ret, "ok") == 0;
 }
 
-static int boot(struct host *host, const json_t *spec, struct error *err)
+static int boot(struct host *host, const struct prober *prober, const json_t *spec,
+                struct error *err)
 {
-    char shim[PATH_MAX], answer[sizeof host->kvm_detail - sizeof TCG_INSTEAD - 40];
+    char shim[PATH_MAX],
+        answer[sizeof host->kvm_detail - sizeof TCG_INSTEAD - sizeof TRY_AGAIN - 60];
     int64_t began = clock_monotonic_ms(), until = began + host->kvm_probe_ms + SLACK_MS;
     int pipe_fds[2];
     pid_t pid;
@@ -222,11 +227,11 @@ static int boot(struct host *host, const json_t *spec, struct error *err)
         return -1;
     (void)close(steal_fd(&write_end));
     if (read_answer(read_end, until, answer, sizeof answer))
-        verdict(host, true, "KVM works: a guest booted in %lld ms",
+        verdict(host, true, "KVM works: a guest of %s booted in %lld ms", prober->name,
                 (long long)(clock_monotonic_ms() - began));
     else
-        verdict(host, false, "/dev/kvm is there but no guest boots: %s",
-                answer[0] ? answer : "the probe gave no answer");
+        verdict(host, false, "/dev/kvm is there but no guest of %s boots: %s" TRY_AGAIN,
+                prober->name, answer[0] ? answer : "the probe gave no answer");
     (void)pidfd_kill(pidfd, SIGKILL);
     struct pollfd ended = {.fd = pidfd, .events = POLLIN};
     int status;
@@ -237,42 +242,44 @@ static int boot(struct host *host, const json_t *spec, struct error *err)
 
 /* Boots the probe in a directory of its own, made for the first of the bottles' users and removed
  * after. */
-static int probe_in(struct host *host, const char *directory, struct error *err)
+static int probe_in(struct host *host, const struct prober *prober, const char *directory,
+                    struct error *err)
 {
     struct host probing = *host;
     json_t *vm;
 
     if (host->uid_base && chown(directory, host->uid_base, host->uid_base) < 0)
         return error_errno(err, NULL, "%s", directory);
-    if (qemu_probe_vm(host, &vm, err) < 0)
+    if (prober->vm(host, &vm, err) < 0)
         return -1;
     probing.boot_timeout_ms = host->kvm_probe_ms;
     CLEANUP_JSON json_t *spec =
         launch_frame(&probing, vm, "probe", directory, directory, host->uid_base, "-", err);
     if (!spec || json_object_set_new(spec, "probe", json_true()) < 0)
         return -1;
-    return boot(host, spec, err);
+    return boot(host, prober, spec, err);
 }
 
 /* Settles the verdict by the one that was kept, or by a boot. */
 static int settle_kvm(struct host *host, struct error *err)
 {
-    char path[PATH_MAX], directory[PATH_MAX], key[4 * PATH_MAX];
+    char path[PATH_MAX], directory[PATH_MAX], key[IDENTITY_MAX + 128];
+    const struct prober *prober;
     struct error fault = ERROR_INIT;
 
     (void)snprintf(path, sizeof path, "%s/" VERDICT_FILE, host->state_dir);
     (void)snprintf(directory, sizeof directory, "%s/probe-XXXXXX", host->run_dir);
     if (!may_open(host))
         return 0;
-    if (identity(host, key, sizeof key) < 0) {
-        verdict(host, false, "QEMU or the guest's kernel is missing");
+    if (!(prober = identity(host, key, sizeof key))) {
+        verdict(host, false, "neither QEMU nor smolvm's libkrun is there to try a guest by");
         return 0;
     }
     if (read_verdict(host, path, key))
         return 0;
     if (!mkdtemp(directory))
         return error_errno(err, NULL, "%s", directory);
-    if (probe_in(host, directory, &fault) < 0)
+    if (probe_in(host, prober, directory, &fault) < 0)
         verdict(host, false, "the KVM probe could not run: %.120s", fault.text);
     else
         keep_verdict(host, path, key);

@@ -7,10 +7,8 @@ void qemu_preflight(const struct host *host, const struct spec *spec, struct pre
 int qemu_prepare(const struct host *host, struct plan *plan, struct error *err);
 int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_vm,
                 struct error *err);
-/* The "vm" member of a probe's launch spec: KVM, no image, no network. */
+/* The "vm" member of a probe's launch spec: KVM, no image, no network card. */
 int qemu_probe_vm(const struct host *host, json_t **ret_vm, struct error *err);
 /* What a probe's verdict depends on: QEMU, kernel and initramfs by size and time of change. -1: one
  * is missing. */
 int qemu_identity(const struct host *host, char *ret, size_t size);
-/* Joins size and mtime of the files of a NULL-terminated list. -1: one is missing. */
-int files_identity(const char *const *paths, char *ret, size_t size);

@@ -26,7 +26,19 @@
 #define JAIL_ROOT "/vm/root"
 #define JAIL_IMAGE "/vm/image"
 
-enum { AGENT_FD = 5 };
+#define BUILTIN_IMAGE "builtin:busybox"
+
+enum { AGENT_FD = 5, PROBE_MIB = 128 };
+
+/* What is the same for every machine. */
+static const struct krun_config in_jail = {
+    .binary = JAIL_RUNNER,
+    .library = JAIL_LIBRARY,
+    .firmware = JAIL_FIRMWARE,
+    .root = JAIL_ROOT,
+    .image = JAIL_IMAGE,
+    .agent_fd = AGENT_FD,
+};
 
 static const char install_smolvm[] = "install smolvm by its vendor's installer, or run tools/setup "
                                      "in bottled's source directory (it "
@@ -111,16 +123,17 @@ static void preflight_library(struct preflight *preflight, const struct host *ho
     else if (krun_check_file(libraries->library, soname, sizeof soname, &err) < 0) {
         (void)snprintf(detail, sizeof detail, "%.255s", err.text);
         found = false;
-    } else {
-        (void)snprintf(detail, sizeof detail, "%s", soname);
     }
     preflight_row(preflight, "libkrun", found, libraries->library, detail, hint);
+    if (found && preflight->count > 0) /* what a library gives for a version is its name */
+        (void)snprintf(preflight->tools[preflight->count - 1].version,
+                       sizeof preflight->tools[0].version, "%.47s", soname);
 }
 
 void smolmachines_preflight(const struct host *host, const struct spec *spec, struct preflight *ret)
 {
     static const char built[] = "build bottled whole: run make in its source directory";
-    const char *image = spec ? spec->image : "builtin:busybox";
+    const char *image = spec ? spec->image : BUILTIN_IMAGE;
     struct libraries libraries;
     char path[PATH_MAX];
 
@@ -156,17 +169,10 @@ int smolmachines_prepare(const struct host *host, struct plan *plan, struct erro
 {
     CLEANUP_TEXT struct text smolfile = TEXT_INIT;
     CLEANUP_TEXT struct text machine = TEXT_INIT;
-    const struct krun_config config = {
-        .binary = JAIL_RUNNER,
-        .library = JAIL_LIBRARY,
-        .firmware = JAIL_FIRMWARE,
-        .root = JAIL_ROOT,
-        .image = JAIL_IMAGE,
-        .guest = &plan->guest,
-        .network = &plan->network,
-        .agent_fd = AGENT_FD,
-    };
+    struct krun_config config = in_jail;
 
+    config.guest = &plan->guest;
+    config.network = &plan->network;
     plan->accelerator = "kvm"; /* libkrun has no other */
     if (render_smolfile(&plan->guest, &plan->network, host->dialect, &smolfile, err) < 0)
         return error_wrap(err, "smolfile.toml");
@@ -221,4 +227,40 @@ int smolmachines_launch(const struct host *host, const struct plan *plan, json_t
     *ret_vm = vm_encode(host, &libraries, image, argv);
     json_decref(argv);
     return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
+}
+
+int smolmachines_probe_vm(const struct host *host, json_t **ret_vm, struct error *err)
+{
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+    const struct guest_config guest = {.cpus = 1, .memory_mib = PROBE_MIB};
+    struct krun_config config = in_jail;
+    struct libraries libraries;
+    char image[PATH_MAX];
+    json_t *argv;
+
+    find_libraries(host, &libraries);
+    config.guest = &guest;
+    if (guest_image_path(host, BUILTIN_IMAGE, image, sizeof image) < 0 ||
+        render_krun(&config, &out, err) < 0 ||
+        rendered_argv("krun.json", out.data, out.length, &argv, err) < 0)
+        return -1;
+    *ret_vm = vm_encode(host, &libraries, image, argv);
+    json_decref(argv);
+    return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
+}
+
+int smolmachines_identity(const struct host *host, char *ret, size_t size)
+{
+    char runner[PATH_MAX], init[PATH_MAX], soname[64];
+    struct libraries libraries;
+
+    find_libraries(host, &libraries);
+    if (!libraries.library[0] ||
+        krun_check_file(libraries.library, soname, sizeof soname, NULL) < 0)
+        return -1;
+    (void)snprintf(runner, sizeof runner, "%s/" RUNNER, host->libexec_dir);
+    (void)snprintf(init, sizeof init, "%s/" ROOT_DIR "/init.krun", host->guest_dir);
+    return files_identity(
+        (const char *const[]){libraries.library, libraries.firmware, runner, init, NULL}, ret,
+        size);
 }

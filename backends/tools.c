@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "backends/engines.h"
+#include "base/text.h"
 #include "base/util.h"
 
 /* Searched after the configured path: an ordinary user's PATH lacks the first two, nobody's has the
@@ -146,4 +147,18 @@ int rendered_argv(const char *name, const char *text, size_t length, json_t **re
     }
     *ret = argv;
     return 0;
+}
+
+int files_identity(const char *const *paths, char *ret, size_t size)
+{
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+    struct stat status;
+
+    for (; *paths; paths++) {
+        if (stat(*paths, &status) < 0)
+            return -1;
+        text_addf(&out, "%s:%lld:%lld ", *paths, (long long)status.st_size,
+                  (long long)status.st_mtime);
+    }
+    return out.data && snprintf(ret, size, "%s", out.data) < (int)size ? 0 : -1;
 }

@@ -25,3 +25,5 @@ int guest_image_path(const struct host *host, const char *image, char *ret, size
 /* The argument vector that the rendered file `name` ("qemu.json") holds. The caller releases it. */
 int rendered_argv(const char *name, const char *text, size_t length, json_t **ret,
                   struct error *err);
+/* Joins size and time of change of the files of a NULL-terminated list. -1: one is missing. */
+int files_identity(const char *const *paths, char *ret, size_t size);

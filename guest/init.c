@@ -147,10 +147,6 @@ int main(void)
     console_open();
     int result = boot_mount(&err);
     console_open();
-    if (result == 0 && boot_option("bottled.probe")) {
-        console_say("probe ok");
-        power_off();
-    }
     if (result == 0) {
         boot_modules();
         result = serve(&err);

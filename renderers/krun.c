@@ -2,8 +2,8 @@
  *
  * Theory: bottle-krun knows no default, so that the file says all that the machine has: a root
  * directory to boot from, one read-only disk with the image, one virtio-net card on gvproxy's
- * unixgram socket, one console and the agent's port. The card is the one of smolfile.toml's device
- * table: both are rendered from the same two structs. */
+ * unixgram socket, one console and the agent's port. A probe's machine has no card. The card is the
+ * one of smolfile.toml's device table: both are rendered from the same two structs. */
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -22,25 +22,30 @@ static int check_config(const struct krun_config *config, struct error *err)
     if (config->guest->cpus > CPUS_MAX)
         return error_set(err, NULL, "krun.json: libkrun gives a machine %d processors at most",
                          CPUS_MAX);
-    good = check_jail_path(config->image) && check_mac(config->network->guest_mac) &&
-           config->guest->cpus > 0 && config->guest->memory_mib > 0 &&
-           config->agent_fd >= FIRST_FREE_FD;
+    good = check_jail_path(config->image) &&
+           (!config->network || check_mac(config->network->guest_mac)) && config->guest->cpus > 0 &&
+           config->guest->memory_mib > 0 && config->agent_fd >= FIRST_FREE_FD;
     return good ? 0 : error_set(err, NULL, "krun.json: the machine is not well-formed");
 }
 
 static json_t *argv_of(const struct krun_config *config)
 {
-    json_t *argv = json_pack("[s, s, s, s, s, s, s]", config->binary, "--library", config->library,
-                             "--firmware", config->firmware, "--root", config->root);
+    json_t *argv =
+        json_pack("[s, s, s, s, s, s, s, s, s]", config->binary, "--library", config->library,
+                  "--firmware", config->firmware, "--root", config->root, "--disk", config->image);
+    json_t *numbers =
+        json_pack("[s, o, s, o, s, o]", "--cpus", json_sprintf("%u", config->guest->cpus),
+                  "--memory", json_sprintf("%u", config->guest->memory_mib), "--agent-fd",
+                  json_sprintf("%d", config->agent_fd));
 
-    json_t *rest = json_pack("[s, s, s, s, s, s, s, s, s, s, s, s, s, s]", "--cpus", "", "--memory",
-                             "", "--disk", config->image, "--net", JAIL_NET_SOCKET, "--net-local",
-                             JAIL_VM_SOCKET, "--mac", config->network->guest_mac, "--agent-fd", "");
-    (void)json_array_set_new(rest, 1, json_sprintf("%u", config->guest->cpus));
-    (void)json_array_set_new(rest, 3, json_sprintf("%u", config->guest->memory_mib));
-    (void)json_array_set_new(rest, 13, json_sprintf("%d", config->agent_fd));
-    (void)json_array_extend(argv, rest);
-    json_decref(rest);
+    (void)json_array_extend(argv, numbers);
+    json_decref(numbers);
+    if (!config->network)
+        return argv;
+    json_t *card = json_pack("[s, s, s, s, s, s]", "--net", JAIL_NET_SOCKET, "--net-local",
+                             JAIL_VM_SOCKET, "--mac", config->network->guest_mac);
+    (void)json_array_extend(argv, card);
+    json_decref(card);
     return argv;
 }
 

@@ -78,14 +78,12 @@ static void add_kernel_line(struct arguments *arguments, const struct qemu_confi
     text_add(&value, "console=ttyS0 quiet panic=-1 reboot=t");
     if (!config->kvm && config->tsc_khz)
         text_addf(&value, " tsc_early_khz=%u", config->tsc_khz);
-    if (config->probe)
-        text_add(&value, " bottled.probe");
     add_option(arguments, "-append", &value);
     add(arguments, "-serial");
     add(arguments, "stdio");
 }
 
-static void add_devices(struct arguments *arguments, const struct qemu_config *config)
+static void add_card_and_image(struct arguments *arguments, const struct qemu_config *config)
 {
     struct text value = TEXT_INIT;
 
@@ -97,6 +95,12 @@ static void add_devices(struct arguments *arguments, const struct qemu_config *c
     add_option(arguments, "-drive", &value);
     add(arguments, "-device");
     add(arguments, "virtio-blk-device,drive=image");
+}
+
+static void add_agent_port(struct arguments *arguments, const struct qemu_config *config)
+{
+    struct text value = TEXT_INIT;
+
     text_addf(&value, "socket,id=agent,fd=%d", config->agent_fd);
     add_option(arguments, "-chardev", &value);
     add(arguments, "-device");
@@ -108,11 +112,11 @@ static void add_devices(struct arguments *arguments, const struct qemu_config *c
 static int check_config(const struct qemu_config *config, struct error *err)
 {
     bool good = check_jail_path(config->binary) && check_jail_path(config->kernel) &&
-                check_jail_path(config->initrd) && config->cpus > 0 && config->memory_mib > 0;
+                check_jail_path(config->initrd) && config->cpus > 0 && config->memory_mib > 0 &&
+                config->agent_fd >= FIRST_FREE_FD;
 
     if (good && !config->probe)
-        good = check_jail_path(config->image) && check_mac(config->guest_mac) &&
-               config->agent_fd >= FIRST_FREE_FD;
+        good = check_jail_path(config->image) && check_mac(config->guest_mac);
     return good ? 0 : error_set(err, NULL, "qemu.json: the machine is not well-formed");
 }
 
@@ -125,7 +129,8 @@ int render_qemu(const struct qemu_config *config, struct text *out, struct error
     add_machine(&arguments, config);
     add_kernel_line(&arguments, config);
     if (!config->probe)
-        add_devices(&arguments, config);
+        add_card_and_image(&arguments, config);
+    add_agent_port(&arguments, config);
     add(&arguments, "-sandbox");
     add(&arguments, SANDBOX);
     if (json_object_set_new(root, "argv", arguments.list) < 0)

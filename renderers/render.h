@@ -32,7 +32,7 @@ struct qemu_config {
     bool kvm;         /* else TCG */
     unsigned tsc_khz; /* host's TSC frequency, for tsc_early_khz under TCG; 0: unknown, left out */
     int agent_fd; /* the descriptor that carries the agent channel (a connected stream socket) */
-    bool probe;   /* boots only far enough to print that it did: no network, image or agent */
+    bool probe;   /* to see whether it boots: no network, no image */
 };
 
 /* qemu.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */
@@ -43,8 +43,8 @@ struct krun_config {
      * from, its image. */
     const char *binary, *library, *firmware, *root, *image;
     const struct guest_config *guest;
-    const struct network *network;
-    int agent_fd; /* as in struct qemu_config */
+    const struct network *network; /* NULL: no network card, for a probe */
+    int agent_fd;                  /* as in struct qemu_config */
 };
 
 /* krun.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */

@@ -5,11 +5,14 @@
  * lines are out before the machine's end is seen, and ends as the second did. Either one's death is
  * the other's. Words about a fault go to stderr, of which the shim tells the last line.
  *
- *   bottle-krun --library FILE --firmware FILE --root DIR --disk FILE --net SOCKET
- *     --net-local SOCKET --mac MAC --cpus N --memory MIB --agent-fd N */
+ *   bottle-krun --library FILE --firmware FILE --root DIR --disk FILE --cpus N --memory MIB
+ *     --agent-fd N [--net SOCKET --net-local SOCKET --mac MAC]
+ *
+ * Without the last three the machine has no network card. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +34,7 @@ struct option_row {
     const char **text; /* where the value goes as it is */
     int64_t *number;   /* or as a number in [1, maximum] */
     int64_t maximum;
+    bool of_card; /* may be absent, with the card's others */
     const char *value;
 };
 
@@ -71,16 +75,16 @@ static int read_options(char **argv, struct machine_options *ret)
     const char *mac = NULL;
     int64_t cpus = 1, memory = 1, agent = 0;
     struct option_row rows[] = {
-        {"--library", &ret->library, NULL, 0, NULL},
-        {"--firmware", &ret->firmware, NULL, 0, NULL},
-        {"--root", &ret->root, NULL, 0, NULL},
-        {"--disk", &ret->disk, NULL, 0, NULL},
-        {"--net", &ret->net, NULL, 0, NULL},
-        {"--net-local", &ret->net_local, NULL, 0, NULL},
-        {"--mac", &mac, NULL, 0, NULL},
-        {"--cpus", NULL, &cpus, UINT8_MAX, NULL},
-        {"--memory", NULL, &memory, MEMORY_MAX_MIB, NULL},
-        {"--agent-fd", NULL, &agent, FD_MAX, NULL},
+        {.name = "--library", .text = &ret->library},
+        {.name = "--firmware", .text = &ret->firmware},
+        {.name = "--root", .text = &ret->root},
+        {.name = "--disk", .text = &ret->disk},
+        {.name = "--cpus", .number = &cpus, .maximum = UINT8_MAX},
+        {.name = "--memory", .number = &memory, .maximum = MEMORY_MAX_MIB},
+        {.name = "--agent-fd", .number = &agent, .maximum = FD_MAX},
+        {.name = "--net", .text = &ret->net, .of_card = true},
+        {.name = "--net-local", .text = &ret->net_local, .of_card = true},
+        {.name = "--mac", .text = &mac, .of_card = true},
     };
 
     for (char **at = argv + 1; *at; at++) {
@@ -93,10 +97,11 @@ static int read_options(char **argv, struct machine_options *ret)
         else if (number_parse(row->value, 1, row->maximum, row->number) < 0)
             return usage("not a fitting number for", row->name);
     }
+    bool card = ret->net || ret->net_local || mac;
     for (size_t i = 0; i < COUNT_OF(rows); i++)
-        if (!rows[i].value)
+        if (!rows[i].value && (card || !rows[i].of_card))
             return usage("missing:", rows[i].name);
-    if (read_mac(mac, ret->mac) < 0)
+    if (card && read_mac(mac, ret->mac) < 0)
         return usage("not a MAC address:", mac);
     ret->cpus = (unsigned)cpus;
     ret->memory_mib = (unsigned)memory;

@@ -98,21 +98,27 @@ static int add_ports(const struct krun_api *api, uint32_t ctx,
                  "the agent's port", err);
 }
 
+/* No offloads: gvproxy takes plain Ethernet frames. */
+static int add_card(const struct krun_api *api, uint32_t ctx, const struct machine_options *options,
+                    struct error *err)
+{
+    uint8_t mac[6];
+    int net = open_net(options, err);
+
+    if (net < 0)
+        return -1;
+    memcpy(mac, options->mac, sizeof mac);
+    return check(api, api->add_net_unixgram(ctx, NULL, net, mac, 0, 0), "the network card", err);
+}
+
 static int add_devices(const struct krun_api *api, uint32_t ctx,
                        const struct machine_options *options, struct error *err)
 {
-    uint8_t mac[6];
-
-    memcpy(mac, options->mac, sizeof mac);
     if (add_root(api, ctx, options, err) < 0 || add_ports(api, ctx, options, err) < 0)
         return -1;
     if (check(api, api->add_disk(ctx, "image", options->disk, true), "the image", err) < 0)
         return -1;
-    int net = open_net(options, err);
-    if (net < 0)
-        return -1;
-    /* No offloads: gvproxy takes plain Ethernet frames. */
-    return check(api, api->add_net_unixgram(ctx, NULL, net, mac, 0, 0), "the network card", err);
+    return options->net ? add_card(api, ctx, options, err) : 0;
 }
 
 static int take_implicit_away(const struct krun_api *api, uint32_t ctx, struct error *err)

@@ -14,7 +14,8 @@ struct machine_options {
     const char *library, *firmware; /* libkrun, libkrunfw */
     const char *root;               /* the directory that the guest boots from */
     const char *disk;               /* the image, read-only; /dev/vda */
-    const char *net, *net_local;    /* gvproxy's socket, and the path to bind before connecting */
+    const char *net, *net_local;    /* gvproxy's socket, and the path to bind before connecting;
+                                       NULL: no network card */
     uint8_t mac[6];
     unsigned cpus, memory_mib;
     int agent_fd;   /* the agent's channel, a connected stream socket */

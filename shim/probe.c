@@ -13,12 +13,13 @@
 #include "base/process.h"
 #include "base/text.h"
 #include "base/util.h"
+#include "guest/protocol.h"
 #include "shim/jail.h"
 
 enum { OUTPUT_MAX = 64 * 1024, EXCERPT = 160 };
 
 /* The last words of a failed boot, for the verdict. */
-static void explain(struct error *err, const struct text *output, const char *how)
+static int explain(struct error *err, const struct text *output, const char *how)
 {
     const char *tail = output->data ? output->data : "";
     size_t length = strlen(tail);
@@ -28,32 +29,45 @@ static void explain(struct error *err, const struct text *output, const char *ho
     size_t start = length;
     while (start > 0 && tail[start - 1] != '\n' && length - start < EXCERPT)
         start--;
-    error_set(err, "boot-failed", "%s; its last output: \"%.*s\"", how, (int)(length - start),
-              tail + start);
+    return error_set(err, "boot-failed", "%s; its last output: \"%.*s\"", how,
+                     (int)(length - start), tail + start);
 }
 
-static int watch(int fd, int64_t until_ms, struct text *output, struct error *err)
+/* Adds what one end has to say; false at its end. */
+static bool take(int fd, struct text *into)
 {
     char bytes[4096];
+    ssize_t got = read(fd, bytes, sizeof bytes);
+
+    if (got > 0)
+        text_add_bytes(into, bytes, (size_t)got);
+    return got > 0 && into->length <= OUTPUT_MAX;
+}
+
+/* Until the guest's PID 1 says HELLO: then a kernel and a user space have run. */
+static int watch(int console, int agent, int64_t until_ms, struct error *err)
+{
+    CLEANUP_TEXT struct text output = TEXT_INIT, said = TEXT_INIT;
+    struct frame frame;
 
     for (;;) {
         int64_t left = until_ms - clock_monotonic_ms();
-        struct pollfd ready = {.fd = fd, .events = POLLIN};
-        int n = left <= 0 ? 0 : poll(&ready, 1, (int)left);
+        struct pollfd ready[] = {{.fd = agent, .events = POLLIN},
+                                 {.fd = console, .events = POLLIN}};
+        int n = left <= 0 ? 0 : poll(ready, COUNT_OF(ready), (int)left);
         if (n < 0 && errno == EINTR)
             continue;
-        if (n <= 0) {
-            explain(err, output, "no guest came up before the deadline");
-            return -1;
-        }
-        ssize_t got = read(fd, bytes, sizeof bytes);
-        if (got <= 0 || output->length > OUTPUT_MAX) {
-            explain(err, output, "the VM ended before its guest came up");
-            return -1;
-        }
-        text_add_bytes(output, bytes, (size_t)got);
-        if (output->data && strstr(output->data, PROBE_OK))
+        if (n <= 0)
+            return explain(err, &output, "no guest came up before the deadline");
+        if ((ready[0].revents && !take(agent, &said)) ||
+            (ready[1].revents && !take(console, &output)))
+            return explain(err, &output, "the VM ended before its guest came up");
+        int64_t size =
+            frame_parse((const uint8_t *)said.data, said.length, GUEST_PAYLOAD_MAX, &frame);
+        if (size > 0 && frame.type == FRAME_HELLO)
             return 0;
+        if (size != 0)
+            return explain(err, &output, "the guest said something else than that it is up");
     }
 }
 
@@ -61,7 +75,6 @@ int probe_run(struct launch *launch, struct error *err)
 {
     int64_t until = clock_monotonic_ms() + launch->boot_timeout_ms;
     CLEANUP_ARGV struct argv argv = ARGV_INIT;
-    CLEANUP_TEXT struct text output = TEXT_INIT;
     int console[2], agent[2];
     pid_t pid;
 
@@ -72,8 +85,7 @@ int probe_run(struct launch *launch, struct error *err)
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, agent) < 0)
         return error_errno(err, NULL, "socketpair");
     CLEANUP_CLOSE int agent_guest = agent[1];
-    CLEANUP_CLOSE int agent_host = agent[0]; /* open, so that the guest's port has a peer */
-    (void)agent_host;
+    CLEANUP_CLOSE int agent_host = agent[0];
     jail_vm(&argv, launch);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
@@ -87,7 +99,8 @@ int probe_run(struct launch *launch, struct error *err)
     if (process_spawn(&spawn, &pid, NULL, err) < 0)
         return -1;
     (void)close(steal_fd(&write_end));
-    int result = watch(read_end, until, &output, err);
+    (void)close(steal_fd(&agent_guest));
+    int result = watch(read_end, agent_host, until, err);
     (void)kill(pid, SIGKILL);
     while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
         ; /* the subreaper's way: until nothing is left */

@@ -354,13 +354,6 @@ def test_a_start_message_in_small_pieces(boot):
     guest.end()
 
 
-def test_the_probe_boot_says_one_line_and_ends(boot):
-    guest = boot(append="bottled.probe")
-    assert guest.wait(60) == 0
-    assert "bottled: probe ok\n" in guest.console()
-    assert guest.host.recv(100) == b""
-
-
 def test_an_image_that_is_none_is_told(boot, tmp_path):
     image = tmp_path / "image"
     image.write_bytes(b"\0" * 65536)

@@ -414,7 +414,7 @@ Test(qemu, refuses_option_separators_in_paths)
     }
 }
 
-Test(qemu, probe_has_no_device)
+Test(qemu, probe_has_the_agents_port_only)
 {
     struct qemu_config config = qemu_config();
     struct text out = TEXT_INIT;
@@ -424,10 +424,9 @@ Test(qemu, probe_has_no_device)
     config.guest_mac = NULL;
     cr_assert_eq(render_qemu(&config, &out, NULL), 0);
     CLEANUP_FREE char *text = text_take(&out);
-    expect_has(text, " tsc_early_khz=2000000 bottled.probe\"");
+    expect_has(text, "name=bottled.agent");
     expect_lacks(text, "-netdev");
     expect_lacks(text, "-drive");
-    expect_lacks(text, "-chardev");
 }
 
 Test(proxy, hostile_hosts_are_refused_by_both_engines)
