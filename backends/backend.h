@@ -20,7 +20,7 @@ struct host {
     enum smolfile_dialect dialect;
     const char *accelerator; /* "auto", "kvm", "tcg": as configured */
     bool kvm_works;          /* the verdict of host_probe() */
-    char kvm_detail[400];    /* that verdict in words */
+    char kvm_detail[512];    /* that verdict in words */
     unsigned tsc_khz;
     int64_t boot_timeout_ms, sidecar_timeout_ms, kvm_probe_ms, log_bytes;
     unsigned uid_base; /* 0: bottles run as our own user */
@@ -38,6 +38,7 @@ struct tool {
     bool found;
     char path[512];   /* where, when found */
     char detail[256]; /* what is wrong, or "" */
+    char version[48]; /* "" until tool_versions() (backends/versions.h), or where it says none */
     const char *hint; /* how to get it */
 };
 
@@ -68,6 +69,8 @@ const struct backend *backend_find(const char *name);
 /* Resolves "auto" (smolmachines where its preflight passes and it can launch, else qemu); NULL for
  * unknown names. */
 const struct backend *backend_choose(const struct host *host, const char *name);
+/* Why a plan got its backend and accelerator, in words: asked for, or what "auto" found out. */
+void backend_explain(const struct host *host, const struct plan *plan, char *ret, size_t size);
 json_t *preflight_encode(const struct preflight *preflight);
 /* Finds an executable regular file along a path list, with links resolved; 0 and *ret, or -1. */
 int tool_find(const char *tools_path, const char *name, char *ret, size_t size);

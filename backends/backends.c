@@ -2,11 +2,13 @@
  * choice of "auto". */
 #include "backends/backend.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "backends/engines.h"
 #include "backends/qemu.h"
 #include "backends/smolmachines.h"
+#include "base/text.h"
 #include "base/util.h"
 
 static int prepare_network(struct plan *plan, struct error *err)
@@ -67,17 +69,51 @@ const struct backend *backend_choose(const struct host *host, const char *name)
     return &backends[n_backends - 1];
 }
 
+/* What keeps a backend from running here: the first tool that is missing. */
+static void explain_missing(const struct host *host, const struct backend *backend,
+                            struct text *words)
+{
+    struct preflight preflight;
+
+    backend->preflight(host, NULL, &preflight);
+    for (size_t i = 0; i < preflight.count; i++) {
+        const struct tool *tool = &preflight.tools[i];
+        if (tool->found)
+            continue;
+        text_addf(words, "%s can't run here (%s: %s); ", backend->name, tool->name,
+                  tool->detail[0] ? tool->detail : "not found");
+        return;
+    }
+}
+
+void backend_explain(const struct host *host, const struct plan *plan, char *ret, size_t size)
+{
+    CLEANUP_TEXT struct text words = TEXT_INIT;
+
+    if (strcmp(plan->spec.backend, "auto") == 0) {
+        text_add(&words, "auto: ");
+        for (size_t i = 0; i < n_backends && strcmp(backends[i].name, plan->backend) != 0; i++)
+            explain_missing(host, &backends[i], &words);
+        text_addf(&words, "%s is taken", plan->backend);
+    } else {
+        text_addf(&words, "the plan asks for %s", plan->backend);
+    }
+    text_addf(&words, "; %s", host->kvm_detail);
+    (void)snprintf(ret, size, "%s", words.data ? words.data : "");
+}
+
 json_t *preflight_encode(const struct preflight *preflight)
 {
     json_t *tools = json_array();
 
     for (size_t i = 0; i < preflight->count; i++) {
         const struct tool *tool = &preflight->tools[i];
-        json_array_append_new(tools,
-                              json_pack("{s:s, s:b, s:s?, s:s?, s:s?}", "name", tool->name, "found",
-                                        (int)tool->found, "path", tool->path[0] ? tool->path : NULL,
-                                        "detail", tool->detail[0] ? tool->detail : NULL, "hint",
-                                        tool->found ? NULL : tool->hint));
+        json_array_append_new(tools, json_pack("{s:s, s:b, s:s?, s:s?, s:s?, s:s?}", "name",
+                                               tool->name, "found", (int)tool->found, "path",
+                                               tool->path[0] ? tool->path : NULL, "version",
+                                               tool->version[0] ? tool->version : NULL, "detail",
+                                               tool->detail[0] ? tool->detail : NULL, "hint",
+                                               tool->found ? NULL : tool->hint));
     }
     return json_pack("{s:b, s:o}", "ok", (int)preflight->ok, "tools", tools);
 }

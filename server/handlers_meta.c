@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "backends/backend.h"
+#include "backends/versions.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/util.h"
@@ -110,6 +111,7 @@ void handle_backends(struct request *request)
     for (size_t i = 0; i < n_backends; i++) {
         struct preflight preflight = {0};
         backends[i].preflight(host, NULL, &preflight);
+        tool_versions(&preflight);
         (void)json_array_append_new(
             rows, json_pack("{s:s, s:s, s:b, s:o}", "name", backends[i].name, "summary",
                             backends[i].summary, "can_launch", (int)backends[i].can_launch,

@@ -23,6 +23,7 @@ struct launch {
     unsigned uid;
     char token[TOKEN_SIZE];
     char accelerator[16];
+    char backend_reason[REASON_SIZE];
     json_t *spec;
     struct shim_spawned spawned;
     struct bottle_row before;
@@ -156,6 +157,7 @@ static void mark(struct launch *launch)
     row->shim_start_time = 0;
     memcpy(row->shim_token, launch->token, sizeof row->shim_token);
     memcpy(row->accelerator, launch->accelerator, sizeof row->accelerator);
+    memcpy(row->backend_reason, launch->backend_reason, sizeof row->backend_reason);
     runner->launch = launch;
     runner_save(runner, SAVE_REQUIRED, true, true, marked);
 }
@@ -173,6 +175,7 @@ static void check_work(struct job *job)
         return;
     (void)snprintf(launch->accelerator, sizeof launch->accelerator, "%s",
                    plan->accelerator ? plan->accelerator : "");
+    backend_explain(launch->host, plan, launch->backend_reason, sizeof launch->backend_reason);
     launch->spec = launch_spec(launch->host, plan, launch->uid, launch->token, &launch->err);
     launch->result = launch->spec ? 0 : -1;
 }

@@ -43,6 +43,7 @@ const char *const row_migrations[] = {
     " type TEXT NOT NULL,"
     " detail TEXT NOT NULL"
     ") STRICT;",
+    "ALTER TABLE bottles ADD COLUMN backend_reason TEXT NOT NULL DEFAULT '';",
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 
@@ -96,6 +97,7 @@ static void bind_text(sqlite3_stmt *bound, int index, const char *text)
 static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row *row)
 {
     bind_text(bound, index++, row->accelerator);
+    bind_text(bound, index++, row->backend_reason);
     bind_text(bound, index++, states[row->state].name);
     bind_text(bound, index++, row->reason);
     if (row->has_exit_code)
@@ -113,15 +115,15 @@ static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row
 int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char *labels,
                struct error *err)
 {
-    sqlite3_stmt *bound =
-        statement(db,
-                  "INSERT INTO bottles (accelerator, state, reason, exit_code, keep_logs, "
-                  "updated_ms, started_ms,"
-                  " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token, slug, "
-                  "spec, labels,"
-                  " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms)"
-                  " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                  err);
+    sqlite3_stmt *bound = statement(
+        db,
+        "INSERT INTO bottles (accelerator, backend_reason, state, reason, exit_code, keep_logs, "
+        "updated_ms, started_ms,"
+        " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token, slug, "
+        "spec, labels,"
+        " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        err);
     if (!bound)
         return -1;
     int index = bind_changing(bound, 1, row);
@@ -143,7 +145,8 @@ int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err)
 {
     sqlite3_stmt *bound = statement(
         db,
-        "UPDATE bottles SET accelerator = ?, state = ?, reason = ?, exit_code = ?, keep_logs = ?,"
+        "UPDATE bottles SET accelerator = ?, backend_reason = ?, state = ?, reason = ?, exit_code "
+        "= ?, keep_logs = ?,"
         " updated_ms = ?, started_ms = ?, finished_ms = ?, generation = ?, boots = ?, shim_pid = ?,"
         " shim_start_time = ?, shim_token = ? WHERE slug = ?",
         err);
@@ -208,6 +211,7 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
     copy_text(from, column++, ret->slug, sizeof ret->slug);
     copy_text(from, column++, ret->backend, sizeof ret->backend);
     copy_text(from, column++, ret->accelerator, sizeof ret->accelerator);
+    copy_text(from, column++, ret->backend_reason, sizeof ret->backend_reason);
     ret->allocation.subnet = (unsigned)sqlite3_column_int64(from, column++);
     for (size_t i = 0; i < FORWARDS_MAX; i++)
         ret->allocation.host_ports[i] = (uint16_t)sqlite3_column_int(from, column++);
@@ -236,7 +240,8 @@ int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
     struct bottle_row row;
     sqlite3_stmt *from = statement(
         db,
-        "SELECT sequence, slug, backend, accelerator, subnet, pipelock_port, git_gate_port,"
+        "SELECT sequence, slug, backend, accelerator, backend_reason, subnet, pipelock_port, "
+        "git_gate_port,"
         " supervise_port, state, reason, exit_code, keep_logs, created_ms, updated_ms, started_ms,"
         " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token, spec, labels"
         " FROM bottles ORDER BY sequence",
@@ -246,8 +251,8 @@ int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
     while (result == 0 && (step = sqlite3_step(from)) == SQLITE_ROW) {
         result = read_row(from, &row, err);
         if (result == 0)
-            result = visit(&row, (const char *)sqlite3_column_text(from, 21),
-                           (const char *)sqlite3_column_text(from, 22), context, err);
+            result = visit(&row, (const char *)sqlite3_column_text(from, 22),
+                           (const char *)sqlite3_column_text(from, 23), context, err);
     }
     if (result == 0 && step != SQLITE_DONE)
         result = error_set(err, "store-failed", "reading the bottles: %s", sqlite3_errmsg(db));

@@ -18,8 +18,9 @@ enum { REASON_SIZE = 512, TOKEN_SIZE = 33 };
 struct bottle_row {
     uint64_t sequence; /* creation order, given by the database, never used twice */
     char slug[SLUG_MAX + 1];
-    char backend[24];     /* never "auto" */
-    char accelerator[16]; /* "" when the backend names none */
+    char backend[24];                 /* never "auto" */
+    char accelerator[16];             /* "" when the backend names none */
+    char backend_reason[REASON_SIZE]; /* why these two, in words */
     struct allocation allocation;
     enum bottle_state state;
     char reason[REASON_SIZE]; /* "" when there is none */

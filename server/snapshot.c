@@ -156,6 +156,7 @@ static void fill_bottle(struct snapshot *snapshot)
         .slug = row->slug,
         .backend = row->backend,
         .accelerator = row->accelerator[0] ? row->accelerator : NULL,
+        .backend_reason = row->backend_reason[0] ? row->backend_reason : NULL,
         .guest_ip = snapshot->guest_ip,
         .reason = row->reason[0] ? row->reason : NULL,
         .state = row->state,

@@ -38,6 +38,10 @@ def test_accelerator_auto(new_daemon):
     bottle = daemon.run(HI)
     assert (bottle["exit_code"], bottle["state"]) == (7, "exited")
     assert bottle["accelerator"] in ("kvm", "tcg")
+    told = daemon.get("/backends").json()
+    assert bottle["backend"] == told["auto"]
+    assert bottle["backend_reason"].startswith("auto: ") and f"{told['auto']} is taken" in bottle["backend_reason"]
+    assert bottle["backend_reason"].endswith(told["kvm"]["detail"])
 
 
 def test_created_bottle(daemon):

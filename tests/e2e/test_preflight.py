@@ -1,6 +1,8 @@
 """A tool is missing: 503 names it and says how to get it, and nothing was written."""
 import contextlib
 import os
+import pathlib
+import re
 import shutil
 import subprocess
 
@@ -89,6 +91,23 @@ def test_nothing_missing(without):
     daemon = without()
     assert daemon.post("/plans", PLAN).json()["preflight"]["ok"] is True
     daemon.create(PLAN)
+
+
+def test_versions(without):
+    """Of each tool as it says itself, and where it was found."""
+    daemon = without()
+    backends = daemon.get("/backends").json()["backends"]
+    tools = {tool["name"]: tool for backend in backends for tool in backend["preflight"]["tools"]}
+    wheel = re.search(r"^smolvm_wheel=smolmachines==(\S+)", (harness.ROOT / "tools" / "setup").read_text(), re.M)
+    assert tools["smolvm"]["version"] == wheel.group(1)
+    beside = pathlib.Path(tools["smolvm"]["path"]).parent
+    assert (tools["libkrun"]["version"], tools["libkrun"]["path"]) == ("libkrun.so.2", str(beside / "libkrun.so"))
+    release = re.search(rb"Linux version (\S+) \(", (beside / "libkrunfw.so.5").read_bytes()).group(1).decode()
+    assert tools["libkrunfw"]["version"] == release
+    for name, argument in (("gvproxy", "-version"), ("qemu-system-x86_64", "--version"), ("bwrap", "--version"), ("squid", "-v")):
+        said = subprocess.run([tools[name]["path"], argument], capture_output=True, text=True).stdout
+        version = tools[name]["version"]
+        assert re.match(r"\d+\.\d+", version) and version in said, (name, version, said)
 
 
 def test_tool_found_again(without):

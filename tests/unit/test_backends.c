@@ -202,7 +202,7 @@ Test(preflight, smolmachines_names_the_one_thing_that_is_missing)
     machine_furnish_smolmachines(&machine);
     backend_find("smolmachines")->preflight(&machine.host, NULL, &preflight);
     cr_expect(preflight.ok);
-    cr_expect_str_eq(row(&preflight, "libkrun")->detail, "libkrun.so.2");
+    cr_expect_str_eq(row(&preflight, "libkrun")->version, "libkrun.so.2");
     for (size_t i = 0; i < COUNT_OF(removed); i++) {
         machine_furnish_smolmachines(&machine);
         (void)snprintf(path, sizeof path, "%s/%s", machine.root, removed[i][0]);
@@ -320,6 +320,34 @@ Test(backends, smolmachines_launches_the_rendered_argv)
     cr_expect(json_equal(json_object_get(shown, "argv"), json_object_get(vm, "argv")));
     cr_expect(json_is_true(json_object_get(vm, "dev_kvm")));
     json_decref(vm);
+    plan_free(plan);
+    machine_remove(&machine);
+}
+
+Test(backends, why_is_told)
+{
+    struct machine machine;
+    char why[512];
+
+    machine_make(&machine);
+    machine_furnish_smolmachines(&machine);
+    struct plan *plan = resolve(&machine, "{\"command\":[\"true\"]}");
+    machine.host.kvm_works = true;
+    (void)snprintf(machine.host.kvm_detail, sizeof machine.host.kvm_detail, "a guest booted");
+    plan->backend = "smolmachines";
+    backend_explain(&machine.host, plan, why, sizeof why);
+    cr_expect_str_eq(why, "auto: smolmachines is taken; a guest booted");
+    machine.host.kvm_works = false;
+    (void)snprintf(machine.host.kvm_detail, sizeof machine.host.kvm_detail, "no such device");
+    plan->backend = "qemu";
+    backend_explain(&machine.host, plan, why, sizeof why);
+    cr_expect_str_eq(why, "auto: smolmachines can't run here (KVM: no such device); qemu is taken; "
+                          "no such device");
+    plan_free(plan);
+    plan = resolve(&machine, "{\"command\":[\"true\"],\"backend\":\"qemu\"}");
+    plan->backend = "qemu";
+    backend_explain(&machine.host, plan, why, sizeof why);
+    cr_expect_str_eq(why, "the plan asks for qemu; no such device");
     plan_free(plan);
     machine_remove(&machine);
 }
