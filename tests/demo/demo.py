@@ -230,10 +230,12 @@ def main():
     processes.become_subreaper()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
-    daemon = harness.Daemon(config={"host_ports": probes.HOST_PORTS, "accelerator": "auto"})
+    backend = os.environ.get("BACKEND") or "auto"
+    slow = harness.SLOW if backend == "smolmachines" else {}
+    daemon = harness.Daemon(config={"host_ports": probes.HOST_PORTS, "accelerator": "auto", **slow})
     verdicts, fault = None, None
     try:
-        verdicts = perform(daemon, os.environ.get("BACKEND") or "auto")
+        verdicts = perform(daemon, backend)
     except (Failed, AssertionError, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
         fault = str(error)
     finally:

@@ -40,6 +40,7 @@ ROWS = {
     "smolmachines-kvm": {"accelerator": "kvm", "vmm": "bottle-krun", "config": {"accelerator": "kvm", **SLOW}},
 }
 ROW = ROWS["qemu-tcg"]  # in force; set by the fixture `row`
+VERDICT = "kvm-probe.json"
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -121,6 +122,7 @@ class Daemon:
     """One bottled. `uid`: run it as that user. `config`: keys of its file, over DEFAULTS."""
 
     living = []  # those that are not closed yet
+    verdict = None  # what the first one on a row of KVM found out about it: a boot takes its time
 
     def __init__(self, uid=None, config=None, base=None, env=None):
         Daemon.living.append(self)
@@ -174,13 +176,27 @@ class Daemon:
         self.killed = False
         return self
 
+    def know_kvm(self):
+        """Gives a daemon that is new what an earlier one kept; bottled checks whether it holds for this one."""
+        if Daemon.verdict is None or self.state_dir.exists():
+            return
+        self.state_dir.mkdir(mode=0o700)
+        (self.state_dir / VERDICT).write_bytes(Daemon.verdict)
+        if self.uid is not None:
+            for path in (self.state_dir, self.state_dir / VERDICT):
+                os.chown(path, self.uid, self.uid)
+
     def start(self, *extra, timeout=READY_TIMEOUT):
-        if self.row["accelerator"] == "kvm":
+        kvm = self.row["accelerator"] == "kvm"
+        if kvm:
             timeout += 60  # for the probe
+            self.know_kvm()
         self.spawn(*extra)
         if not self.output.wait_line(r"^ready on ", timeout):
             self.process.poll()
             raise AssertionError(f"bottled is not ready (exit {self.process.returncode}):\n{self.output.text()}")
+        if kvm and Daemon.verdict is None and (self.state_dir / VERDICT).exists():
+            Daemon.verdict = (self.state_dir / VERDICT).read_bytes()
         return self
 
     @property
@@ -330,6 +346,30 @@ class Daemon:
             processes.waited_for.discard(self.process.pid)
         shutil.rmtree(self.base, ignore_errors=True)
         return "; ".join(faults) or None
+
+
+def kvm_works_here():
+    """Does bottled itself find that a guest boots here? (does it, in words)"""
+    if not os.path.exists("/dev/kvm"):
+        return False, "/dev/kvm is absent"
+    processes.become_subreaper()
+    daemon = Daemon(config={"accelerator": "auto"})
+    try:
+        verdict = daemon.start(timeout=60).get("/backends").json()["kvm"]
+    finally:
+        fault = daemon.close()
+    assert fault is None, fault
+    return verdict["works"], verdict["detail"]
+
+
+def smolvm_environment(home):
+    """For the smolvm command by itself, with small disks: those that it brings are packed and 30 GB when unpacked."""
+    folder = pathlib.Path(home) / ".smolvm"
+    folder.mkdir(parents=True)
+    for name in ("storage", "overlay"):
+        subprocess.run(["mkfs.ext4", "-q", "-F", folder / f"{name}-template.ext4", "512M"], check=True)
+    path = f"{ROOT}/.tools/bin:{os.environ['PATH']}"
+    return {"PATH": path, "HOME": str(home), "SMOLVM_VM_UID_DROP": "off"}
 
 
 def mentions(pid, marks):

@@ -2,6 +2,9 @@
 no permission. Never later than the deadline, and kept for as long as it holds."""
 import json
 import os
+import shutil
+import stat
+import subprocess
 
 import harness
 import pytest
@@ -48,7 +51,7 @@ def device():
 def test_works_and_is_kept(new_daemon):
     daemon = new_daemon(config={**AUTO, "kvm_probe": "60s"})
     told = verdict(daemon, 60)
-    assert told["works"] and "a guest booted in" in told["detail"], told
+    assert told["works"] and "a guest of QEMU booted in" in told["detail"], told
     first = kept(daemon)
     daemon.stop()
     assert verdict(daemon, 5) == told, "kept, not tried again"
@@ -63,7 +66,8 @@ def test_works_and_is_kept(new_daemon):
 def test_no_guest_boots(new_daemon):
     daemon = hanging(new_daemon(config={**AUTO, "kvm_probe": "2s"}))
     told = verdict(daemon, 12)
-    assert not told["works"] and "no guest boots" in told["detail"] and "waiting" in told["detail"], told
+    assert not told["works"] and "no guest of QEMU boots" in told["detail"] and "waiting" in told["detail"], told
+    assert "remove kvm-probe.json" in told["detail"]
     assert daemon.own_processes() == []
     daemon.stop()
     assert verdict(daemon, 3) == told, "kept, not tried again"
@@ -72,6 +76,42 @@ def test_no_guest_boots(new_daemon):
     del daemon.config["tools_path"]
     daemon.config["kvm_probe"] = "60s"
     assert verdict(daemon, 60)["works"]
+
+
+def test_this_machines_own(new_daemon, tmp_path):
+    """Whatever it is worth: a device that anyone may open, in the tests' own mount namespace. Where no guest
+    boots on it, that is found out in time, and a bottle runs all the same."""
+    if os.getuid() != 0 or not os.path.exists("/dev/kvm"):
+        told = verdict(new_daemon(config=AUTO), 40)
+        assert told["works"] or "/dev/kvm" in told["detail"], told
+        return
+    node = tmp_path / "kvm"
+    os.mknod(node, 0o666 | stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
+    node.chmod(0o666)
+    subprocess.run(["mount", "--bind", node, "/dev/kvm"], check=True)
+    try:
+        daemon = new_daemon(config={**AUTO, "kvm_probe": "5s"})
+        told = verdict(daemon, 15)
+        assert told["works"] or "no guest of QEMU boots" in told["detail"], told
+        assert daemon.own_processes() == []
+        bottle = daemon.run({"backend": "qemu", "command": ["sh", "-c", "exit 3"]}, timeout=90)
+        assert (bottle["exit_code"], bottle["accelerator"]) == (3, "kvm" if told["works"] else "tcg"), bottle
+        assert told["detail"] in bottle["backend_reason"]
+    finally:
+        subprocess.run(["umount", "/dev/kvm"], check=True)
+
+
+@pytest.mark.kvm
+def test_libkrun_tries_where_qemu_is_missing(new_daemon, tmp_path):
+    """And a bottle runs there."""
+    (tmp_path / "bwrap").symlink_to(shutil.which("bwrap"))
+    daemon = new_daemon(config={**AUTO, **harness.SLOW}, env={"PATH": f"{harness.ROOT}/.tools/bin:{tmp_path}"})
+    told = verdict(daemon, 60)
+    assert told["works"] and "a guest of libkrun booted" in told["detail"], told
+    tools = {tool["name"]: tool["found"] for tool in daemon.get("/backends").json()["backends"][1]["preflight"]["tools"]}
+    assert not tools["qemu-system-x86_64"] and tools["bwrap"]
+    bottle = daemon.run({"command": ["sh", "-c", "exit 3"]}, timeout=90)
+    assert (bottle["backend"], bottle["exit_code"]) == ("smolmachines", 3), bottle
 
 
 @pytest.mark.kvm

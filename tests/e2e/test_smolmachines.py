@@ -1,5 +1,7 @@
 """The smolmachines backend, launched: smolvm's own library and kernel, one card on gvproxy's socket, and what
 is said when a part of that is missing. On a host whose KVM works."""
+import base64
+import gzip
 import os
 import pathlib
 import re
@@ -16,7 +18,7 @@ import pytest
 pytestmark = pytest.mark.kvm
 
 SMOL = pathlib.Path(os.path.realpath(shutil.which("smolvm", path=f"{harness.ROOT}/.tools/bin:{os.environ['PATH']}"))).parent
-KVM = {"accelerator": "auto", "boot_timeout": "60s", "kvm_probe": "30s"}
+KVM = {"accelerator": "auto", **harness.SLOW}
 PLAN = {"backend": "smolmachines"}
 LASTING = {**PLAN, "command": ["sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 1000 & wait $!; done"]}
 
@@ -33,8 +35,16 @@ echo hi; exit 7
 
 
 @pytest.fixture(scope="module")
-def root_daemon():
-    """One bottled for the tests that do not mind each other."""
+def row():
+    """This row throughout."""
+    harness.ROW = harness.ROWS["smolmachines-kvm"]
+    yield harness.ROW
+    harness.ROW = harness.ROWS["qemu-tcg"]
+
+
+@pytest.fixture(scope="module")
+def root_daemon(row):
+    """For the tests that do not mind each other."""
     one = harness.Daemon(config=KVM)
     try:
         yield one.start(timeout=60)
@@ -43,17 +53,11 @@ def root_daemon():
 
 
 @pytest.fixture
-def kvm_daemon(root_daemon, new_daemon):
-    """Makes daemons of their own, which know what root_daemon found out about KVM: the boot takes its time here."""
+def kvm_daemon(new_daemon):
+    """Makes daemons of their own."""
 
     def make(uid=None, **config):
-        one = new_daemon(config={**KVM, **config}, uid=uid)
-        one.state_dir.mkdir(mode=0o700)
-        shutil.copy(root_daemon.state_dir / "kvm-probe.json", one.state_dir)
-        if uid is not None:
-            for path in (one.state_dir, one.state_dir / "kvm-probe.json"):
-                os.chown(path, uid, uid)
-        return one.start(timeout=60)
+        return new_daemon(config={**KVM, **config}, uid=uid).start(timeout=60)
 
     return make
 
@@ -85,10 +89,94 @@ def test_the_mission(kvm_daemon, uid):
     assert daemon.footprint() == before
 
 
+# Connects to hosts and neighbours by vsock, on ports that smolvm and others use, and says what it got. Left out
+# is VMADDR_CID_LOCAL: that is the guest itself.
+VSOCK = r"""
+#include <errno.h>
+#include <linux/vm_sockets.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int main(void)
+{
+    static const unsigned hosts[] = {VMADDR_CID_HYPERVISOR, VMADDR_CID_HOST, 3, 4, 1000};
+    static const unsigned ports[] = {1, 22, 1024, 2375, 5000, 6000, 9999, 27000};
+    int tried = 0, reached = 0;
+
+    for (int type = SOCK_STREAM; type <= SOCK_DGRAM; type++)
+        for (unsigned host = 0; host < 5; host++)
+            for (unsigned port = 0; port < 8; port++, tried++) {
+                struct sockaddr_vm to = {.svm_family = AF_VSOCK, .svm_cid = hosts[host], .svm_port = ports[port]};
+                int fd = socket(AF_VSOCK, type, 0);
+                if (fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) == 0 && write(fd, "x", 1) == 1)
+                    reached++;
+                close(fd);
+            }
+    printf("tried %d reached %d, the last: %s\n", tried, reached, strerror(errno));
+    return 0;
+}
+"""
+
+
+def test_vsock_leads_nowhere(root_daemon, tmp_path):
+    """The kernel knows vsock, and there is no device: whatever /dev/vsock is, nothing can be reached by it."""
+    source, program = tmp_path / "vsock.c", tmp_path / "vsock"
+    source.write_text(VSOCK)
+    subprocess.run(["cc", "-static", "-Os", "-s", "-o", program, source], check=True)
+    packed = base64.b64encode(gzip.compress(program.read_bytes())).decode()
+    parts = [packed[at : at + 100_000] for at in range(0, len(packed), 100_000)]
+    echo = "; ".join(f'printf %s "$PART{n}"' for n in range(len(parts)))
+    plan = {
+        **PLAN, "slug": "vsock", "env": {f"PART{n}": part for n, part in enumerate(parts)},
+        "command": ["sh", "-c", f"({echo}) | base64 -d | gunzip >/tmp/vsock; chmod 755 /tmp/vsock; exec /tmp/vsock"],
+    }  # fmt: skip
+    assert root_daemon.run(plan, timeout=90)["exit_code"] == 0, root_daemon.log("vsock")
+    assert root_daemon.log("vsock").startswith("tried 80 reached 0, "), root_daemon.log("vsock")
+
+
+# smolvm's own agent makes an interface of no device, dummy0.
+CARDS = """
+for card in /sys/class/net/*; do [ ! -e $card/device ] || echo $card; done
+ip route
+for to in 192.0.2.1 10.0.0.1 100.96.0.1 169.254.169.254; do nc -w 2 $to 80 </dev/null && echo reached $to; done
+echo end
+"""
+
+
+def test_a_machine_made_by_hand_has_no_network(kvm_daemon, tmp_path):
+    """The file of the smolvm dialect, given to the command by hand: it boots, with no card and no way out."""
+    daemon = kvm_daemon(smolfile_dialect="smolvm")
+    daemon.create({**PLAN, "slug": "hand", "command": ["true"]})
+    smolfile = tmp_path / "smolfile.toml"
+    smolfile.write_text(daemon.get("/bottles/hand/plan/files/smolfile.toml").text)
+    environment = harness.smolvm_environment(tmp_path / "home")
+
+    def smolvm(verb, *arguments):
+        argv = [SMOL / "smol-vmm", "machine", verb, "--state-dir", tmp_path / "state"]
+        # Not into pipes: the machine inherits them, and then they end with it.
+        with open(tmp_path / "out", "w+") as out, open(tmp_path / "err", "w+") as err:
+            argv += ["--name", "hand", *arguments]
+            done = subprocess.run(argv, env=environment, stdout=out, stderr=err, timeout=120)
+        words = (tmp_path / "out").read_text()
+        assert done.returncode == 0, (verb, words, (tmp_path / "err").read_text())
+        return words
+
+    smolvm("create", "--smolfile", smolfile)
+    try:
+        smolvm("start")
+        assert smolvm("exec", "--", "sh", "-c", CARDS).split() == ["end"]
+    finally:
+        smolvm("stop")
+        smolvm("delete", "-f")
+
+
 def test_auto_takes_it(root_daemon):
     assert root_daemon.get("/backends").json()["auto"] == "smolmachines"
     bottle = root_daemon.run({"command": ["true"]}, timeout=90)
     assert (bottle["backend"], bottle["exit_code"]) == ("smolmachines", 0)
+    assert bottle["backend_reason"].startswith("auto: smolmachines is taken; KVM works")
 
 
 def test_environment_and_output_keep_their_bytes(root_daemon):
@@ -211,5 +299,6 @@ def test_a_device_that_others_can_not_open(new_daemon):
         assert daemon.get("/backends").json()["auto"] == "qemu"
         bottle = daemon.create({"command": ["true"]})
         assert (bottle["backend"], bottle["accelerator"]) == ("qemu", "tcg")
+        assert bottle["backend_reason"].startswith("auto: smolmachines can't run here (KVM: /dev/kvm has mode 0600")
     finally:
         os.chmod("/dev/kvm", mode)
