@@ -96,7 +96,7 @@ static void look_through(const char *path, const struct version_row *row, char *
     (void)munmap(map, (size_t)status.st_size);
 }
 
-/* The kept answer for a file, asked for now when there is none. Under the lock. */
+/* The answer for a file: the kept one, or a fresh one. Under the lock. */
 static const char *version_of(const char *path, const struct version_row *row)
 {
     struct stat status;
