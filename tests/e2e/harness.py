@@ -367,7 +367,10 @@ def smolvm_environment(home):
     folder = pathlib.Path(home) / ".smolvm"
     folder.mkdir(parents=True)
     for name in ("storage", "overlay"):
-        subprocess.run(["mkfs.ext4", "-q", "-F", folder / f"{name}-template.ext4", "512M"], check=True)
+        template = folder / f"{name}-template.ext4"
+        with open(template, "wb") as file:
+            file.truncate(512 << 20)
+        subprocess.run(["/usr/sbin/mkfs.ext4", "-q", "-F", template], check=True)
     path = f"{ROOT}/.tools/bin:{os.environ['PATH']}"
     return {"PATH": path, "HOME": str(home), "SMOLVM_VM_UID_DROP": "off"}
 

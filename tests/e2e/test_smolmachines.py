@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import conftest
 import control
@@ -151,13 +152,13 @@ def test_a_machine_made_by_hand_has_no_network(kvm_daemon, tmp_path):
     daemon.create({**PLAN, "slug": "hand", "command": ["true"]})
     smolfile = tmp_path / "smolfile.toml"
     smolfile.write_text(daemon.get("/bottles/hand/plan/files/smolfile.toml").text)
-    environment = harness.smolvm_environment(tmp_path / "home")
+    home = tempfile.mkdtemp(prefix="sm", dir="/tmp")  # short: smolvm's sockets lie below it
+    environment = harness.smolvm_environment(home)
 
     def smolvm(verb, *arguments):
-        argv = [SMOL / "smol-vmm", "machine", verb, "--state-dir", tmp_path / "state"]
         # Not into pipes: the machine inherits them, and then they end with it.
         with open(tmp_path / "out", "w+") as out, open(tmp_path / "err", "w+") as err:
-            argv += ["--name", "hand", *arguments]
+            argv = [SMOL / "smol-vmm", "machine", verb, "--name", "hand", *arguments]
             done = subprocess.run(argv, env=environment, stdout=out, stderr=err, timeout=120)
         words = (tmp_path / "out").read_text()
         assert done.returncode == 0, (verb, words, (tmp_path / "err").read_text())
@@ -170,6 +171,7 @@ def test_a_machine_made_by_hand_has_no_network(kvm_daemon, tmp_path):
     finally:
         smolvm("stop")
         smolvm("delete", "-f")
+        shutil.rmtree(home)
 
 
 def test_auto_takes_it(root_daemon):
