@@ -132,6 +132,8 @@ static void on_listeners(struct loop_source *source, uint32_t events)
         return;
     loop_remove(sup->loop, source);
     (void)close(source->fd);
+    if (got == 0) /* bottle-cell's end follows at once, and says more */
+        return;
     struct cmsghdr *header = got == 1 ? CMSG_FIRSTHDR(&message) : NULL;
     if (header && header->cmsg_type == SCM_RIGHTS) {
         count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);

@@ -1,9 +1,12 @@
 /* bottle-cell FD PORT… -- PROGRAM ARGUMENT…
  *
- * Runs inside gvproxy's cell, before it: listens on 127.0.0.1:PORT for each port forward, passes
- * the listeners out over the Unix socket FD (SCM_RIGHTS, in the order of the ports, in one
- * message), and becomes PROGRAM. What gvproxy then dials can land on these listeners or nowhere.
- * Static, so that the cell needs no library. */
+ * Runs inside gvproxy's cell, before it: makes sure that nothing leads out of the cell's network,
+ * listens on 127.0.0.1:PORT for each port forward, passes the listeners out over the Unix socket FD
+ * (SCM_RIGHTS, in the order of the ports, in one message), and becomes PROGRAM. What gvproxy then
+ * dials can land on these listeners or nowhere. Static, so that the cell needs no library.
+ *
+ * Built with TEST_OPEN_CELL it does not look, and where the port is a canary's already it listens
+ * on another one: only tests have that (shim/jail.h). */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -12,19 +15,46 @@
 #include <unistd.h>
 
 #include "base/number.h"
+#include "shim/lonely.h"
 
 enum { LISTENERS_MAX = 8, BACKLOG = 256 };
+
+static int bind_loopback(int fd, uint16_t port)
+{
+    const struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int result = bind(fd, (const struct sockaddr *)&address, sizeof address);
+
+#ifdef TEST_OPEN_CELL
+    if (result < 0 && port)
+        return bind_loopback(fd, 0);
+#endif
+    return result;
+}
 
 static int listen_on(uint16_t port)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-    const struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
-        bind(fd, (const struct sockaddr *)&address, sizeof address) < 0 || listen(fd, BACKLOG) < 0)
+        bind_loopback(fd, port) < 0 || listen(fd, BACKLOG) < 0)
         return -1;
     return fd;
+}
+
+/* -1 with words on stderr where gvproxy must not run. */
+static int check_network(void)
+{
+#ifndef TEST_OPEN_CELL
+    struct error err = ERROR_INIT;
+
+    if (lonely_check(&err) < 0) {
+        (void)fprintf(stderr, "bottle-cell: this is no cell, gvproxy does not run here: %s\n",
+                      err.text);
+        return -1;
+    }
+#endif
+    return 0;
 }
 
 static int pass_out(int socket_fd, const int *fds, size_t count)
@@ -56,6 +86,8 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "usage: bottle-cell FD PORT... -- PROGRAM ARGUMENT...\n");
         return 2;
     }
+    if (check_network() < 0)
+        return 1;
     for (; i < argc && strcmp(argv[i], "--") != 0; i++) {
         if (count == LISTENERS_MAX || number_parse(argv[i], 1, 65535, &port) < 0) {
             (void)fprintf(stderr, "bottle-cell: bad port: %s\n", argv[i]);

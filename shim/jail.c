@@ -26,6 +26,14 @@ static const char *const system_files[] = {
 
 static const char *const scratch[] = {"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", NULL};
 
+#ifndef TEST_OPEN_CELL
+#define CELL_ROOT ""
+static const char *const cell_network[] = {"--unshare-net", NULL};
+#else
+#define CELL_ROOT "/run" /* bwrap can make files there without making them on the machine */
+static const char *const cell_network[] = {"--bind", "/", "/", "--tmpfs", "/run", NULL};
+#endif
+
 static void add_bind(struct argv *argv, const char *flag, const char *host, const char *jail)
 {
     argv_add(argv, flag);
@@ -43,21 +51,29 @@ void jail_cell(struct argv *argv, const struct launch *launch, int filter_fd, in
 {
     argv_add(argv, launch->bwrap);
     argv_add_list(argv, common);
-    argv_add(argv, "--unshare-net");
+    argv_add_list(argv, cell_network);
+#ifndef TEST_OPEN_CELL
     argv_add(argv, "--seccomp");
     argv_addf(argv, "%d", filter_fd);
     if (launch->gvproxy_dynamic)
         argv_add_list(argv, system_files);
-    add_bind(argv, "--ro-bind", launch->gvproxy, "/gvproxy");
-    add_bind(argv, "--ro-bind", launch->cell, "/cell");
-    add_bind(argv, "--ro-bind", launch->gvproxy_config, "/gvproxy.yaml");
+#else
+    (void)filter_fd;
+#endif
+    add_bind(argv, "--ro-bind", launch->gvproxy, CELL_ROOT "/gvproxy");
+    add_bind(argv, "--ro-bind", launch->cell, CELL_ROOT "/cell");
+    add_bind(argv, "--ro-bind", launch->gvproxy_config, CELL_ROOT "/gvproxy.yaml");
     add_bind(argv, "--bind", launch->net_dir, JAIL_RUN_DIR);
-    argv_add_list(argv, (const char *const[]){"--remount-ro", "/", "--chdir", JAIL_RUN_DIR, "--",
-                                              "/cell", NULL});
+#ifndef TEST_OPEN_CELL
+    argv_add_list(argv, (const char *const[]){"--remount-ro", "/", NULL});
+#endif
+    argv_add_list(argv,
+                  (const char *const[]){"--chdir", JAIL_RUN_DIR, "--", CELL_ROOT "/cell", NULL});
     argv_addf(argv, "%d", listener_fd);
     for (size_t i = 0; i < launch->n_forwards; i++)
         argv_addf(argv, "%u", launch->forwards[i].gateway_port);
-    argv_add_list(argv, (const char *const[]){"--", "/gvproxy", "-config", "/gvproxy.yaml", NULL});
+    argv_add_list(argv, (const char *const[]){"--", CELL_ROOT "/gvproxy", "-config",
+                                              CELL_ROOT "/gvproxy.yaml", NULL});
 }
 
 void jail_vm(struct argv *argv, const struct launch *launch)

@@ -2,7 +2,10 @@
  *
  * Every jail has its own user, mount, pid, ipc and uts namespaces, no capability, an empty
  * environment, and dies with the shim. The cell and the VM also have a network namespace with
- * nothing but `lo`. */
+ * nothing but `lo`.
+ *
+ * Built with TEST_OPEN_CELL the cell has no walls: the daemon's network, its files, no filter. Only
+ * tests have such a build (`make open-cell`), to show that their attacks would be heard. */
 #pragma once
 
 #include "base/argv.h"
