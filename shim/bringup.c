@@ -17,8 +17,6 @@ enum {
     TICK_MS = 10,
     BOOTS_MAX = 2, /* under TCG a boot can hang before its first output */
     RELAY_CONNECTIONS_MAX = 512,
-    JAIL_FILTER_FD = 10,
-    JAIL_LISTENER_FD = 11,
 };
 
 void bringup_close_relays(struct supervisor *sup)
@@ -52,7 +50,10 @@ static int start_vm(struct supervisor *sup, struct error *err)
 {
     CLEANUP_ARGV struct argv argv = ARGV_INIT;
     CLEANUP_CLOSE int guest_end = -1;
+    CLEANUP_CLOSE int filter = filter_open(FILTER_VM, err);
 
+    if (filter < 0)
+        return -1;
     jail_vm(&argv, sup->launch);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
@@ -60,7 +61,7 @@ static int start_vm(struct supervisor *sup, struct error *err)
         return -1;
     sup->boots++;
     sup->hello = false;
-    const struct spawn_fd fds[] = {{guest_end, sup->launch->agent_fd}};
+    const struct spawn_fd fds[] = {{guest_end, sup->launch->agent_fd}, {filter, JAIL_FILTER_FD}};
     return child_start(&sup->vm, argv.items, fds, COUNT_OF(fds), err);
 }
 
@@ -155,10 +156,11 @@ static void on_listeners(struct loop_source *source, uint32_t events)
 static int start_cell(struct supervisor *sup, struct error *err)
 {
     CLEANUP_ARGV struct argv argv = ARGV_INIT;
-    CLEANUP_CLOSE int filter = filter_open(err);
+    CLEANUP_CLOSE int filter = filter_open(FILTER_CELL, err);
+    CLEANUP_CLOSE int gvproxy_filter = filter_open(FILTER_GVPROXY, err);
     int pair[2];
 
-    if (filter < 0)
+    if (filter < 0 || gvproxy_filter < 0)
         return -1;
     /* gvproxy can't remove its sockets (the filter takes that from it) and refuses to start over
      * old ones. */
@@ -172,21 +174,34 @@ static int start_cell(struct supervisor *sup, struct error *err)
         .fd = pair[0], .events = EPOLLIN, .callback = on_listeners, .data = sup};
     if (loop_add(sup->loop, &sup->listeners, err) < 0)
         return -1;
-    jail_cell(&argv, sup->launch, JAIL_FILTER_FD, JAIL_LISTENER_FD);
+    jail_cell(&argv, sup->launch);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
-    const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}, {cell_end, JAIL_LISTENER_FD}};
+    const struct spawn_fd fds[] = {
+        {filter, JAIL_FILTER_FD}, {cell_end, JAIL_LISTENER_FD}, {gvproxy_filter, JAIL_GVPROXY_FD}};
     return child_start(&sup->gvproxy, argv.items, fds, COUNT_OF(fds), err);
+}
+
+static int start_sidecar(struct supervisor *sup, size_t i, struct error *err)
+{
+    const struct program *program = &sup->launch->sidecars[i].program;
+    CLEANUP_ARGV struct argv argv = ARGV_INIT;
+    CLEANUP_CLOSE int filter =
+        filter_open(jail_is_proxy(program) ? FILTER_PROXY : FILTER_SIDECAR, err);
+
+    if (filter < 0)
+        return -1;
+    jail_sidecar(&argv, sup->launch, program);
+    if (argv.failed)
+        return error_set(err, NULL, "out of memory");
+    const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}};
+    return child_start(&sup->sidecars[i], argv.items, fds, COUNT_OF(fds), err);
 }
 
 static int start_sidecars(struct supervisor *sup, struct error *err)
 {
     for (size_t i = 0; i < sup->launch->n_sidecars; i++) {
-        CLEANUP_ARGV struct argv argv = ARGV_INIT;
-        jail_sidecar(&argv, sup->launch, &sup->launch->sidecars[i].program);
-        if (argv.failed)
-            return error_set(err, NULL, "out of memory");
-        if (child_start(&sup->sidecars[i], argv.items, NULL, 0, err) < 0)
+        if (start_sidecar(sup, i, err) < 0)
             return -1;
     }
     return 0;

@@ -1,16 +1,20 @@
-/* bottle-cell FD PORT… -- PROGRAM ARGUMENT…
+/* bottle-cell OUT FILTER PORT… -- PROGRAM ARGUMENT…
  *
  * Runs inside gvproxy's cell, before it: makes sure that nothing leads out of the cell's network,
- * listens on 127.0.0.1:PORT for each port forward, passes the listeners out over the Unix socket FD
- * (SCM_RIGHTS, in the order of the ports, in one message), and becomes PROGRAM. What gvproxy then
- * dials can land on these listeners or nowhere. Static, so that the cell needs no library.
+ * listens on 127.0.0.1:PORT for each port forward, passes the listeners out over the Unix socket
+ * OUT (SCM_RIGHTS, in the order of the ports, in one message), and becomes PROGRAM under the
+ * seccomp filter (BPF) that the file FILTER holds. What gvproxy then dials can land on these
+ * listeners or nowhere. Static, so that the cell needs no library.
  *
  * Built with TEST_OPEN_CELL it does not look, and where the port is a canary's already it listens
  * on another one: only tests have that (shim/jail.h). */
 #include <arpa/inet.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -75,15 +79,32 @@ static int pass_out(int socket_fd, const int *fds, size_t count)
     return sendmsg(socket_fd, &message, MSG_NOSIGNAL) == 1 ? 0 : -1;
 }
 
+static int enter_filter(int fd)
+{
+#ifndef TEST_OPEN_CELL
+    static struct sock_filter steps[BPF_MAXINSNS];
+    ssize_t got = read(fd, steps, sizeof steps);
+    const struct sock_fprog program = {.len = (unsigned short)(got / (ssize_t)sizeof steps[0]),
+                                       .filter = steps};
+
+    if (got <= 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        return -1;
+#endif
+    (void)close(fd);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     int listeners[LISTENERS_MAX];
     size_t count = 0;
-    int64_t out, port;
-    int i = 2;
+    int64_t out, filter, port;
+    int i = 3;
 
-    if (argc < 4 || number_parse(argv[1], 3, 255, &out) < 0) {
-        (void)fprintf(stderr, "usage: bottle-cell FD PORT... -- PROGRAM ARGUMENT...\n");
+    if (argc < 5 || number_parse(argv[1], 3, 255, &out) < 0 ||
+        number_parse(argv[2], 3, 255, &filter) < 0) {
+        (void)fprintf(stderr, "usage: bottle-cell OUT FILTER PORT... -- PROGRAM ARGUMENT...\n");
         return 2;
     }
     if (check_network() < 0)
@@ -104,6 +125,10 @@ int main(int argc, char **argv)
         return 1;
     }
     (void)close((int)out);
+    if (enter_filter((int)filter) < 0) {
+        perror("bottle-cell: the filter");
+        return 1;
+    }
     (void)execv(argv[i + 1], argv + i + 1);
     perror("bottle-cell: exec");
     return 1;
