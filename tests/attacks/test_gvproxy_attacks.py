@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import control
 import harness
 import pytest
 import taken
@@ -108,11 +109,6 @@ def test_frames(daemon, neighbour, name):
     unhurt(daemon, neighbour)
 
 
-def test_the_neighbour_lost_nothing(daemon, neighbour):
-    log = daemon.log("neighbour")
-    assert log.count("got") >= 3 and "LOST" not in log
-
-
 def test_a_stopped_gvproxy_is_noticed(daemon, neighbour):
     """Alive, its sockets open, and it answers nothing: whatever the reason, its bottle ends, and no other."""
     daemon.create({"slug": "frozen", "command": ["sleep", "1000"]}, "?start=true&wait=running")
@@ -129,8 +125,12 @@ def test_a_slow_machine_is_no_wedge(daemon, neighbour):
     """Thirty programs that do nothing but run, for ten seconds."""
     hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(30)]
     try:
-        assert daemon.wait("neighbour", "failed", timeout=10)["state"] == "running"
+        assert daemon.get("/bottles/neighbour/wait?state=failed&timeout=10s").status == 504  # it lives on
     finally:
         for hog in hogs:
             hog.kill()
             hog.wait()
+
+
+def test_the_neighbour_lost_nothing(daemon, neighbour):
+    assert "LOST" not in control.follow(daemon, "neighbour", b"got\n" * 3)
