@@ -53,6 +53,8 @@ MAINS := server/main.c shim/main.c shim/cell.c shim/krun.c
 SOURCES := $(foreach folder,base renderers api backends shim server,$(wildcard $(folder)/*.c))
 LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard guest/protocol.c)
 GUEST_SOURCES := $(wildcard guest/*.c)
+OPEN := $(BUILD)/open-cell
+OPEN_PROGRAMS := $(addprefix $(OPEN)/,bottle-shim bottle-cell bottle-krun guest openapi.yaml)
 STATIC_SOURCES := $(wildcard base/*.c)
 UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
 UNIT_SHARED := $(filter-out $(UNIT_SOURCES),$(wildcard tests/unit/*.c))
@@ -74,7 +76,7 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
-TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%)
+TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(OPEN_PROGRAMS)
 PYTHON := $(TOOLS)/venv/bin/python
 # The nested test host shows root's view of this machine, and the tests change /dev/kvm's mode.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo env CI=$(CI) BUILD=$(BUILD) PATH=$(PATH) PYTHONDONTWRITEBYTECODE=1)
@@ -220,7 +222,33 @@ $(BUILD)/bottled $(BUILD)/bottle-shim $(BUILD)/bottle-krun:
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/bottle-cell: $(STATIC)/shim/cell.o $(STATIC_LIB)
+# Programs whose cell is open, for the tests' negative controls: a daemon's libexec_dir.
+.PHONY: open-cell
+open-cell: $(OPEN_PROGRAMS) ## the test-only programs whose cell is switched off
+
+$(OPEN)/obj/%.o: %.c Makefile | $(TOOLS)/stamp
+	@mkdir -p $(@D)
+	@echo "  CC      $< (open cell)"
+	@$(CC) $(CPPFLAGS) -DTEST_OPEN_CELL $(CFLAGS) $(MODE) -MMD -MP -c -o $@ $<
+
+$(OPEN)/bottle-shim: $(OPEN)/obj/shim/jail.o $(OBJ)/shim/main.o $(LIB)
+	@echo "  LINK    $@"
+	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(OPEN)/obj-static/%.o: %.c Makefile | $(TOOLS)/stamp
+	@mkdir -p $(@D)
+	@echo "  CC      $< (open cell, static)"
+	@$(CC) $(CPPFLAGS) -DTEST_OPEN_CELL $(CFLAGS) $(HARDEN) -MMD -MP -c -o $@ $<
+
+$(OPEN)/bottle-cell: $(OPEN)/obj-static/shim/cell.o $(STATIC_LIB)
+	@echo "  LINK    $@ (static)"
+	@$(CC) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $^
+
+$(OPEN)/bottle-krun $(OPEN)/guest $(OPEN)/openapi.yaml: $(OPEN)/%: | programs guest
+	@mkdir -p $(@D)
+	@ln -sfn ../$(@F) $@
+
+$(BUILD)/bottle-cell: $(STATIC)/shim/cell.o $(STATIC)/shim/lonely.o $(STATIC_LIB)
 $(BUILD)/bottle-init: $(GUEST_SOURCES:%.c=$(STATIC)/%.o) $(STATIC_LIB)
 $(BUILD)/bottle-cell $(BUILD)/bottle-init:
 	@echo "  LINK    $@ (static)"
@@ -263,4 +291,4 @@ $(TOOLS)/stamp $(TOOLS)/kernel/vmlinuz $(TOOLS)/busybox/busybox:
 	@echo 'This machine is not set up for bottled yet: run tools/setup (make demo and make test do it by themselves).' >&2
 	@exit 1
 
--include $(shell find $(OBJ) $(STATIC) -name '*.d' 2>/dev/null)
+-include $(shell find $(OBJ) $(STATIC) $(OPEN) -name '*.d' 2>/dev/null)

@@ -23,6 +23,7 @@ struct host {
     char kvm_detail[512];    /* that verdict in words */
     unsigned tsc_khz;
     int64_t boot_timeout_ms, sidecar_timeout_ms, kvm_probe_ms, log_bytes;
+    int64_t gvproxy_memory_mib, sidecar_memory_mib, vm_overhead_mib, bottle_pids;
     unsigned uid_base; /* 0: bottles run as our own user */
 };
 
@@ -77,8 +78,9 @@ int tool_find(const char *tools_path, const char *name, char *ret, size_t size);
 
 /* The members of a launch spec that every VM has, a probe too. Steals `vm`. Caller owns the result.
  */
-json_t *launch_frame(const struct host *host, json_t *vm, const char *slug, const char *run_dir,
-                     const char *log_dir, unsigned uid, const char *token, struct error *err);
+json_t *launch_frame(const struct host *host, json_t *vm, int64_t memory_mib, const char *slug,
+                     const char *run_dir, const char *log_dir, unsigned uid, const char *token,
+                     struct error *err);
 /* The whole launch spec for bottle-shim, read by shim/spec.c. `uid` 0: stay as we are. Caller owns.
  */
 json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned uid,

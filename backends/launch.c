@@ -9,8 +9,17 @@
 #include "backends/engines.h"
 #include "backends/tools.h"
 
-json_t *launch_frame(const struct host *host, json_t *vm, const char *slug, const char *run_dir,
-                     const char *log_dir, unsigned uid, const char *token, struct error *err)
+static json_t *resources_encode(const struct host *host, int64_t memory_mib)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "vm_mib", (json_int_t)memory_mib,
+                     "vm_overhead_mib", (json_int_t)host->vm_overhead_mib, "gvproxy_mib",
+                     (json_int_t)host->gvproxy_memory_mib, "sidecar_mib",
+                     (json_int_t)host->sidecar_memory_mib, "pids", (json_int_t)host->bottle_pids);
+}
+
+json_t *launch_frame(const struct host *host, json_t *vm, int64_t memory_mib, const char *slug,
+                     const char *run_dir, const char *log_dir, unsigned uid, const char *token,
+                     struct error *err)
 {
     char bwrap[PATH_MAX];
     struct stat kvm;
@@ -25,13 +34,14 @@ json_t *launch_frame(const struct host *host, json_t *vm, const char *slug, cons
      * is used. */
     bool needs_group = uid && json_is_true(json_object_get(vm, "dev_kvm")) &&
                        stat("/dev/kvm", &kvm) == 0 && (kvm.st_mode & S_IRGRP);
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:s, s:o}", "slug",
-                     slug, "run_dir", run_dir, "log_dir", log_dir, "log_bytes",
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:s, s:o, s:o}",
+                     "slug", slug, "run_dir", run_dir, "log_dir", log_dir, "log_bytes",
                      (json_int_t)host->log_bytes, "uid", (json_int_t)uid, "gid", (json_int_t)uid,
                      "daemon_uid", (json_int_t)geteuid(), "kvm_gid",
                      needs_group ? (json_int_t)kvm.st_gid : (json_int_t)-1, "token", token,
                      "boot_timeout_ms", (json_int_t)host->boot_timeout_ms, "sidecar_timeout_ms",
-                     (json_int_t)host->sidecar_timeout_ms, "bwrap", bwrap, "vm", vm);
+                     (json_int_t)host->sidecar_timeout_ms, "bwrap", bwrap, "resources",
+                     resources_encode(host, memory_mib), "vm", vm);
 }
 
 static json_t *gvproxy_encode(const struct host *host, const struct plan *plan, struct error *err)
@@ -85,7 +95,8 @@ json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned u
     if (!backend || backend->launch(host, plan, &vm, err) < 0)
         return NULL;
     (void)snprintf(log_dir, sizeof log_dir, "%s/logs", plan->stage_dir);
-    json_t *spec = launch_frame(host, vm, plan->spec.slug, plan->run_dir, log_dir, uid, token, err);
+    json_t *spec = launch_frame(host, vm, plan->spec.memory_mib, plan->spec.slug, plan->run_dir,
+                                log_dir, uid, token, err);
     if (!spec)
         return NULL;
     json_t *gvproxy = gvproxy_encode(host, plan, err);

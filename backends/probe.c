@@ -253,8 +253,8 @@ static int probe_in(struct host *host, const struct prober *prober, const char *
     if (prober->vm(host, &vm, err) < 0)
         return -1;
     probing.boot_timeout_ms = host->kvm_probe_ms;
-    CLEANUP_JSON json_t *spec =
-        launch_frame(&probing, vm, "probe", directory, directory, host->uid_base, "-", err);
+    CLEANUP_JSON json_t *spec = launch_frame(&probing, vm, PROBE_MIB, "probe", directory, directory,
+                                             host->uid_base, "-", err);
     if (!spec || json_object_set_new(spec, "probe", json_true()) < 0)
         return -1;
     return boot(host, prober, spec, err);

@@ -131,7 +131,7 @@ int qemu_probe_vm(const struct host *host, json_t **ret_vm, struct error *err)
         .kernel = JAIL_KERNEL,
         .initrd = JAIL_INITRD,
         .cpus = 1,
-        .memory_mib = 128,
+        .memory_mib = PROBE_MIB,
         .kvm = true,
         .agent_fd = AGENT_FD,
         .probe = true,

@@ -3,6 +3,8 @@
 
 #include "backends/backend.h"
 
+enum { PROBE_MIB = 128 }; /* memory of the machine that proves KVM */
+
 void qemu_preflight(const struct host *host, const struct spec *spec, struct preflight *ret);
 int qemu_prepare(const struct host *host, struct plan *plan, struct error *err);
 int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_vm,

@@ -125,6 +125,10 @@ static void fill_host(struct app *app)
         .sidecar_timeout_ms = config->sidecar_timeout_ms,
         .kvm_probe_ms = config->kvm_probe_ms,
         .log_bytes = config->log_bytes,
+        .gvproxy_memory_mib = config->gvproxy_memory_mib,
+        .sidecar_memory_mib = config->sidecar_memory_mib,
+        .vm_overhead_mib = config->vm_overhead_mib,
+        .bottle_pids = config->bottle_pids,
         .uid_base = (unsigned)config->uid_base,
     };
 }

@@ -17,8 +17,6 @@ enum {
     TICK_MS = 10,
     BOOTS_MAX = 2, /* under TCG a boot can hang before its first output */
     RELAY_CONNECTIONS_MAX = 512,
-    JAIL_FILTER_FD = 10,
-    JAIL_LISTENER_FD = 11,
 };
 
 void bringup_close_relays(struct supervisor *sup)
@@ -35,6 +33,8 @@ static void on_boot_late(struct loop_timer *timer)
 
     if (sup->boots < BOOTS_MAX && sup->cell_ready && !sup->hello) {
         sup->restarting_vm = true; /* goes on in on_vm_end */
+        health_free(sup->health);
+        sup->health = NULL;
         child_kill(&sup->vm);
         loop_timer_set(sup->loop, &sup->deadline,
                        clock_monotonic_ms() + sup->launch->boot_timeout_ms);
@@ -52,7 +52,10 @@ static int start_vm(struct supervisor *sup, struct error *err)
 {
     CLEANUP_ARGV struct argv argv = ARGV_INIT;
     CLEANUP_CLOSE int guest_end = -1;
+    CLEANUP_CLOSE int filter = filter_open(FILTER_VM, err);
 
+    if (filter < 0)
+        return -1;
     jail_vm(&argv, sup->launch);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
@@ -60,7 +63,7 @@ static int start_vm(struct supervisor *sup, struct error *err)
         return -1;
     sup->boots++;
     sup->hello = false;
-    const struct spawn_fd fds[] = {{guest_end, sup->launch->agent_fd}};
+    const struct spawn_fd fds[] = {{guest_end, sup->launch->agent_fd}, {filter, JAIL_FILTER_FD}};
     return child_start(&sup->vm, argv.items, fds, COUNT_OF(fds), err);
 }
 
@@ -82,15 +85,29 @@ static void look_for_sidecars(struct supervisor *sup)
     bringup_send_start(sup);
 }
 
-static void look_for_cell(struct supervisor *sup)
+static bool is_socket(const char *path)
 {
-    struct error err = ERROR_INIT;
     struct stat status;
 
-    if (sup->listeners.active || stat("net/net.sock", &status) < 0 || !S_ISSOCK(status.st_mode))
+    return lstat(path, &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+static void on_gvproxy_lost(void *context, const char *why)
+{
+    supervisor_fail(context, "%s; see logs?stream=gvproxy", why);
+}
+
+static void look_for_cell(struct supervisor *sup)
+{
+    const struct health_owner owner = {on_gvproxy_lost, sup};
+    struct error err = ERROR_INIT;
+
+    if (sup->listeners.active || !is_socket("net/net.sock") || !is_socket("net/api.sock"))
         return;
     sup->cell_ready = true;
-    if (start_vm(sup, &err) < 0)
+    if (!(sup->health = health_new(sup->loop, "net", &owner, &err)))
+        supervisor_fail(sup, "watching gvproxy: %s", err.text);
+    else if (start_vm(sup, &err) < 0)
         supervisor_fail(sup, "starting the VM: %s", err.text);
 }
 
@@ -132,6 +149,8 @@ static void on_listeners(struct loop_source *source, uint32_t events)
         return;
     loop_remove(sup->loop, source);
     (void)close(source->fd);
+    if (got == 0) /* bottle-cell's end follows at once, and says more */
+        return;
     struct cmsghdr *header = got == 1 ? CMSG_FIRSTHDR(&message) : NULL;
     if (header && header->cmsg_type == SCM_RIGHTS) {
         count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -153,10 +172,11 @@ static void on_listeners(struct loop_source *source, uint32_t events)
 static int start_cell(struct supervisor *sup, struct error *err)
 {
     CLEANUP_ARGV struct argv argv = ARGV_INIT;
-    CLEANUP_CLOSE int filter = filter_open(err);
+    CLEANUP_CLOSE int filter = filter_open(FILTER_CELL, err);
+    CLEANUP_CLOSE int gvproxy_filter = filter_open(FILTER_GVPROXY, err);
     int pair[2];
 
-    if (filter < 0)
+    if (filter < 0 || gvproxy_filter < 0)
         return -1;
     /* gvproxy can't remove its sockets (the filter takes that from it) and refuses to start over
      * old ones. */
@@ -170,21 +190,34 @@ static int start_cell(struct supervisor *sup, struct error *err)
         .fd = pair[0], .events = EPOLLIN, .callback = on_listeners, .data = sup};
     if (loop_add(sup->loop, &sup->listeners, err) < 0)
         return -1;
-    jail_cell(&argv, sup->launch, JAIL_FILTER_FD, JAIL_LISTENER_FD);
+    jail_cell(&argv, sup->launch);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
-    const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}, {cell_end, JAIL_LISTENER_FD}};
+    const struct spawn_fd fds[] = {
+        {filter, JAIL_FILTER_FD}, {cell_end, JAIL_LISTENER_FD}, {gvproxy_filter, JAIL_GVPROXY_FD}};
     return child_start(&sup->gvproxy, argv.items, fds, COUNT_OF(fds), err);
+}
+
+static int start_sidecar(struct supervisor *sup, size_t i, struct error *err)
+{
+    const struct program *program = &sup->launch->sidecars[i].program;
+    CLEANUP_ARGV struct argv argv = ARGV_INIT;
+    CLEANUP_CLOSE int filter =
+        filter_open(jail_is_proxy(program) ? FILTER_PROXY : FILTER_SIDECAR, err);
+
+    if (filter < 0)
+        return -1;
+    jail_sidecar(&argv, sup->launch, program);
+    if (argv.failed)
+        return error_set(err, NULL, "out of memory");
+    const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}};
+    return child_start(&sup->sidecars[i], argv.items, fds, COUNT_OF(fds), err);
 }
 
 static int start_sidecars(struct supervisor *sup, struct error *err)
 {
     for (size_t i = 0; i < sup->launch->n_sidecars; i++) {
-        CLEANUP_ARGV struct argv argv = ARGV_INIT;
-        jail_sidecar(&argv, sup->launch, &sup->launch->sidecars[i].program);
-        if (argv.failed)
-            return error_set(err, NULL, "out of memory");
-        if (child_start(&sup->sidecars[i], argv.items, NULL, 0, err) < 0)
+        if (start_sidecar(sup, i, err) < 0)
             return -1;
     }
     return 0;

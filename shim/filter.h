@@ -1,16 +1,23 @@
-/* The seccomp filters.
+/* The seccomp filters: one table of what is taken from which kind of program.
  *
- * That of the cell takes from gvproxy the calls by which a guest, through gvproxy's
- * unauthenticated API, could remove or replace the sockets in its run directory. */
+ * A call that is taken away answers EPERM, not a kill: gvproxy answers such a call of its API with
+ * 500 and goes on. Calls of other architectures' tables kill. */
 #pragma once
 
 #include "base/error.h"
 
-/* A descriptor that holds the compiled filter (BPF), for `bwrap --seccomp FD`, at its start. The
+enum filter_kind {
+    FILTER_CELL,    /* bottle-cell, until it becomes gvproxy: it still asks the kernel for routes */
+    FILTER_GVPROXY, /* gvproxy: what is there in its run directory stays; threads, no programs */
+    FILTER_VM,      /* the VM's jail: QEMU, or bottle-krun until its machine starts */
+    FILTER_KRUN,    /* libkrun's machine, which has all its sockets and files when it starts */
+    FILTER_PROXY,   /* the proxy's engine */
+    FILTER_SIDECAR, /* an operator's program */
+    N_FILTERS
+};
+
+/* A descriptor that holds the compiled filter (BPF), at its start, for `bwrap --seccomp FD`. The
  * caller closes. -1 on failure. */
-int filter_open(struct error *err);
-/* The filter of bottle-krun, loaded into the calling process and all its threads to come. It takes
- * away what a machine that runs does not use: other programs and processes, sockets, privileges,
- * changes to the run directory. A virtual machine monitor that its guest took over has these left
- * out of its reach. */
-int filter_vm_load(struct error *err);
+int filter_open(enum filter_kind kind, struct error *err);
+/* Loads the filter into the calling process and all its threads to come. */
+int filter_load(enum filter_kind kind, struct error *err);

@@ -1,6 +1,10 @@
 #include "shim/jail.h"
 
+#include <string.h>
+
+#include "api/plan.h"
 #include "renderers/config.h"
+#include "shim/limits.h"
 
 static const char *const common[] = {
     "--unshare-user",
@@ -26,6 +30,14 @@ static const char *const system_files[] = {
 
 static const char *const scratch[] = {"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", NULL};
 
+#ifndef TEST_OPEN_CELL
+#define CELL_ROOT ""
+static const char *const cell_network[] = {"--unshare-net", NULL};
+#else
+#define CELL_ROOT "/run" /* bwrap can make files there without making them on the machine */
+static const char *const cell_network[] = {"--bind", "/", "/", "--tmpfs", "/run", NULL};
+#endif
+
 static void add_bind(struct argv *argv, const char *flag, const char *host, const char *jail)
 {
     argv_add(argv, flag);
@@ -39,32 +51,53 @@ static void add_program(struct argv *argv, const struct program *program)
         add_bind(argv, "--ro-bind", program->binds[i].host, program->binds[i].jail);
 }
 
-void jail_cell(struct argv *argv, const struct launch *launch, int filter_fd, int listener_fd)
+static void begin(struct argv *argv, const struct launch *launch, enum limits_kind kind)
 {
+    limits_add(argv, kind, launch);
     argv_add(argv, launch->bwrap);
     argv_add_list(argv, common);
-    argv_add(argv, "--unshare-net");
+}
+
+static void add_filter(struct argv *argv)
+{
     argv_add(argv, "--seccomp");
-    argv_addf(argv, "%d", filter_fd);
+    argv_addf(argv, "%d", JAIL_FILTER_FD);
+}
+
+void jail_cell(struct argv *argv, const struct launch *launch)
+{
+    begin(argv, launch, LIMITS_GVPROXY);
+    argv_add_list(argv, cell_network);
+#ifndef TEST_OPEN_CELL
+    add_filter(argv);
     if (launch->gvproxy_dynamic)
         argv_add_list(argv, system_files);
-    add_bind(argv, "--ro-bind", launch->gvproxy, "/gvproxy");
-    add_bind(argv, "--ro-bind", launch->cell, "/cell");
-    add_bind(argv, "--ro-bind", launch->gvproxy_config, "/gvproxy.yaml");
+#endif
+    /* Go's collector works harder from three quarters on, before the limit ends it. */
+    argv_add_list(argv, (const char *const[]){"--setenv", "GOMEMLIMIT", NULL});
+    argv_addf(argv, "%lld", (long long)limits_memory(LIMITS_GVPROXY, launch) * 3 / 4);
+    add_bind(argv, "--ro-bind", launch->gvproxy, CELL_ROOT "/gvproxy");
+    add_bind(argv, "--ro-bind", launch->cell, CELL_ROOT "/cell");
+    add_bind(argv, "--ro-bind", launch->gvproxy_config, CELL_ROOT "/gvproxy.yaml");
     add_bind(argv, "--bind", launch->net_dir, JAIL_RUN_DIR);
-    argv_add_list(argv, (const char *const[]){"--remount-ro", "/", "--chdir", JAIL_RUN_DIR, "--",
-                                              "/cell", NULL});
-    argv_addf(argv, "%d", listener_fd);
+#ifndef TEST_OPEN_CELL
+    argv_add_list(argv, (const char *const[]){"--remount-ro", "/", NULL});
+#endif
+    argv_add_list(argv,
+                  (const char *const[]){"--chdir", JAIL_RUN_DIR, "--", CELL_ROOT "/cell", NULL});
+    argv_addf(argv, "%d", JAIL_LISTENER_FD);
+    argv_addf(argv, "%d", JAIL_GVPROXY_FD);
     for (size_t i = 0; i < launch->n_forwards; i++)
         argv_addf(argv, "%u", launch->forwards[i].gateway_port);
-    argv_add_list(argv, (const char *const[]){"--", "/gvproxy", "-config", "/gvproxy.yaml", NULL});
+    argv_add_list(argv, (const char *const[]){"--", CELL_ROOT "/gvproxy", "-config",
+                                              CELL_ROOT "/gvproxy.yaml", NULL});
 }
 
 void jail_vm(struct argv *argv, const struct launch *launch)
 {
-    argv_add(argv, launch->bwrap);
-    argv_add_list(argv, common);
+    begin(argv, launch, LIMITS_VM);
     argv_add(argv, "--unshare-net");
+    add_filter(argv);
     argv_add_list(argv, system_files);
     argv_add_list(argv, scratch);
     argv_add_list(argv, (const char *const[]){"--setenv", "PATH", "/usr/bin", NULL});
@@ -73,8 +106,15 @@ void jail_vm(struct argv *argv, const struct launch *launch)
     add_program(argv, &launch->vm);
     if (!launch->probe)
         add_bind(argv, "--bind", launch->net_dir, JAIL_RUN_DIR);
-    argv_add_list(argv, (const char *const[]){"--remount-ro", "/", "--chdir", "/tmp", "--", NULL});
+    /* Nor may it fill the machine's memory by files. */
+    argv_add_list(argv, (const char *const[]){"--remount-ro", "/tmp", "--remount-ro", "/dev",
+                                              "--remount-ro", "/", "--chdir", "/tmp", "--", NULL});
     argv_add_list(argv, launch->vm.argv);
+}
+
+bool jail_is_proxy(const struct program *program)
+{
+    return strcmp(program->name, sidecars[SIDECAR_PIPELOCK].name) == 0;
 }
 
 void jail_sidecar(struct argv *argv, const struct launch *launch, const struct program *program)
@@ -82,8 +122,8 @@ void jail_sidecar(struct argv *argv, const struct launch *launch, const struct p
     const char *name;
     json_t *value;
 
-    argv_add(argv, launch->bwrap);
-    argv_add_list(argv, common);
+    begin(argv, launch, jail_is_proxy(program) ? LIMITS_PROXY : LIMITS_SIDECAR);
+    add_filter(argv);
     argv_add_list(argv, system_files);
     argv_add_list(argv, scratch);
     argv_add_list(argv, (const char *const[]){"--setenv", "PATH", "/usr/sbin:/usr/bin", NULL});

@@ -2,14 +2,26 @@
  *
  * Every jail has its own user, mount, pid, ipc and uts namespaces, no capability, an empty
  * environment, and dies with the shim. The cell and the VM also have a network namespace with
- * nothing but `lo`. */
+ * nothing but `lo`.
+ *
+ * Built with TEST_OPEN_CELL the cell has no walls: the daemon's network, its files, no filter. Only
+ * tests have such a build (`make open-cell`), to show that their attacks would be heard. */
 #pragma once
 
 #include "base/argv.h"
 #include "shim/spec.h"
 
-/* gvproxy behind bottle-cell, which passes one listener per forward out over `listener_fd`. */
-void jail_cell(struct argv *argv, const struct launch *launch, int filter_fd, int listener_fd);
+/* Descriptors as the jailed programs get them. */
+enum {
+    JAIL_FILTER_FD = 10, /* bubblewrap's: the filter (shim/filter.h) of all in the jail */
+    JAIL_LISTENER_FD,    /* bottle-cell's: the listeners go out here */
+    JAIL_GVPROXY_FD,     /* bottle-cell's: the filter of gvproxy */
+};
+
+/* gvproxy behind bottle-cell, which passes one listener per forward out. */
+void jail_cell(struct argv *argv, const struct launch *launch);
 void jail_vm(struct argv *argv, const struct launch *launch);
 /* A sidecar: the host's network, and of its files /usr, the resolver's files, and its own. */
 void jail_sidecar(struct argv *argv, const struct launch *launch, const struct program *program);
+/* The proxy's engine, or an operator's program? */
+bool jail_is_proxy(const struct program *program);

@@ -145,7 +145,7 @@ int machine_enter(const struct machine_options *options, struct error *err)
         check(&api, api.set_vm_config((uint32_t)ctx, (uint8_t)options->cpus, options->memory_mib),
               "this many processors or this much memory", err) < 0 ||
         take_implicit_away(&api, (uint32_t)ctx, err) < 0 ||
-        add_devices(&api, (uint32_t)ctx, options, err) < 0 || filter_vm_load(err) < 0)
+        add_devices(&api, (uint32_t)ctx, options, err) < 0 || filter_load(FILTER_KRUN, err) < 0)
         return -1;
     return check(&api, api.start_enter((uint32_t)ctx), "to start the machine", err) < 0
                ? -1

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/util.h"
+#include "shim/limits.h"
 #include "shim/probe.h"
 #include "shim/protocol.h"
 #include "shim/staging.h"
@@ -47,6 +48,8 @@ int main(int argc, char **argv)
     struct launch launch = {0};
     struct error err = ERROR_INIT;
 
+    if (argc > 2 && strcmp(argv[1], LIMITS_FLAG) == 0)
+        return limits_enter(argv + 2);
     if (argc != 2 || strcmp(argv[1], "--launch") != 0) {
         (void)fprintf(stderr,
                       "usage: bottle-shim --launch (started by bottled, with the launch "

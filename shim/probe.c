@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "base/util.h"
 #include "guest/protocol.h"
+#include "shim/filter.h"
 #include "shim/jail.h"
 
 enum { OUTPUT_MAX = 64 * 1024, EXCERPT = 160 };
@@ -86,10 +87,13 @@ int probe_run(struct launch *launch, struct error *err)
         return error_errno(err, NULL, "socketpair");
     CLEANUP_CLOSE int agent_guest = agent[1];
     CLEANUP_CLOSE int agent_host = agent[0];
+    CLEANUP_CLOSE int filter = filter_open(FILTER_VM, err);
+    if (filter < 0)
+        return -1;
     jail_vm(&argv, launch);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
-    const struct spawn_fd fds[] = {{agent_guest, launch->agent_fd}};
+    const struct spawn_fd fds[] = {{agent_guest, launch->agent_fd}, {filter, JAIL_FILTER_FD}};
     const struct spawn spawn = {.argv = argv.items,
                                 .in = -1,
                                 .out = write_end,

@@ -152,6 +152,21 @@ static void build_start(struct reader *reader, const json_t *guest, struct launc
     memcpy(ret->start, header, sizeof header);
 }
 
+static void read_resources(struct reader *reader, const json_t *object, struct resources *ret)
+{
+    const struct {
+        const char *key;
+        int64_t *field;
+    } rows[] = {{"vm_mib", &ret->vm_mib},
+                {"vm_overhead_mib", &ret->vm_overhead_mib},
+                {"gvproxy_mib", &ret->gvproxy_mib},
+                {"sidecar_mib", &ret->sidecar_mib},
+                {"pids", &ret->pids}};
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        *rows[i].field = integer_of(reader, object, rows[i].key, 1, 1 << 24);
+}
+
 static void read_bottle(struct reader *reader, const json_t *spec, struct launch *ret)
 {
     const json_t *gvproxy = json_object_get(spec, "gvproxy");
@@ -186,6 +201,7 @@ int launch_decode(const char *bytes, size_t length, struct launch *ret, struct e
     launch.log_bytes = integer_of(&reader, spec, "log_bytes", 4096, INT64_MAX);
     launch.boot_timeout_ms = integer_of(&reader, spec, "boot_timeout_ms", 1, 3600000);
     launch.sidecar_timeout_ms = integer_of(&reader, spec, "sidecar_timeout_ms", 1, 3600000);
+    read_resources(&reader, json_object_get(spec, "resources"), &launch.resources);
     read_program(&reader, vm, &launch.vm);
     launch.dev_kvm = json_is_true(json_object_get(vm, "dev_kvm"));
     launch.agent_fd = (int)integer_of(&reader, vm, "agent_fd", 3, 64);

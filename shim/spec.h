@@ -6,6 +6,7 @@
  *  "forwards": [{"sidecar","gateway_port","host_port"}],
  *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port"}],
  *  "vm": {"name","argv":[…],"binds":[["host","jail"],…],"dev_kvm":bool,"agent_fd":N},
+ *  "resources": {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"},
  *  "probe": true only to find out whether a VM boots: then gvproxy, forwards, sidecars and guest
  * are absent, "guest":
  * {"hostname","guest_ip","gateway","workdir","command":[…],"env":[["NAME","value"],…]}}
@@ -43,6 +44,14 @@ struct sidecar_spec {
     uint16_t host_port;
 };
 
+/* What the bottle's programs may use (shim/limits.h). */
+struct resources {
+    int64_t vm_mib;          /* the guest's memory */
+    int64_t vm_overhead_mib; /* what the VM's process may use beyond it */
+    int64_t gvproxy_mib, sidecar_mib;
+    int64_t pids; /* processes and threads of the whole bottle */
+};
+
 /* Strings are borrowed from `json`, which the struct owns. */
 struct launch {
     json_t *json;
@@ -53,6 +62,7 @@ struct launch {
     unsigned uid, gid, daemon_uid; /* uid 0: stay */
     int64_t kvm_gid;               /* -1: none */
     int64_t log_bytes, boot_timeout_ms, sidecar_timeout_ms;
+    struct resources resources;
     struct port_forward forwards[FORWARDS_MAX];
     size_t n_forwards;
     struct sidecar_spec sidecars[SIDECARS_MAX];

@@ -6,6 +6,8 @@ gvproxy that runs outside a cell is heard.
 """
 import os
 import pathlib
+import shutil
+import tempfile
 
 import canary
 import control
@@ -193,3 +195,46 @@ def test_without_the_cell_the_probes_get_out(canaries):
     assert all(probe.id in told for probe in tried), told
     places = {hit["place"] for hit in canaries.hits[hits:]}
     assert {"internet", "LAN", "host loopback", "host's resolver"} <= places, places
+
+
+# --- A cell that is none ------------------------------------------------------------------------
+
+OPEN = harness.BUILD / "open-cell"
+
+
+def libexec(folder, **programs):
+    """A libexec_dir with the built programs, but `programs` in the place of those of their names."""
+    for name in ("bottle-shim", "bottle-cell", "bottle-krun", "guest", "openapi.yaml"):
+        (folder / name).symlink_to(programs.get(name.replace("-", "_"), harness.BUILD / name))
+    return str(folder)
+
+
+@pytest.fixture
+def folder(new_daemon):
+    made = pathlib.Path(tempfile.mkdtemp(prefix="bx", dir="/tmp"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+def test_gvproxy_does_not_run_in_a_cell_with_a_way_out(new_daemon, folder):
+    """bottle-cell looks for itself: a shim that forgot the cell's network gets no gvproxy."""
+    config = {"libexec_dir": libexec(folder, bottle_shim=OPEN / "bottle-shim")}
+    daemon = new_daemon(config=config).start()
+    daemon.create({"slug": "holed", "command": ["sleep", "1000"]}, "?start=true", status=201)
+    bottle = daemon.wait("holed", "failed")
+    assert bottle["state"] == "failed", bottle
+    assert "this is no cell, gvproxy does not run here: a route leads to everywhere/0" in bottle["reason"]
+    assert not daemon.processes_named("gvproxy")
+
+
+def test_an_open_cell_is_heard(new_daemon, canaries):
+    """The build that only tests have, the control of every attack: all else is as it always is."""
+    hits = len(canaries.hits)
+    daemon = new_daemon(config={"libexec_dir": str(OPEN)}).start()
+    tried = [probe for probe in probes.PROBES if probe.id in CELL_ONLY]
+    daemon.run({"slug": "open", "command": ["sh", "-c", probes.guest_script(tried)]})
+    told = probes.results(daemon.log("open"))
+    assert len(told) == len(tried), told
+    assert {probe.id: told[probe.id] for probe in tried if probe.judge(told[probe.id])[0]} == {}
+    assert {"internet", "LAN", "host loopback", "host's resolver"} <= {hit["place"] for hit in canaries.hits[hits:]}

@@ -1,5 +1,5 @@
-/* The parts of the shim that need no VM: launch spec, sinks, relay, agent channel, control socket,
- * filter. */
+/* The parts of the shim that need no VM: launch spec, sinks, relay, agent channel, control
+ * socket. */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -23,8 +23,8 @@
 #include "shim/agent.h"
 #include "shim/children.h"
 #include "shim/control.h"
-#include "shim/filter.h"
 #include "shim/jail.h"
+#include "shim/limits.h"
 #include "shim/protocol.h"
 #include "shim/relay.h"
 #include "shim/sink.h"
@@ -34,6 +34,8 @@ static const char good_spec[] =
     "l\",\"log_bytes\":65536,\"uid\":7,\"gid\":7,"
     "\"daemon_uid\":0,\"kvm_gid\":-1,\"token\":\"secret\",\"boot_timeout_ms\":1000,"
     "\"sidecar_timeout_ms\":1000,\"bwrap\":\"/usr/bin/bwrap\","
+    "\"resources\":{\"vm_mib\":256,\"vm_overhead_mib\":64,\"gvproxy_mib\":100,"
+    "\"sidecar_mib\":200,\"pids\":300},"
     "\"gvproxy\":{\"binary\":\"/g\",\"config\":\"/c\",\"cell\":\"/h\",\"dynamic\":false},"
     "\"forwards\":[{\"sidecar\":\"pipelock\",\"gateway_port\":8888,\"host_port\":20001}],"
     "\"sidecars\":[{\"name\":\"pipelock\",\"argv\":[\"/usr/sbin/"
@@ -113,9 +115,10 @@ Test(launch_spec, decodes)
 
 Test(launch_spec, every_member_is_needed)
 {
-    static const char *const members[] = {
-        "slug",  "run_dir", "log_dir",  "log_bytes", "uid", "gid",   "daemon_uid",     "token",
-        "bwrap", "gvproxy", "forwards", "sidecars",  "vm",  "guest", "boot_timeout_ms"};
+    static const char *const members[] = {"slug",  "run_dir", "log_dir",         "log_bytes",
+                                          "uid",   "gid",     "daemon_uid",      "token",
+                                          "bwrap", "gvproxy", "forwards",        "sidecars",
+                                          "vm",    "guest",   "boot_timeout_ms", "resources"};
 
     for (size_t i = 0; i < COUNT_OF(members); i++) {
         struct launch launch;
@@ -147,7 +150,7 @@ Test(jail, what_each_may_see)
     cr_assert_eq(launch_decode(good_spec, strlen(good_spec), &launch, NULL), 0);
     launch.net_dir = "net";
     launch.proxy_dir = "proxy";
-    jail_cell(&cell, &launch, 10, 11);
+    jail_cell(&cell, &launch);
     jail_vm(&vm, &launch);
     jail_sidecar(&sidecar, &launch, &launch.sidecars[0].program);
     const struct argv *const jails[] = {&cell, &vm, &sidecar};
@@ -158,13 +161,15 @@ Test(jail, what_each_may_see)
         cr_expect(has(jails[i], "--clearenv", NULL, NULL));
         cr_expect(has(jails[i], "--cap-drop", "ALL", NULL));
         cr_expect(has(jails[i], "--remount-ro", "/", NULL));
+        cr_expect(has(jails[i], "--seccomp", "10", NULL));
+        cr_expect(has(jails[i], "/proc/self/exe", "--limited", "core=0"));
+        cr_expect(has(jails[i], "nproc=300", NULL, NULL));
     }
     cr_expect(has(&cell, "--unshare-net", NULL, NULL));
     cr_expect(has(&vm, "--unshare-net", NULL, NULL));
     cr_expect_not(has(&sidecar, "--unshare-net", NULL, NULL), "the proxy is the way out");
-    cr_expect(has(&cell, "--seccomp", "10", NULL));
     cr_expect_not(has(&cell, "--ro-bind", "/usr", "/usr"), "a static gvproxy needs no library");
-    cr_expect(has(&cell, "/cell", "11", "8888"));
+    cr_expect(has(&cell, "11", "12", "8888"));
     cr_expect_not(has(&sidecar, "--bind", "net", NULL), "the proxy has no business with the wire");
     cr_expect_not(has(&vm, "--dev-bind", "/dev/kvm", NULL));
     argv_free(&cell);
@@ -173,18 +178,27 @@ Test(jail, what_each_may_see)
     launch_free(&launch);
 }
 
-Test(filter, is_a_whole_program)
+Test(jail, limits_come_from_the_spec)
 {
-    struct error err = ERROR_INIT;
-    struct stat status;
-    int fd = filter_open(&err);
+    struct launch launch;
+    struct argv cell = ARGV_INIT, vm = ARGV_INIT, sidecar = ARGV_INIT, own = ARGV_INIT;
 
-    cr_assert_geq(fd, 0, "%s", err.text);
-    cr_assert_eq(fstat(fd, &status), 0);
-    cr_expect_gt(status.st_size, 64);
-    cr_expect_eq(status.st_size % 8, 0); /* struct sock_filter */
-    cr_expect_eq(lseek(fd, 0, SEEK_CUR), 0);
-    (void)close(fd);
+    cr_assert_eq(launch_decode(good_spec, strlen(good_spec), &launch, NULL), 0);
+    limits_add(&cell, LIMITS_GVPROXY, &launch);
+    limits_add(&vm, LIMITS_VM, &launch);
+    limits_add(&sidecar, LIMITS_SIDECAR, &launch);
+    cr_expect(has(&cell, "data=104857600", NULL, NULL));
+    cr_expect(has(&vm, "data=335544320", NULL, NULL));
+    cr_expect(has(&sidecar, "data=209715200", NULL, NULL));
+    cr_expect(has(&cell, "fsize=0", NULL, NULL));
+    launch.uid = 0; /* the user's own processes count too: no such limit */
+    limits_add(&own, LIMITS_GVPROXY, &launch);
+    cr_expect_not(has(&own, "nproc=300", NULL, NULL));
+    argv_free(&cell);
+    argv_free(&vm);
+    argv_free(&sidecar);
+    argv_free(&own);
+    launch_free(&launch);
 }
 
 /* ── sinks ── */

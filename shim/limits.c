@@ -1,0 +1,100 @@
+#include "shim/limits.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/number.h"
+#include "base/util.h"
+
+#define MIB (1024LL * 1024)
+
+enum { KEEP = -1, MEMORY = -2, OWN_USER = -3 }; /* special values of the table */
+
+/* DATA rather than AS: it counts what can be written to, and both Go and QEMU set aside far more
+ * address space than they use. NPROC counts by user, so it says something only where the bottle has
+ * a user of its own, and then it is for all of the bottle together. NOFILE bounds gvproxy's flows:
+ * each holds a socket. gvproxy writes no file. */
+static const struct {
+    const char *name;
+    int resource;
+    int64_t by_kind[N_LIMITS_KINDS]; /* gvproxy, VM, proxy, sidecar */
+} rows[] = {
+    {"core", RLIMIT_CORE, {0, 0, 0, 0}},
+    {"nofile", RLIMIT_NOFILE, {4096, 1024, 16384, 16384}},
+    {"nproc", RLIMIT_NPROC, {OWN_USER, OWN_USER, OWN_USER, OWN_USER}},
+    {"fsize", RLIMIT_FSIZE, {0, 0, 64 * MIB, 1024 * MIB}},
+    {"memlock", RLIMIT_MEMLOCK, {0, 65536, 65536, 65536}},
+    {"data", RLIMIT_DATA, {MEMORY, MEMORY, MEMORY, MEMORY}},
+    {"msgqueue", RLIMIT_MSGQUEUE, {0, 0, 0, 0}},
+    {"nice", RLIMIT_NICE, {0, 0, 0, 0}},
+    {"rtprio", RLIMIT_RTPRIO, {0, 0, 0, 0}},
+};
+
+int64_t limits_memory(enum limits_kind kind, const struct launch *launch)
+{
+    const struct resources *resources = &launch->resources;
+
+    switch (kind) {
+    case LIMITS_GVPROXY:
+        return resources->gvproxy_mib * MIB;
+    case LIMITS_VM:
+        return (resources->vm_mib + resources->vm_overhead_mib) * MIB;
+    default:
+        return resources->sidecar_mib * MIB;
+    }
+}
+
+void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *launch)
+{
+    struct rlimit own;
+
+    argv_add_list(argv, (const char *const[]){"/proc/self/exe", LIMITS_FLAG, NULL});
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        int64_t value = rows[i].by_kind[kind];
+        if (value == MEMORY)
+            value = limits_memory(kind, launch);
+        if (value == OWN_USER)
+            value = launch->uid ? launch->resources.pids : KEEP;
+        if (value == KEEP || getrlimit(rows[i].resource, &own) < 0)
+            continue;
+        if (own.rlim_max != RLIM_INFINITY && own.rlim_max < (rlim_t)value)
+            value = (int64_t)own.rlim_max; /* nobody may raise it */
+        argv_addf(argv, "%s=%lld", rows[i].name, (long long)value);
+    }
+    argv_add(argv, "--");
+}
+
+static int set_one(const char *name, size_t length, const char *text)
+{
+    int64_t value;
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        if (strncmp(rows[i].name, name, length) != 0 || rows[i].name[length] != '\0')
+            continue;
+        if (number_parse(text, 0, INT64_MAX, &value) < 0)
+            return -1;
+        const struct rlimit limit = {(rlim_t)value, (rlim_t)value};
+        return setrlimit((__rlimit_resource_t)rows[i].resource, &limit);
+    }
+    return -1;
+}
+
+int limits_enter(char **argv)
+{
+    for (; *argv && strcmp(*argv, "--") != 0; argv++) {
+        size_t length = strcspn(*argv, "=");
+        if (!(*argv)[length] || set_one(*argv, length, *argv + length + 1) < 0) {
+            (void)fprintf(stderr, "bottle-shim: the limit %s could not be set\n", *argv);
+            return 1;
+        }
+    }
+    if (!argv[0] || !argv[1]) {
+        (void)fprintf(stderr, "bottle-shim: no program behind its limits\n");
+        return 2;
+    }
+    (void)execv(argv[1], argv + 1);
+    perror(argv[1]);
+    return 1;
+}

@@ -1,0 +1,25 @@
+/* The limits of every jailed process: one table, a row per kind of program.
+ *
+ * What the plan asks for (a VM's memory) and what the daemon's configuration grants comes in the
+ * launch spec. A limit has to hold from a program's first instruction and must not be raised again,
+ * and posix_spawn sets none: so the shim starts itself once more, as
+ *
+ *   bottle-shim --limited NAME=VALUE… -- PROGRAM ARGUMENT…
+ *
+ * which sets them, hard and soft, and becomes PROGRAM. */
+#pragma once
+
+#include "base/argv.h"
+#include "shim/spec.h"
+
+enum limits_kind { LIMITS_GVPROXY, LIMITS_VM, LIMITS_PROXY, LIMITS_SIDECAR, N_LIMITS_KINDS };
+
+#define LIMITS_FLAG "--limited"
+
+/* Adds all but PROGRAM and its arguments. */
+void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *launch);
+/* `argv` behind LIMITS_FLAG. Comes back only on a fault, with words on stderr and the exit status.
+ */
+int limits_enter(char **argv);
+/* The bytes of private memory that a program of that kind may write to. */
+int64_t limits_memory(enum limits_kind kind, const struct launch *launch);
