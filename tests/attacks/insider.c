@@ -52,7 +52,7 @@ static int result(long value)
 static int dial(int type, char **words)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)number(words[1]))};
-    const struct timeval wait = {0, WAIT_MS * 1000};
+    const struct timeval wait = {0, WAIT_MS * 1000L};
     int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
     char answer[64];
 

@@ -118,7 +118,7 @@ Test(filter, is_a_whole_program)
         cr_assert_geq(fd, 0, "%s", err.text);
         cr_assert_eq(fstat(fd, &status), 0);
         cr_expect_gt(status.st_size, 64);
-        cr_expect_lt(status.st_size, 8 * BPF_MAXINSNS);
+        cr_expect_lt(status.st_size, (off_t)8 * BPF_MAXINSNS);
         cr_expect_eq(status.st_size % 8, 0); /* struct sock_filter */
         cr_expect_eq(lseek(fd, 0, SEEK_CUR), 0);
         (void)close(fd);
