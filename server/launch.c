@@ -154,6 +154,7 @@ static void mark(struct launch *launch)
     row->started_ms = row->finished_ms = row->boots = 0;
     row->shim_pid = 0;
     row->shim_start_time = 0;
+    row->egress = (struct egress_totals){0};
     memcpy(row->shim_token, launch->token, sizeof row->shim_token);
     memcpy(row->accelerator, launch->accelerator, sizeof row->accelerator);
     runner->launch = launch;
