@@ -53,7 +53,7 @@ void follow_kill_at(struct runner *runner, int64_t in_ms, const char *reason)
 {
     int64_t at_ms = clock_monotonic_ms() + in_ms;
 
-    if (runner->kill.active && runner->kill.at_ms <= at_ms)
+    if (runner->killed || (runner->kill.active && runner->kill.at_ms <= at_ms))
         return;
     (void)snprintf(runner->kill_reason, sizeof runner->kill_reason, "%s", reason);
     runner->kill.callback = on_kill;
