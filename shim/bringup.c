@@ -33,6 +33,8 @@ static void on_boot_late(struct loop_timer *timer)
 
     if (sup->boots < BOOTS_MAX && sup->cell_ready && !sup->hello) {
         sup->restarting_vm = true; /* goes on in on_vm_end */
+        health_free(sup->health);
+        sup->health = NULL;
         child_kill(&sup->vm);
         loop_timer_set(sup->loop, &sup->deadline,
                        clock_monotonic_ms() + sup->launch->boot_timeout_ms);
@@ -83,15 +85,29 @@ static void look_for_sidecars(struct supervisor *sup)
     bringup_send_start(sup);
 }
 
-static void look_for_cell(struct supervisor *sup)
+static bool is_socket(const char *path)
 {
-    struct error err = ERROR_INIT;
     struct stat status;
 
-    if (sup->listeners.active || stat("net/net.sock", &status) < 0 || !S_ISSOCK(status.st_mode))
+    return lstat(path, &status) == 0 && S_ISSOCK(status.st_mode);
+}
+
+static void on_gvproxy_lost(void *context, const char *why)
+{
+    supervisor_fail(context, "%s; see logs?stream=gvproxy", why);
+}
+
+static void look_for_cell(struct supervisor *sup)
+{
+    const struct health_owner owner = {on_gvproxy_lost, sup};
+    struct error err = ERROR_INIT;
+
+    if (sup->listeners.active || !is_socket("net/net.sock") || !is_socket("net/api.sock"))
         return;
     sup->cell_ready = true;
-    if (start_vm(sup, &err) < 0)
+    if (!(sup->health = health_new(sup->loop, "net", &owner, &err)))
+        supervisor_fail(sup, "watching gvproxy: %s", err.text);
+    else if (start_vm(sup, &err) < 0)
         supervisor_fail(sup, "starting the VM: %s", err.text);
 }
 

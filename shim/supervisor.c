@@ -138,6 +138,8 @@ static void begin_ending(struct supervisor *sup)
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
+    health_free(sup->health);
+    sup->health = NULL;
     bringup_close_relays(sup);
     child_kill(&sup->vm);
     child_kill(&sup->gvproxy);

@@ -5,6 +5,7 @@
 #include "shim/agent.h"
 #include "shim/children.h"
 #include "shim/control.h"
+#include "shim/health.h"
 #include "shim/relay.h"
 #include "shim/spec.h"
 
@@ -19,6 +20,7 @@ struct supervisor {
     struct child gvproxy, vm, sidecars[SIDECARS_MAX];
     struct sink command;
     struct agent agent;
+    struct health *health; /* from when the cell is ready */
     struct relay *relays[FORWARDS_MAX];
     enum phase phase;
     bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;

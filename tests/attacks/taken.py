@@ -1,0 +1,82 @@
+"""Programs that stand in a bottle's VM's place (in its jail, as its user), speak the agent's protocol as a guest that
+came up, and then attack. They say on the console, by a word, when the attack begins."""
+import time
+
+import control
+import harness
+
+PRELUDE = '''#!/usr/bin/python3
+import http.client, os, socket, struct, sys, time
+os.set_blocking(5, True)
+agent = socket.socket(fileno=5)
+
+def send(kind, payload=b""):
+    agent.sendall(struct.pack("<IB3x", len(payload), kind) + payload)
+
+def take():
+    head = agent.recv(8, socket.MSG_WAITALL)
+    if len(head) < 8:
+        sys.exit("the supervisor closed the channel")
+    length, kind = struct.unpack("<IB3x", head)
+    return kind, agent.recv(length, socket.MSG_WAITALL)
+
+wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+wire.bind("/run/bottle/vm.sock")
+wire.connect("/run/bottle/net.sock")
+send(1, struct.pack("<I", 1))
+take()
+# As a guest that came up: an ARP question, so that gvproxy knows its peer.
+wire.send(bytes.fromhex("ffffffffffff5a94ef000001" "0806" "0001080006040001" "5a94ef000001") + bytes(20))
+send(2)
+time.sleep(1)
+print("attack", flush=True)
+'''
+
+SEND_FRAMES = """
+for frame in FRAMES:
+    wire.send(bytes.fromhex(frame))
+time.sleep(600)
+"""
+
+
+class Daemon(harness.Daemon):
+    """Its VMs are run by tools/qemu-system-x86_64, a link that can lead elsewhere."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.tools = self.base / "tools"
+        self.tools.mkdir()
+        self.tools.chmod(0o755)
+        self.config["tools_path"] = str(self.tools)
+        self.n_attacks = 0
+
+    @property
+    def vm(self):
+        return self.tools / "qemu-system-x86_64"
+
+
+def attack(daemon, program, keep=False, until="failed"):
+    """Starts a bottle whose VM is this program; the bottle at its end, and the seconds from the attack to it."""
+    daemon.n_attacks += 1
+    slug = f"attack-{daemon.n_attacks}"
+    daemon.vm.write_text(PRELUDE + program)
+    daemon.vm.chmod(0o755)
+    try:
+        daemon.create({"backend": "qemu", "slug": slug, "command": ["true"]})
+        assert daemon.post(f"/bottles/{slug}/start").status < 300
+        control.follow(daemon, slug, b"attack\n", stream="console")
+        begun = time.monotonic()
+        bottle = daemon.wait(slug, until, timeout=20)
+        seconds = time.monotonic() - begun
+    finally:
+        daemon.vm.unlink()
+    if not keep:
+        daemon.remove(slug)
+    return bottle, seconds
+
+
+def finish(daemon):
+    for slug in [bottle["slug"] for bottle in daemon.get("/bottles?limit=1000").json()["bottles"]]:
+        daemon.remove(slug)
+    fault = daemon.close()
+    assert fault is None, fault
