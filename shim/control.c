@@ -37,15 +37,20 @@ static void drop(struct client *client)
     client->trusted = false;
 }
 
+static void send_text(struct client *client, const char *text)
+{
+    /* A packet that does not fit into the socket's buffer means a reader that is stuck: it may come
+     * again. */
+    if (!text || send(client->source.fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        drop(client);
+}
+
 static void send_status(struct client *client)
 {
     CLEANUP_JSON json_t *status = client->control->owner.status(client->control->owner.context);
     CLEANUP_FREE char *text = json_text(status);
 
-    /* A packet that does not fit into the socket's buffer means a reader that is stuck: it may come
-     * again. */
-    if (!text || send(client->source.fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-        drop(client);
+    send_text(client, text);
 }
 
 /* Compares in time that depends on the length only. */
@@ -77,6 +82,8 @@ static void handle(struct client *client, const json_t *request)
     }
     if (op && strcmp(op, "stop") == 0)
         control->owner.stop(control->owner.context, json_member_integer(request, "grace_ms", 0));
+    else if (op && strcmp(op, "report") == 0)
+        control->owner.report(control->owner.context, json_member_integer(request, "id", 0));
     else if (op && strcmp(op, "status") == 0)
         send_status(client);
     else
@@ -168,6 +175,16 @@ void control_broadcast(struct control *control)
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         if (control->clients[i].source.fd >= 0 && control->clients[i].trusted)
             send_status(&control->clients[i]);
+}
+
+void control_send(struct control *control, json_t *packet)
+{
+    CLEANUP_FREE char *text = packet ? json_text(packet) : NULL;
+
+    for (size_t i = 0; text && i < CLIENTS_MAX; i++)
+        if (control->clients[i].source.fd >= 0 && control->clients[i].trusted)
+            send_text(&control->clients[i], text);
+    json_decref(packet);
 }
 
 void control_free(struct control *control)

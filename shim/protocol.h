@@ -15,7 +15,11 @@
  *    "pid": N, "start_time": N, "boots": N,
  *    "processes": [{"name": "gvproxy", "pid": N, "start_time": N}, …]}
  *
- * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"}.
+ * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"},
+ * {"op":"report","id":N} (N from 1 on).
+ *
+ * A report's answer, within ten seconds: {"report": N, "error": "…"} or {"report": N, "checks":
+ * [{"name", "tried", "expected", "got": "…", "passed": true | false}, …]}.
  *
  * End: the last status is also in <run_dir>/exit.json, written whole and synced before the shim
  * ends. A shim that is gone without an exit.json was killed; everything it started died with it

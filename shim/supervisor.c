@@ -135,6 +135,7 @@ static void begin_ending(struct supervisor *sup)
         return;
     set_phase(sup, PHASE_ENDING);
     loop_timer_cancel(sup->loop, &sup->tick);
+    loop_timer_cancel(sup->loop, &sup->report_deadline);
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
@@ -215,6 +216,11 @@ void supervisor_on_frame(void *context, const struct frame *frame)
         return;
     case FRAME_EXIT:
         on_exit_frame(sup, frame);
+        return;
+    case FRAME_CHECK:
+    case FRAME_REPORT_END:
+        if (report_frame(sup, frame) < 0)
+            supervisor_fail(sup, "the guest's agent broke the protocol");
         return;
     case FRAME_FAILED:
         supervisor_fail(sup, "the guest: %.*s", (int)(frame->length < 400 ? frame->length : 400),
@@ -339,6 +345,11 @@ static void on_stop(void *context, int64_t grace_ms)
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + grace_ms);
 }
 
+static void on_report(void *context, int64_t id)
+{
+    report_request(context, id);
+}
+
 static void on_signal(struct loop_source *source, uint32_t events)
 {
     struct supervisor *sup = source->data;
@@ -407,7 +418,7 @@ static void close_logs(struct supervisor *sup)
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)
 {
     struct supervisor *sup = calloc(1, sizeof *sup);
-    const struct control_owner owner = {status_encode, on_stop, sup};
+    const struct control_owner owner = {status_encode, on_stop, on_report, sup};
     int result = -1;
 
     if (!sup || !(sup->loop = loop_new(err))) {
