@@ -120,14 +120,16 @@ def test_lists_are_those_of_the_tables(document, tables):
     assert schema(document, "State")["enum"] == tables["states"]
     assert schema(document, "Sidecar")["enum"] == tables["sidecars"]
     assert schema(document, "CleanupItem")["properties"]["kind"]["enum"] == tables["kinds"]
+    assert schema(document, "EventType")["enum"] == tables["events"]
     prefix = tables["problem_prefix"]
     assert set(schema(document, "ProblemType")["enum"]) == {prefix + name for name in tables["problems"]}
 
 
 def test_fault_codes_are_those_of_the_decoder(document):
-    source = "".join((ROOT / "api" / name).read_text() for name in ("field.c", "spec.c"))
+    source = "".join((ROOT / "api" / name).read_text() for name in ("field.c", "spec.c", "patch.c"))
     used = set(re.findall(r"\bfault\(\s*(?:walk|problem),\s*[^\"]*?(?:\"/[^\"]*\",\s*)?\"([a-z-]+)\"", source))
     used |= set(re.findall(r"pointer(?: : \"/env\")?, \"([a-z]+)\",", source))
+    used |= set(re.findall(r"\bplace, \"([a-z-]+)\"", source))
     assert used == set(schema(document, "Fault")["properties"]["code"]["enum"])
 
 
