@@ -44,6 +44,11 @@ enum field_type {
 
 enum { FIELD_REQUIRED = 1, FIELD_UNSUPPORTED = 2 };
 
+/* An object in place of a string is decoded into a struct of at most this size: the string is its
+ * first member and goes to the list; the others, of which none is owned, the caller reads from the
+ * JSON. */
+enum { FIELD_FORM_SIZE = 32 };
+
 /* NULL, or what is wrong with the value (static text that ends a sentence). */
 typedef const char *field_check(const char *value);
 
@@ -60,7 +65,8 @@ struct field {
     const char *const *values; /* the only ones allowed, NULL-terminated; NULL: any */
     const char *fallback;      /* a string's default, NULL: none */
     int64_t fallback_number;   /* an integer's */
-    const struct field *fields;
+    const struct field *fields; /* an object's members; of a list's item that is a string: those of
+                                   the object that may stand for it (see FIELD_FORM_SIZE) */
     size_t n_fields;
     const struct field *names, *item;
     const char *doc;

@@ -44,13 +44,15 @@ def flatten(part, pointer=""):
         yield from flatten(member, f"{pointer}/{name}")
     below = part.get("items") or part.get("additionalProperties")
     if isinstance(below, dict):
-        yield f"{pointer}/*", below, False
-        yield from flatten(below, f"{pointer}/*")
+        string, *instead = below.get("oneOf", [below])
+        yield f"{pointer}/*", string, False
+        for one in instead or [string]:
+            yield from flatten(one, f"{pointer}/*")
 
 
 def from_row(row):
     """A row of the table in the words of JSON Schema."""
-    least, most = LENGTHS[row["type"]]
+    least, most = LENGTHS.get(row["type"], ("least", "most"))
     names = {"pattern": row.get("names_pattern"), "maxLength": row.get("names_maximum")}
     values = row.get("values")
     words = {
@@ -79,6 +81,7 @@ def test_plan_has_exactly_the_fields_of_the_table(document, tables):
         structure = ("properties", "items", "additionalProperties", "required")
         assert {k: v for k, v in member.items() if k not in structure} == from_row(rows[pointer]), pointer
         assert required == rows[pointer]["required"], pointer
+        assert (f"{pointer}/host" in fields) == rows[pointer].get("or_object", False), pointer
         if member["type"] == "object" and not isinstance(member.get("additionalProperties"), dict):
             assert member["additionalProperties"] is False, pointer
 
