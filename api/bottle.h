@@ -27,8 +27,8 @@ extern const struct state_row states[N_STATES];
 int state_parse(const char *name);
 
 struct bottle {
-    const char *slug, *backend, *accelerator, *guest_ip,
-        *reason; /* accelerator, reason may be NULL */
+    const char *slug, *backend, *accelerator, *engine, *guest_ip,
+        *reason; /* accelerator, engine, reason may be NULL */
     enum bottle_state state;
     int64_t created_ms, updated_ms, started_ms, finished_ms; /* 0: not yet */
     bool has_exit_code;

@@ -133,6 +133,7 @@ static int fill_row(struct creation *creation, const struct plan *plan, struct e
     (void)snprintf(row->backend, sizeof row->backend, "%s", creation->backend->name);
     (void)snprintf(row->accelerator, sizeof row->accelerator, "%s",
                    plan->accelerator ? plan->accelerator : "");
+    (void)snprintf(row->engine, sizeof row->engine, "%s", plan->engine);
     row->state = STATE_PREPARED;
     row->generation = 1;
     row->created_ms = row->updated_ms = clock_wall_ms();

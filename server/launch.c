@@ -22,7 +22,7 @@ struct launch {
     struct plan_ref *plan;
     unsigned uid;
     char token[TOKEN_SIZE];
-    char accelerator[16];
+    char accelerator[16], engine[16];
     json_t *spec;
     struct shim_spawned spawned;
     struct bottle_row before;
@@ -157,6 +157,7 @@ static void mark(struct launch *launch)
     row->egress = (struct egress_totals){0};
     memcpy(row->shim_token, launch->token, sizeof row->shim_token);
     memcpy(row->accelerator, launch->accelerator, sizeof row->accelerator);
+    memcpy(row->engine, launch->engine, sizeof row->engine);
     runner->launch = launch;
     runner_save(runner, SAVE_REQUIRED, true, true, marked);
 }
@@ -174,6 +175,7 @@ static void check_work(struct job *job)
         return;
     (void)snprintf(launch->accelerator, sizeof launch->accelerator, "%s",
                    plan->accelerator ? plan->accelerator : "");
+    (void)snprintf(launch->engine, sizeof launch->engine, "%s", plan->engine);
     launch->spec = launch_spec(launch->host, plan, launch->uid, launch->token, &launch->err);
     launch->result = launch->spec ? 0 : -1;
 }

@@ -434,6 +434,7 @@ static int resolve(struct patch *patch, const struct plan *old, const json_t *me
     if (!plan)
         return -1;
     plan->backend = backend->name;
+    plan->engine = old->engine; /* "auto" keeps what the bottle has */
     if (backend->prepare(patch->host, plan, &patch->err) < 0) {
         plan_free(plan);
         return -1;

@@ -52,6 +52,7 @@ const char *const row_migrations[] = {
     "CREATE TRIGGER events_window AFTER INSERT ON events BEGIN"
     " DELETE FROM events WHERE id <= NEW.id - (SELECT value FROM meta WHERE name = 'event_rows');"
     " END;",
+    "ALTER TABLE bottles ADD COLUMN engine TEXT NOT NULL DEFAULT '';",
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 
@@ -119,6 +120,7 @@ static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
         (void)sqlite3_bind_int64(bound, index++, numbers[i]);
     bind_text(bound, index++, row->shim_token);
+    bind_text(bound, index++, row->engine);
     return index;
 }
 
@@ -130,10 +132,10 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
                   "INSERT INTO bottles (accelerator, state, reason, exit_code, keep_logs, "
                   "updated_ms, started_ms,"
                   " finished_ms, generation, boots, shim_pid, shim_start_time, egress_allowed, "
-                  "egress_denied, egress_bytes_out, egress_bytes_in, shim_token, slug, "
+                  "egress_denied, egress_bytes_out, egress_bytes_in, shim_token, engine, slug, "
                   "spec, labels,"
                   " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms)"
-                  " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                  " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                   err);
     if (!bound)
         return -1;
@@ -159,7 +161,7 @@ int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err)
         "UPDATE bottles SET accelerator = ?, state = ?, reason = ?, exit_code = ?, keep_logs = ?,"
         " updated_ms = ?, started_ms = ?, finished_ms = ?, generation = ?, boots = ?, shim_pid = ?,"
         " shim_start_time = ?, egress_allowed = ?, egress_denied = ?, egress_bytes_out = ?,"
-        " egress_bytes_in = ?, shim_token = ?,"
+        " egress_bytes_in = ?, shim_token = ?, engine = ?,"
         " spec_before = CASE WHEN ? THEN spec_before ELSE NULL END WHERE slug = ?",
         err);
     if (!bound)
@@ -266,6 +268,7 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
                                &ret->egress.bytes_in};
     for (size_t i = 0; i < COUNT_OF(totals); i++)
         *totals[i] = sqlite3_column_int64(from, column++);
+    copy_text(from, column, ret->engine, sizeof ret->engine);
     return 0;
 }
 
@@ -277,17 +280,17 @@ int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
         "SELECT sequence, slug, backend, accelerator, subnet, pipelock_port, git_gate_port,"
         " supervise_port, state, reason, exit_code, keep_logs, created_ms, updated_ms, started_ms,"
         " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token,"
-        " egress_allowed, egress_denied, egress_bytes_out, egress_bytes_in, spec, labels,"
-        " spec_before FROM bottles ORDER BY sequence",
+        " egress_allowed, egress_denied, egress_bytes_out, egress_bytes_in, engine, spec,"
+        " labels, spec_before FROM bottles ORDER BY sequence",
         err);
     int step = SQLITE_DONE, result = from ? 0 : -1;
 
     while (result == 0 && (step = sqlite3_step(from)) == SQLITE_ROW) {
         result = read_row(from, &row, err);
         if (result == 0)
-            result = visit(&row, (const char *)sqlite3_column_text(from, 25),
-                           (const char *)sqlite3_column_text(from, 26),
-                           (const char *)sqlite3_column_text(from, 27), context, err);
+            result = visit(&row, (const char *)sqlite3_column_text(from, 26),
+                           (const char *)sqlite3_column_text(from, 27),
+                           (const char *)sqlite3_column_text(from, 28), context, err);
     }
     if (result == 0 && step != SQLITE_DONE)
         result = error_set(err, "store-failed", "reading the bottles: %s", sqlite3_errmsg(db));

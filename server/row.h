@@ -25,6 +25,7 @@ struct bottle_row {
     char slug[SLUG_MAX + 1];
     char backend[24];     /* never "auto" */
     char accelerator[16]; /* "" when the backend names none */
+    char engine[16];      /* the egress proxy's; "" of rows from before it was kept */
     struct allocation allocation;
     enum bottle_state state;
     char reason[REASON_SIZE]; /* "" when there is none */
