@@ -5,6 +5,7 @@
 #include "shim/agent.h"
 #include "shim/children.h"
 #include "shim/control.h"
+#include "shim/egress_change.h"
 #include "shim/health.h"
 #include "shim/relay.h"
 #include "shim/report.h"
@@ -24,6 +25,7 @@ struct supervisor {
     struct health *health; /* from when the cell is ready */
     struct relay *relays[FORWARDS_MAX];
     struct report report;
+    struct egress_change change;
     struct loop_timer report_deadline;
     enum phase phase;
     bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;

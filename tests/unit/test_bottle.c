@@ -38,12 +38,12 @@ Test(bottle, fresh_one)
     CLEANUP_JSON json_t *json = bottle_encode(&bottle);
     CLEANUP_FREE char *text = json_text(json);
 
-    cr_assert_str_eq(text,
-                     "{\"slug\":\"a\",\"state\":\"prepared\",\"reason\":null,\"backend\":\"qemu\","
-                     "\"accelerator\":null,\"engine\":null,\"created_at\":\"2026-01-02T03:04:05.678Z\","
-                     "\"updated_at\":\"2026-01-02T03:04:05.678Z\",\"started_at\":null,"
-                     "\"finished_at\":null,\"exit_code\":null,\"guest_ip\":\"192.168.50.2\","
-                     "\"labels\":{},\"expires_at\":null,\"generation\":1}");
+    cr_assert_str_eq(
+        text, "{\"slug\":\"a\",\"state\":\"prepared\",\"reason\":null,\"backend\":\"qemu\","
+              "\"accelerator\":null,\"engine\":null,\"created_at\":\"2026-01-02T03:04:05.678Z\","
+              "\"updated_at\":\"2026-01-02T03:04:05.678Z\",\"started_at\":null,"
+              "\"finished_at\":null,\"exit_code\":null,\"guest_ip\":\"192.168.50.2\","
+              "\"labels\":{},\"expires_at\":null,\"generation\":1}");
 }
 
 Test(bottle, ended_one)

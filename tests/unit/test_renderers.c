@@ -504,9 +504,9 @@ Test(proxy, pipelock_can_not_open_private_addresses_to_one_host)
 Test(proxy, squids_timers_let_quiet_streams_live)
 {
     static const char *const timers[] = {
-        "\nclient_lifetime 30 days\n",       "\nread_timeout 7 days\n",
-        "\nwrite_timeout 7 days\n",          "\nrequest_start_timeout 1 hour\n",
-        "\nrequest_timeout 1 hour\n",        "\nclient_idle_pconn_timeout 1 hour\n",
+        "\nclient_lifetime 30 days\n", "\nread_timeout 7 days\n",
+        "\nwrite_timeout 7 days\n",    "\nrequest_start_timeout 1 hour\n",
+        "\nrequest_timeout 1 hour\n",  "\nclient_idle_pconn_timeout 1 hour\n",
         "\nhalf_closed_clients on\n",
     };
     struct proxy_config config = {.port = 20001};
