@@ -28,8 +28,8 @@ int state_parse(const char *name);
 
 struct bottle {
     const char *slug, *backend, *guest_ip;
-    const char *accelerator, *reason; /* may be NULL */
-    const char *backend_reason;       /* why this backend and accelerator; may be NULL */
+    const char *accelerator, *engine, *reason; /* may be NULL */
+    const char *backend_reason;                /* why this backend and accelerator; may be NULL */
     enum bottle_state state;
     int64_t created_ms, updated_ms, started_ms, finished_ms; /* 0: not yet */
     bool has_exit_code;

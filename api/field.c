@@ -206,6 +206,38 @@ static void check_count(struct walk *walk, const struct place *place, const stru
               "takes %" PRId64 " bytes in all; at most %" PRId64 " are allowed", total, row->total);
 }
 
+static void decode_object(struct walk *walk, const struct place *place, const json_t *object,
+                          const struct field *fields, size_t n_fields);
+
+/* An item of a list: the string itself or the first member of the object that stands for it; a
+ * fault and NULL when it is neither. Owned. */
+static char *decode_item(struct walk *walk, const struct place *place, const struct field *row,
+                         const json_t *item)
+{
+    union {
+        char *string;
+        char room[FIELD_FORM_SIZE];
+    } form = {.room = {0}};
+    struct walk inner = {&form, walk->problem, walk->root, walk->n_root};
+
+    if (row->n_fields == 0 ? !type_fits(walk, place, row, item)
+                           : !json_is_object(item) && !json_is_string(item)) {
+        if (row->n_fields)
+            fault(walk, place, "wrong-type", "expected a string or an object, got %s",
+                  got_words(item));
+        return NULL;
+    }
+    if (json_is_object(item)) {
+        decode_object(&inner, place, item, row->fields, row->n_fields);
+        return form.string;
+    }
+    check_string(walk, place, row, json_string_value(item), json_string_length(item), "");
+    form.string = strdup(json_string_value(item));
+    if (!form.string)
+        no_memory(walk);
+    return form.string;
+}
+
 static void decode_list(struct walk *walk, const struct place *place, const struct field *row,
                         const json_t *value, struct string_list *ret)
 {
@@ -220,14 +252,13 @@ static void decode_list(struct walk *walk, const struct place *place, const stru
     for (size_t i = 0; i < count; i++) {
         const json_t *item = json_array_get(value, i);
         struct place here = {place, NULL, i};
-        const char *string = "?"; /* in place of what is refused: breaks no later rule */
-        if (type_fits(walk, &here, row->item, item)) {
-            string = json_string_value(item);
-            total += (int64_t)json_string_length(item) + 1;
-            check_string(walk, &here, row->item, string, json_string_length(item), "");
-        }
-        ret->items[i] = strdup(string);
-        if (!ret->items[i]) {
+        char *string = decode_item(walk, &here, row->item, item);
+        if (string)
+            total += (int64_t)strlen(string) + 1;
+        else
+            string = strdup("?"); /* in place of what is refused: breaks no later rule */
+        ret->items[i] = string;
+        if (!string) {
             no_memory(walk);
             return;
         }
@@ -268,9 +299,6 @@ static void decode_map(struct walk *walk, const struct place *place, const struc
     }
     check_count(walk, place, row, count, total);
 }
-
-static void decode_object(struct walk *walk, const struct place *place, const json_t *object,
-                          const struct field *fields, size_t n_fields);
 
 static void decode_value(struct walk *walk, const struct place *place, const struct field *row,
                          const json_t *value)

@@ -12,7 +12,7 @@
  *   pattern        a string that breaks its rule
  *   unknown-value  a string that is not one of the listed
  *   unsupported    a member that the contract knows and this version does not have
- *   duplicate, reserved   said by the caller's own checks */
+ *   duplicate, reserved, immutable   said by the callers' own checks */
 #pragma once
 
 #include <jansson.h>
@@ -44,6 +44,11 @@ enum field_type {
 
 enum { FIELD_REQUIRED = 1, FIELD_UNSUPPORTED = 2 };
 
+/* An object in place of a string is decoded into a struct of at most this size: the string is its
+ * first member and goes to the list; the others, of which none is owned, the caller reads from the
+ * JSON. */
+enum { FIELD_FORM_SIZE = 32 };
+
 /* NULL, or what is wrong with the value (static text that ends a sentence). */
 typedef const char *field_check(const char *value);
 
@@ -55,12 +60,13 @@ struct field {
     int64_t min, max; /* value; bytes of a string; members of a list or map */
     int64_t total;    /* bytes of a whole list or map as the kernel counts it: each string with its
                          NUL, a map's as NAME=value; 0: no bound */
-    const char *pattern;       /* ECMA 262, for clients: what `check` accepts matches it */
-    field_check *check;        /* the rule itself; NULL: none */
-    const char *const *values; /* the only ones allowed, NULL-terminated; NULL: any */
-    const char *fallback;      /* a string's default, NULL: none */
-    int64_t fallback_number;   /* an integer's */
-    const struct field *fields;
+    const char *pattern;        /* ECMA 262, for clients: what `check` accepts matches it */
+    field_check *check;         /* the rule itself; NULL: none */
+    const char *const *values;  /* the only ones allowed, NULL-terminated; NULL: any */
+    const char *fallback;       /* a string's default, NULL: none */
+    int64_t fallback_number;    /* an integer's */
+    const struct field *fields; /* an object's members; of a list's item that is a string: those of
+                                   the object that may stand for it (see FIELD_FORM_SIZE) */
     size_t n_fields;
     const struct field *names, *item;
     const char *doc;

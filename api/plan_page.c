@@ -128,9 +128,10 @@ static void add_egress(struct text *text, const struct plan *plan)
         const struct egress_rule *rule = &plan->spec.rules.items[i];
         text_addf(text, "  %s%s", rule->suffix ? "*." : "", rule->host);
         if (rule->port)
-            text_addf(text, ":%u\n", (unsigned)rule->port);
+            text_addf(text, ":%u", (unsigned)rule->port);
         else
-            text_add(text, ", ports 443 and 80\n");
+            text_add(text, ", ports 443 and 80");
+        text_add(text, rule->private_ok ? ", also at private addresses\n" : "\n");
     }
     if (plan->spec.rules.count == 0)
         text_add(text, "  nothing\n");

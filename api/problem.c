@@ -35,6 +35,8 @@ const struct problem_type problem_types[] = {
     {"socket-path-too-long", "A socket's path would be longer than the kernel takes", 422},
     {"headers-too-large", "The request's headers are larger than bottled takes", 431},
     {"launch-failed", "The bottle could not be started", 500},
+    {"egress-not-applied", "The running bottle did not take the new egress", 500},
+    {"report-failed", "The confinement could not be tried from inside the guest", 500},
     {"launch-unavailable", "This backend can prepare a bottle but not start it", 501},
     {"preflight-failed", "The host lacks what the bottle needs", 503},
     {"no-free-port", "No host port is free for the bottle's sidecars", 503},

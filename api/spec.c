@@ -87,6 +87,7 @@ static const char *rule_check(const char *value)
 }
 
 static const char *const backend_values[] = {"auto", "qemu", "smolmachines", NULL};
+static const char *const engine_values[] = {"auto", "pipelock", "squid", NULL};
 
 static const struct field argument = {
     .name = "*", .type = FIELD_STRING, .max = ARG_STRING_MAX - 1, .doc = "One argument."};
@@ -110,16 +111,44 @@ static const struct field label_name = {.type = FIELD_STRING,
 static const struct field label_value = {
     .name = "*", .type = FIELD_STRING, .max = 256, .doc = "A label's value."};
 
-static const struct field rule_item = {
-    .name = "*",
-    .type = FIELD_STRING,
-    .min = 1,
-    .max = 255,
-    .pattern = "^([*][.])?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9._])?(:[1-9][0-9]{0,4})?$",
-    .check = rule_check,
-    .doc =
-        "A host name, \"*.\" and a suffix, or an IPv4 address; then, if wanted, \":\" and a port. "
-        "Without a port: 443 and 80."};
+#define RULE_PATTERN "^([*][.])?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9._])?(:[1-9][0-9]{0,4})?$"
+#define RULE_DOC                                                                                   \
+    "A host name, \"*.\" and a suffix, or an IPv4 address; then, if wanted, \":\" and a port. "    \
+    "Without a port: 443 and 80."
+
+/* A rule as an object. */
+struct rule_form {
+    char *host;
+    bool private_ok;
+};
+_Static_assert(sizeof(struct rule_form) <= FIELD_FORM_SIZE, "the decoder's room for it");
+
+static const struct field rule_rows[] = {
+    {.name = "host",
+     .type = FIELD_STRING,
+     .flags = FIELD_REQUIRED,
+     .offset = offsetof(struct rule_form, host),
+     .min = 1,
+     .max = 255,
+     .pattern = RULE_PATTERN,
+     .check = rule_check,
+     .doc = RULE_DOC},
+    {.name = "private",
+     .type = FIELD_BOOLEAN,
+     .offset = offsetof(struct rule_form, private_ok),
+     .doc = "True: also where it leads to a loopback, private, link-local or other address that is "
+            "not public. Without it those are refused, whatever name leads there."},
+};
+
+static const struct field rule_item = {.name = "*",
+                                       .type = FIELD_STRING,
+                                       .min = 1,
+                                       .max = 255,
+                                       .pattern = RULE_PATTERN,
+                                       .check = rule_check,
+                                       .fields = rule_rows,
+                                       .n_fields = COUNT_OF(rule_rows),
+                                       .doc = RULE_DOC};
 
 static const struct field resource_rows[] = {
     {.name = "cpus",
@@ -151,6 +180,13 @@ static const struct field egress_rows[] = {
      .max = RULES_MAX,
      .item = &rule_item,
      .doc = "What the bottle may reach through its proxy; nothing when empty or absent."},
+    {.name = "engine",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct spec, engine),
+     .max = 32,
+     .values = engine_values,
+     .fallback = "auto",
+     .doc = "The egress proxy's program; auto takes the first of the list that this host has."},
 };
 
 static const struct field sidecar_rows[] = {
@@ -302,7 +338,7 @@ static bool same_rule(const struct egress_rule *a, const struct egress_rule *b)
 
 /* Parses the rules, which the table has already checked one by one, and finds those that say the
  * same. */
-static int build_rules(struct spec *spec, struct problem *problem)
+static int build_rules(struct spec *spec, const json_t *sent, struct problem *problem)
 {
     struct rule_list rules = {.count = 0};
 
@@ -316,6 +352,7 @@ static int build_rules(struct spec *spec, struct problem *problem)
         char pointer[64];
         if (egress_rule_parse(spec->allow.items[i], &rule))
             continue;
+        rule.private_ok = json_is_true(json_object_get(json_array_get(sent, i), "private"));
         for (size_t k = 0; k < rules.count; k++) {
             if (!same_rule(&rules.items[k], &rule))
                 continue;
@@ -339,7 +376,8 @@ int spec_decode(const json_t *body, struct spec *ret, struct problem *problem)
         check_program(&spec, problem);
         check_reserved(&spec, problem);
         check_image(&spec, problem);
-        if (build_rules(&spec, problem) < 0)
+        if (build_rules(&spec, json_object_get(json_object_get(body, "egress"), "allow"), problem) <
+            0)
             problem_set(problem, "internal", "memory is short");
     }
     if (!problem->type) {
@@ -361,6 +399,7 @@ void spec_free(struct spec *spec)
     free(spec->backend);
     free(spec->image);
     free(spec->workdir);
+    free(spec->engine);
     string_list_free(&spec->command);
     string_list_free(&spec->allow);
     string_map_free(&spec->env);

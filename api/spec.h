@@ -28,8 +28,9 @@ struct spec {
     char *workdir; /* absolute, normal; default "/" */
     struct string_map env;
     int64_t cpus, memory_mib;
-    struct string_list allow; /* as sent */
+    struct string_list allow; /* the hosts as sent */
     struct rule_list rules;   /* the same, parsed */
+    char *engine;             /* "auto" or a row of the engines' table (backends/engines.h) */
     bool git_gate, supervise;
     struct string_map labels;
     json_t *json; /* the validated object, as sent; a copy */
@@ -53,6 +54,7 @@ struct spec_field {
     const char *type;          /* "string", "integer", "array", "object", … as in JSON Schema */
     int64_t minimum, maximum;  /* bytes of a string, members, or value, by type; -1: none */
     int64_t total;             /* bytes of a whole array or object; -1: no such bound */
+    bool or_object;            /* of a string: an object may stand for it, its members follow */
     const char *pattern;       /* ECMA 262 pattern of a string, or NULL */
     const char *names;         /* pattern of an object's member names, or NULL: they are fixed */
     int64_t names_maximum;     /* bytes of such a name; -1: none */

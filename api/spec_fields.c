@@ -33,6 +33,7 @@ static void flatten(const struct field *row, const char *parent)
         .minimum = has_bounds(row) ? row->min : -1,
         .maximum = has_bounds(row) ? row->max : -1,
         .total = row->total ? row->total : -1,
+        .or_object = row->type == FIELD_STRING && row->n_fields > 0,
         .pattern = row->pattern,
         .names = row->names ? row->names->pattern : NULL,
         .names_maximum = row->names ? row->names->max : -1,
@@ -85,6 +86,8 @@ static json_t *encode_row(const struct spec_field *row)
 
     set_words(ret, "pointer", row->pointer);
     set_words(ret, "type", row->type);
+    if (row->or_object)
+        (void)json_object_set_new(ret, "or_object", json_true());
     (void)json_object_set_new(ret, "required", json_boolean(row->required));
     (void)json_object_set_new(ret, "supported", json_boolean(!row->unsupported));
     set_bound(ret, "minimum", row->minimum);

@@ -8,7 +8,6 @@
 #include "backends/tools.h"
 #include "base/util.h"
 
-#define JAIL_CONFIG_DIR "/etc/bottle"
 #define JAIL_PROGRAM_DIR "/opt/bottle"
 
 /* In the order of preference. */
@@ -22,6 +21,8 @@ const struct engine_row engines[] = {
                   "client pass that sends no server name",
         .hint = "optional: install pipelock's release binary on PATH",
         .arguments = {"run", "--config", "%CONFIG", "--listen", "%LISTEN"},
+        .check = {"check", "--config", "%CONFIG"},
+        .in_force = "config_reload",
     },
     {
         .name = "squid",
@@ -32,6 +33,10 @@ const struct engine_row engines[] = {
                   "that is open stays open",
         .hint = "install it by: apt-get install squid",
         .arguments = {"-N", "-f", "%CONFIG"},
+        .check = {"-k", "parse", "-f", "%CONFIG"},
+        .complaint = "FATAL: ",
+        .hangs_up = true,
+        .in_force = "| Accepting HTTP Socket connections",
     },
     {
         .name = "git-gate",
@@ -78,13 +83,14 @@ static bool find_program(const struct host *host, const struct engine_row *row, 
 }
 
 const struct engine_row *engine_choose(const struct host *host, enum sidecar sidecar,
-                                       char *ret_path, size_t size)
+                                       const char *name, char *ret_path, size_t size)
 {
     const struct engine_row *last = NULL;
+    bool any = !name || strcmp(name, "auto") == 0;
     char path[PATH_MAX] = "";
 
     for (size_t i = 0; i < n_engines; i++) {
-        if (engines[i].sidecar != sidecar)
+        if (engines[i].sidecar != sidecar || (!any && strcmp(name, engines[i].name) != 0))
             continue;
         last = &engines[i];
         if (find_program(host, last, path, sizeof path))
@@ -96,6 +102,14 @@ const struct engine_row *engine_choose(const struct host *host, enum sidecar sid
     return last;
 }
 
+const struct engine_row *engine_find(const char *name)
+{
+    for (size_t i = 0; i < n_engines; i++)
+        if (engines[i].sidecar == SIDECAR_PIPELOCK && strcmp(engines[i].name, name) == 0)
+            return &engines[i];
+    return NULL;
+}
+
 void preflight_engines(struct preflight *preflight, const struct host *host,
                        const struct spec *spec)
 {
@@ -103,7 +117,8 @@ void preflight_engines(struct preflight *preflight, const struct host *host,
         char path[PATH_MAX];
         if (spec ? !sidecar_active(spec, sidecar) : sidecar != SIDECAR_PIPELOCK)
             continue;
-        const struct engine_row *row = engine_choose(host, sidecar, path, sizeof path);
+        const char *name = spec && sidecar == SIDECAR_PIPELOCK ? spec->engine : NULL;
+        const struct engine_row *row = engine_choose(host, sidecar, name, path, sizeof path);
         preflight_row(preflight, row->name, path[0] != '\0', path,
                       path[0] ? "" : "no program for this sidecar was found", row->hint);
     }
@@ -111,7 +126,9 @@ void preflight_engines(struct preflight *preflight, const struct host *host,
 
 int engines_prepare(const struct host *host, struct plan *plan, struct error *err)
 {
-    const struct engine_row *row = engine_choose(host, SIDECAR_PIPELOCK, NULL, 0);
+    bool any = strcmp(plan->spec.engine, "auto") == 0;
+    const struct engine_row *row =
+        engine_choose(host, SIDECAR_PIPELOCK, any ? plan->engine : plan->spec.engine, NULL, 0);
     CLEANUP_TEXT struct text out = TEXT_INIT;
     const struct proxy_config config = {
         .port = plan->allocation.host_ports[SIDECAR_PIPELOCK],
@@ -119,6 +136,8 @@ int engines_prepare(const struct host *host, struct plan *plan, struct error *er
         .n_rules = plan->spec.rules.count,
     };
 
+    if (!row)
+        return error_set(err, NULL, "there is no egress engine of that name");
     plan->engine = row->name;
     if (row->limits && !(plan->limits_note = strdup(row->limits)))
         return error_set(err, NULL, "out of memory");
@@ -150,11 +169,11 @@ static void place_program(const char *path, const char *name, json_t *argv, json
     json_array_append_new(argv, json_string(jail));
 }
 
-static void add_arguments(const struct engine_row *row, const char *config, const char *listen,
+static void add_arguments(const char *const arguments[8], const char *config, const char *listen,
                           json_t *argv)
 {
-    for (size_t i = 0; i < COUNT_OF(row->arguments) && row->arguments[i]; i++) {
-        const char *argument = row->arguments[i];
+    for (size_t i = 0; i < 8 && arguments[i]; i++) {
+        const char *argument = arguments[i];
         if (strcmp(argument, "%CONFIG") == 0)
             argument = config;
         else if (strcmp(argument, "%LISTEN") == 0)
@@ -163,13 +182,30 @@ static void add_arguments(const struct engine_row *row, const char *config, cons
     }
 }
 
+/* How the shim sees to the engine's config (shim/spec.h). */
+static json_t *config_encode(const struct engine_row *row, const struct plan *plan,
+                             const char *program)
+{
+    char staged[PATH_MAX], draft[PATH_MAX];
+    json_t *check = json_array();
+
+    (void)snprintf(staged, sizeof staged, "%s/%s", plan->stage_dir, row->file);
+    (void)snprintf(draft, sizeof draft, JAIL_CONFIG_DIR "/%s.new", row->file);
+    json_array_append_new(check, json_string(program));
+    add_arguments(row->check, draft, "", check);
+    return json_pack("{s:s, s:s, s:o, s:s?, s:b, s:s}", "path", staged, "name", row->file, "check",
+                     check, "complaint", row->complaint, "hangs_up", (int)row->hangs_up, "in_force",
+                     row->in_force);
+}
+
 static json_t *launch_one(const struct host *host, const struct plan *plan, enum sidecar sidecar,
                           struct error *err)
 {
     static const char *const resolver_files[] = {"/etc/hosts", "/etc/resolv.conf",
                                                  "/etc/nsswitch.conf"};
-    char path[PATH_MAX], staged[PATH_MAX], config[PATH_MAX], listen[32];
-    const struct engine_row *row = engine_choose(host, sidecar, path, sizeof path);
+    char path[PATH_MAX], config[PATH_MAX], listen[32];
+    const char *name = sidecar == SIDECAR_PIPELOCK ? plan->engine : NULL;
+    const struct engine_row *row = engine_choose(host, sidecar, name, path, sizeof path);
     json_t *argv = json_array(), *binds = json_array();
     unsigned port = plan->allocation.host_ports[sidecar];
 
@@ -182,17 +218,15 @@ static json_t *launch_one(const struct host *host, const struct plan *plan, enum
     (void)snprintf(listen, sizeof listen, LOOPBACK ":%u", port);
     (void)snprintf(config, sizeof config, JAIL_CONFIG_DIR "/%s", row->file ? row->file : "");
     place_program(path, row->name, argv, binds);
-    add_arguments(row, config, listen, argv);
-    if (row->file) {
-        (void)snprintf(staged, sizeof staged, "%s/%s", plan->stage_dir, row->file);
-        json_array_append_new(binds, pair(staged, config));
-    }
+    json_t *own = row->file ? config_encode(row, plan, json_string_value(json_array_get(argv, 0)))
+                            : json_null();
+    add_arguments(row->arguments, config, listen, argv);
     for (size_t i = 0; i < COUNT_OF(resolver_files); i++)
         if (access(resolver_files[i], R_OK) == 0)
             json_array_append_new(binds, pair(resolver_files[i], resolver_files[i]));
-    return json_pack("{s:s, s:o, s:o, s:{s:s, s:s}, s:i}", "name", sidecars[sidecar].name, "argv",
-                     argv, "binds", binds, "env", "BOTTLE_SLUG", plan->spec.slug, "LISTEN", listen,
-                     "host_port", (int)port);
+    return json_pack("{s:s, s:o, s:o, s:{s:s, s:s}, s:i, s:o}", "name", sidecars[sidecar].name,
+                     "argv", argv, "binds", binds, "env", "BOTTLE_SLUG", plan->spec.slug, "LISTEN",
+                     listen, "host_port", (int)port, "config", own);
 }
 
 json_t *engines_launch(const struct host *host, const struct plan *plan, struct error *err)

@@ -78,6 +78,29 @@ json_int_t json_member_integer(const json_t *object, const char *key, json_int_t
     return json_is_integer(value) ? json_integer_value(value) : fallback;
 }
 
+/* Recurses as deep as the patch, which a parser has bounded. */
+json_t *json_merge_patch(const json_t *target, const json_t *patch)
+{
+    const char *key;
+    json_t *value;
+
+    if (!json_is_object(patch))
+        return json_is_null(patch) ? NULL : json_deep_copy(patch);
+    json_t *ret = json_is_object(target) ? json_deep_copy(target) : json_object();
+    json_object_foreach((json_t *)(uintptr_t)patch, key, value)
+    {
+        if (json_is_null(value)) {
+            (void)json_object_del(ret, key);
+            continue;
+        }
+        if (json_object_set_new(ret, key, json_merge_patch(json_object_get(ret, key), value)) < 0) {
+            json_decref(ret);
+            return NULL;
+        }
+    }
+    return ret;
+}
+
 /* Bytes of the well-formed UTF-8 sequence (RFC 3629) at `c`, which ends in NUL; 0 when it is none.
  */
 static size_t utf8_sequence(const unsigned char *c)

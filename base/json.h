@@ -23,6 +23,10 @@ const char *json_member_string(const json_t *object, const char *key);
 /* Integer member, or `fallback` when absent or of another type. */
 json_int_t json_member_integer(const json_t *object, const char *key, json_int_t fallback);
 
+/* What `target` (NULL: nothing) becomes by the merge patch (RFC 7396): a new value that shares
+ * nothing with either. NULL when memory is short, or when nothing is left (a patch of null). */
+json_t *json_merge_patch(const json_t *target, const json_t *patch);
+
 /* A JSON string of any bytes: what is no UTF-8 becomes U+FFFD. NULL when memory is short. */
 json_t *json_string_lossy(const char *bytes);
 

@@ -12,6 +12,9 @@
  *   STARTED                  >                                the command runs
  *   OUTPUT(stream, bytes)    >                                any number
  *                            < SIGNAL(number)                 to the command's process group
+ *                            < REPORT(id, ports)              while the command runs, any number
+ *   CHECK(id, …)             >                                one for each check
+ *   REPORT_END(id)           >
  *   EXIT(code, signal, why)  >                                the guest ends the machine by itself
  *   FAILED(why)              >                                the guest could not do its part
  *                            < POWEROFF                       sync and power off now
@@ -41,10 +44,15 @@ enum frame_type {
     FRAME_OUTPUT = 3,  /* u8 stream (1 or 2), then bytes */
     FRAME_EXIT = 4,    /* u32 exit code, u32 signal (0: none), then words, maybe empty */
     FRAME_FAILED = 5,  /* words */
+    FRAME_CHECK = 6,   /* u32 id of the report, u8 number (guest/checks.h), u8 passed (0 or 1), then
+                          at most CHECK_WORDS_MAX bytes: what came back */
+    FRAME_REPORT_END = 7, /* u32 id */
     /* host → guest */
     FRAME_START = 64,    /* see struct start_message */
     FRAME_SIGNAL = 65,   /* u32 number */
     FRAME_POWEROFF = 66, /* empty */
+    FRAME_REPORT = 67,   /* u32 id, u8 number of ports, each a u16 in little endian: the gateway's
+                            port forwards. A newer report ends an older one */
 };
 
 struct frame {

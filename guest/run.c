@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
@@ -18,6 +19,7 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "guest/command.h"
+#include "guest/report.h"
 
 enum {
     DRAIN_MS = 1000,
@@ -31,6 +33,8 @@ struct pipe_end {
 struct run {
     struct agent *agent;
     struct error *err;
+    char gateway[16]; /* a copy: START's bytes go with the next frame */
+    struct report report;
     int signals; /* signalfd for SIGCHLD */
     pid_t pid;
     bool ended;
@@ -82,6 +86,8 @@ static void reap(struct run *run)
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
         if (pid == run->pid)
             note_end(run, status);
+        else
+            report_reaped(&run->report, pid);
 }
 
 /* A process that the command left behind may print for ever: after the drain time only what is owed
@@ -148,6 +154,11 @@ static bool obey(struct run *run, enum run_end *ret)
             *ret = RUN_POWEROFF;
             return true;
         }
+        if (frame.type == FRAME_REPORT) {
+            if (report_begin(&run->report, &frame, run->gateway) < 0)
+                return malformed(run, ret, "a malformed REPORT");
+            continue;
+        }
         if (frame.type != FRAME_SIGNAL || frame.length != 4)
             return malformed(run, ret, "a frame that does not belong here");
         uint32_t number = get_u32(frame.payload);
@@ -160,9 +171,13 @@ static bool obey(struct run *run, enum run_end *ret)
 
 static int wait_ms(const struct run *run)
 {
-    if (!run->ended)
+    int64_t now = clock_monotonic_ms();
+
+    if (!run->ended && run->report.fd < 0)
         return -1;
-    int64_t left = run->drain_until - clock_monotonic_ms();
+    if (!run->ended)
+        return now < run->report.until_ms ? (int)(run->report.until_ms - now) : 100;
+    int64_t left = run->drain_until - now;
     return left > 0 ? (int)left : agent_idle(run->agent) ? 0 : -1;
 }
 
@@ -172,11 +187,12 @@ static enum run_end loop(struct run *run)
 
     while (!drained(run)) {
         bool idle = agent_idle(run->agent);
-        struct pollfd fds[4] = {
+        struct pollfd fds[5] = {
             {.fd = run->agent->fd, .events = (short)(POLLIN | (idle ? 0 : POLLOUT))},
             {.fd = run->signals, .events = POLLIN},
             {.fd = idle ? run->pipes[0].fd : -1, .events = POLLIN},
             {.fd = idle ? run->pipes[1].fd : -1, .events = POLLIN},
+            {.fd = idle ? run->report.fd : -1, .events = POLLIN},
         };
         if (poll(fds, COUNT_OF(fds), wait_ms(run)) < 0 && errno != EINTR) {
             (void)error_errno(run->err, NULL, "waiting for events");
@@ -187,6 +203,7 @@ static enum run_end loop(struct run *run)
             return end;
         if (fds[1].revents)
             reap(run);
+        report_pump(&run->report, run->agent);
         /* Whichever has nothing does not take the other's turn. */
         run->turn = !run->turn;
         pump_pipe(run, run->turn);
@@ -211,9 +228,10 @@ static int watch_children(struct error *err)
 
 enum run_end run_command(struct agent *agent, const struct start_message *start, struct error *err)
 {
-    struct run run = {.agent = agent, .err = err};
+    struct run run = {.agent = agent, .err = err, .report.fd = -1};
     struct command command;
 
+    (void)snprintf(run.gateway, sizeof run.gateway, "%s", start->gateway);
     if ((run.signals = watch_children(err)) < 0)
         return RUN_MALFORMED;
     switch (command_start(start, &command, err)) {
@@ -232,6 +250,7 @@ enum run_end run_command(struct agent *agent, const struct start_message *start,
         run.pipes[i].fd = command.pipes[i];
     (void)agent_put(agent, FRAME_STARTED, NULL, 0);
     enum run_end end = loop(&run);
+    report_end(&run.report);
     for (size_t i = 0; i < COUNT_OF(run.pipes); i++)
         if (run.pipes[i].fd >= 0)
             (void)close(run.pipes[i].fd);

@@ -1,6 +1,7 @@
 /* pipelock.yaml: the same allow list for pipelock 2.3. It has no rule by port (an allowed host is
- * allowed on any), so a rule for a port of its own is refused rather than widened. Its "*.x" also
- * matches x.
+ * allowed on any), so a rule for a port of its own is refused rather than widened; so is one that
+ * may reach private addresses, which its ssrf section opens to every host. Its "*.x" also matches
+ * x.
  *
  * Each listener that it opens gets the bottle's own port, on loopback addresses of its own: two
  * bottles never meet, and the metrics page is not on the address that the guest's traffic is
@@ -23,6 +24,11 @@ static int check_config(const struct proxy_config *config, struct error *err)
         const struct egress_rule *rule = &config->rules[i];
         if (!check_host_name(rule->host) && (rule->suffix || !check_ip_literal(rule->host)))
             return error_set(err, NULL, "pipelock.yaml: rule %zu is not well-formed", i);
+        if (rule->private_ok)
+            return error_set(err, "unsupported-rule",
+                             "pipelock can't open private addresses to one host alone: leave "
+                             "private out of the rule for %s%s, or choose the squid engine",
+                             rule->suffix ? "*." : "", rule->host);
         if (rule->port && rule->port != 443 && rule->port != 80)
             return error_set(err, "unsupported-rule",
                              "pipelock has no rule by port: %s%s:%u can't be expressed; leave the "

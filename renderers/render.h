@@ -55,8 +55,9 @@ struct egress_rule {
      * address as inet_ntop() writes it (IPv6 without brackets), which then allows that literal and
      * nothing else. */
     const char *host;
-    bool suffix;   /* "*.host": any name below it, not host itself */
-    uint16_t port; /* 0: 443 and 80 */
+    bool suffix;     /* "*.host": any name below it, not host itself */
+    uint16_t port;   /* 0: 443 and 80 */
+    bool private_ok; /* also where the name resolves to an address that is not public */
 };
 
 struct proxy_config {
@@ -69,6 +70,6 @@ struct proxy_config {
  * for each request when it ends) and stderr. */
 int render_squid(const struct proxy_config *config, struct text *out, struct error *err);
 /* pipelock.yaml for `pipelock run --config FILE --listen 127.0.0.1:PORT`. Kind "unsupported-rule"
- * for a rule with a port other than 443 and 80: pipelock allows a host on any port, and "*.x" also
- * for x itself. */
+ * for a rule with a port other than 443 and 80 (pipelock allows a host on any port, and "*.x" also
+ * for x itself) and for one that may reach private addresses (pipelock would open them to all). */
 int render_pipelock(const struct proxy_config *config, struct text *out, struct error *err);

@@ -3,9 +3,9 @@
  *
  * How it decides: rules are tried in order, each by host, then port, then address. So a name that
  * no rule lists is refused without being looked up, and a listed one that resolves to a private
- * address is refused too. All is in this one file; nothing is kept on disk, and both logs go to the
- * standard streams, which the shim reads. squid reads a whole line as words: what is written here
- * is checked against a strict character set first. */
+ * address is refused too, unless that very rule says that it may. All is in this one file; nothing
+ * is kept on disk, and both logs go to the standard streams, which the shim reads. squid reads a
+ * whole line as words: what is written here is checked against a strict character set first. */
 #include <string.h>
 
 #include "renderers/check.h"
@@ -13,7 +13,12 @@
 
 /* http://www.squid-cache.org/Versions/v5/cfgman/ ; visible_hostname keeps the host's name off error
  * pages, and max_filedescriptors bounds a table that would otherwise be sized by the limit that
- * squid was started with. */
+ * squid was started with.
+ *
+ * The timers: a tunnel ends when its server says nothing for read_timeout or when its client has
+ * been there for client_lifetime, whatever flows; so does a response. The others are for requests
+ * that are long in coming. server_idle_pconn_timeout is squid's own: a server closes an idle
+ * connection soon, and a request that is sent just then would be lost. */
 static const char settings[] =
     "visible_hostname " PROXY_NAME "\n"
     "httpd_suppress_version_string on\n"
@@ -33,8 +38,14 @@ static const char settings[] =
     "quick_abort_max 0 KB\n"
     "via off\n"
     "forwarded_for delete\n"
-    "client_lifetime 1 day\n"
-    "read_timeout 1 day\n"
+    "client_lifetime 30 days\n"
+    "read_timeout 7 days\n"
+    "write_timeout 7 days\n"
+    "request_start_timeout 1 hour\n"
+    "request_timeout 1 hour\n"
+    "client_idle_pconn_timeout 1 hour\n"
+    "server_idle_pconn_timeout 1 minute\n"
+    "half_closed_clients on\n"
     "shutdown_lifetime 0 seconds\n"
     "err_page_stylesheet none\n"
     "logformat bottle {\"time\":\"%{%Y-%m-%dT%H:%M:%S}tg.%03tuZ\",\"client\":\"%>a\","
@@ -74,7 +85,7 @@ static void add_rule(struct text *out, const struct egress_rule *rule, size_t nu
         text_addf(out, " rule%zu_port", number);
     else
         text_add(out, " web_port");
-    text_add(out, " !private\n");
+    text_add(out, rule->private_ok ? "\n" : " !private\n");
 }
 
 static int check_config(const struct proxy_config *config, struct error *err)
@@ -97,7 +108,7 @@ int render_squid(const struct proxy_config *config, struct text *out, struct err
     text_add(out, settings);
     text_add(out, acls);
     /* Neither ftp:// nor squid's own pages: http:// and CONNECT, nothing else. */
-    text_add(out, "http_access deny !CONNECT !http\n");
+    text_add(out, "http_access deny !CONNECT !http\nhttp_access deny manager\n");
     for (size_t i = 0; i < config->n_rules; i++)
         add_rule(out, &config->rules[i], i);
     text_add(out, "http_access deny all\n");

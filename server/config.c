@@ -77,6 +77,7 @@ const struct config_key config_keys[] = {
     INTEGER(max_running, "256", 1, SUBNETS_MAX, "running bottles at one time"),
     INTEGER(max_connections, "1024", 8, 65536, "connections to a listener at one time"),
     INTEGER(max_waiters, "512", 1, 65536, "requests that wait for a state at one time"),
+    INTEGER(event_rows, "100000", 1000, 10000000, "events that are kept; the oldest go"),
     {"stop_bottles", CONFIG_BOOLEAN, AT(stop_bottles), "false", 0, 0, NULL, NULL,
      "stop the bottles when bottled ends"},
 };

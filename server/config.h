@@ -37,6 +37,7 @@ struct config {
     bool cgroups;
     int64_t bottle_pids; /* processes and threads of a bottle */
     int64_t max_bottles, max_running, max_connections, max_waiters;
+    int64_t event_rows; /* events that are kept */
     bool check_only, print_only, stop_bottles;
 };
 

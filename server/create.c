@@ -134,6 +134,7 @@ static int fill_row(struct creation *creation, const struct plan *plan, struct e
     (void)snprintf(row->accelerator, sizeof row->accelerator, "%s",
                    plan->accelerator ? plan->accelerator : "");
     backend_explain(&creation->app->host, plan, row->backend_reason, sizeof row->backend_reason);
+    (void)snprintf(row->engine, sizeof row->engine, "%s", plan->engine);
     row->state = STATE_PREPARED;
     row->generation = 1;
     row->created_ms = row->updated_ms = clock_wall_ms();

@@ -141,6 +141,10 @@ void supervisor_ended(struct runner *runner, const char *how)
     struct error err = ERROR_INIT;
 
     runner_unfollow(runner);
+    egress_flush(runner);
+    sidecars_told(runner, false);
+    report_end(runner, "wrong-state", "it ended while its confinement was being tried");
+    patch_supervisor_gone(runner);
     if (runner->phase == PHASE_DELETE) {
         delete_supervisor_gone(runner);
         return;

@@ -41,6 +41,15 @@ void engine_stop_bottle(struct app *app, const char *slug, int64_t grace_ms, eng
 void engine_wait(struct app *app, const char *slug, unsigned wanted, int64_t timeout_ms,
                  engine_done *done, void *context);
 
+/* Applies a merge patch to the plan and, when the bottle runs, to its supervisor; done once it is
+ * in force. Takes the patch over. `if_match` (may be NULL) is an If-Match header. */
+void engine_patch(struct app *app, const char *slug, json_t *patch, const char *if_match,
+                  engine_done *done, void *context);
+
+typedef void engine_report_done(void *context, const json_t *report, const struct problem *problem);
+/* Has the confinement tried from inside the live guest: {"passed", "checks"}, borrowed. */
+void engine_report(struct app *app, const char *slug, engine_report_done *done, void *context);
+
 typedef void engine_cleanup_done(void *context, const struct cleanup_plan *plan,
                                  const struct problem *problem);
 /* What deleting would remove; changes nothing. */

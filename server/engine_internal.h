@@ -27,6 +27,7 @@
 #include <uthash.h>
 
 #include "base/loop.h"
+#include "server/egress.h"
 #include "server/engine.h"
 #include "server/shim_client.h"
 #include "server/store.h"
@@ -106,7 +107,7 @@ void engine_work(struct engine *engine, struct job *job);
 
 /* --- Requests --------------------------------------------------------------------------------- */
 
-enum verb { VERB_START, VERB_STOP, VERB_DELETE, VERB_PLAN };
+enum verb { VERB_START, VERB_STOP, VERB_DELETE, VERB_PLAN, VERB_PATCH, VERB_REPORT, VERB_SHOW };
 
 struct op {
     struct message message;
@@ -118,6 +119,8 @@ struct op {
     char *if_match;
     engine_done *done;
     engine_cleanup_done *cleaned; /* of DELETE and PLAN */
+    engine_report_done *reported; /* of REPORT */
+    json_t *patch;                /* of PATCH */
     void *context;
 };
 
@@ -125,8 +128,10 @@ struct op {
 void op_answer(struct op *op, struct snapshot *snapshot);
 void op_answer_present(struct engine *engine, struct op *op); /* with what the registry has */
 void op_cleaned(struct op *op, const struct cleanup_plan *plan);
+void op_reported(struct op *op, const json_t *report);
 void op_refuse(struct op *op, const char *type, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+void op_refuse_unknown(struct op *op);
 void op_problem(struct op *op, const struct problem *problem);
 void op_error(struct op *op, const struct error *err);
 
@@ -145,6 +150,8 @@ typedef void save_then(struct runner *runner, const struct error *failure);
 
 struct deletion;
 struct launch;
+struct patch;
+struct report;
 
 struct runner {
     UT_hash_handle hh;
@@ -184,6 +191,14 @@ struct runner {
     save_then *save_again_then;
     enum save_mode save_again_mode;
 
+    struct egress_budget egress_budget;
+    int64_t egress_lost, egress_lost_ms; /* attempts that no event tells of yet */
+    struct loop_timer egress_save;       /* when the counters are stored */
+    bool sidecars_ready;                 /* what the last event of them said */
+    struct patch *patch;                 /* under way */
+    struct op *patches;                  /* those that wait for it */
+    struct report *report;               /* under way */
+
     struct launch *launch; /* while its mark is being stored */
     struct deletion *deletion;
     bool gone; /* deleted: to be freed */
@@ -207,6 +222,10 @@ void runner_save_again(struct runner *runner);
 void runner_save(struct runner *runner, enum save_mode mode, bool visible, bool event,
                  save_then *then);
 void runner_publish(struct runner *runner, const struct bottle_row *row);
+/* The present snapshot anew, with the runner's counters. */
+void runner_publish_counters(struct runner *runner);
+/* Takes a list of requests apart; NULL at its end. */
+struct op *ops_take(struct op **list);
 /* A snapshot, or the end of the daemon (as must_alloc). */
 struct snapshot *must_snapshot(const struct bottle_row *row, struct plan_ref *plan);
 /* A job of this runner: counted, and settled by the caller in message.run through
@@ -248,6 +267,27 @@ void delete_supervisor_gone(struct runner *runner);
 void delete_refuse(struct runner *runner);
 void delete_forget(struct runner *runner);
 void plan_op(struct engine *engine, struct op *op, struct snapshot *snapshot);
+/* egress.c: a packet of the supervisor's; what only memory has, stored now; the sidecars' events.
+ */
+void egress_heard(struct runner *runner, const json_t *packet);
+void egress_flush(struct runner *runner);
+void sidecars_told(struct runner *runner, bool ready);
+/* patch.c */
+void patch_op(struct runner *runner, struct op *op);
+/* A supervisor of an earlier daemon may not have heard of the bottle's newest plan, `after`. */
+void patch_resume(struct runner *runner, struct plan_ref *after);
+void patch_heard(struct runner *runner); /* the supervisor can be spoken to */
+void patch_applied(struct runner *runner, const json_t *packet);
+void patch_supervisor_gone(struct runner *runner);
+void patch_refuse(struct runner *runner); /* answers with "shutting-down" */
+void patch_forget(struct runner *runner);
+/* report.c */
+void report_op(struct runner *runner, struct op *op);
+void report_heard(struct runner *runner, const json_t *packet);
+/* The answer of a supervisor's packet, checked. The caller owns. */
+json_t *report_encode(const json_t *packet);
+/* Ends a report that is under way with a problem. */
+void report_end(struct runner *runner, const char *type, const char *words);
 /* wait.c */
 void waiters_notify(struct engine *engine, struct snapshot *snapshot);
 void waiters_gone(struct engine *engine, const char *slug);

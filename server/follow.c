@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/process.h"
 #include "base/util.h"
 #include "server/engine_internal.h"
@@ -52,7 +53,7 @@ void follow_kill_at(struct runner *runner, int64_t in_ms, const char *reason)
 {
     int64_t at_ms = clock_monotonic_ms() + in_ms;
 
-    if (runner->kill.active && runner->kill.at_ms <= at_ms)
+    if (runner->killed || (runner->kill.active && runner->kill.at_ms <= at_ms))
         return;
     (void)snprintf(runner->kill_reason, sizeof runner->kill_reason, "%s", reason);
     runner->kill.callback = on_kill;
@@ -85,6 +86,7 @@ static void note_heard(struct runner *runner)
 {
     runner->heard = true;
     loop_timer_cancel(runner->engine->loop, &runner->kill);
+    patch_heard(runner);
     if (runner->stop_requested)
         follow_stop(runner, runner->stop_grace_ms);
     if (runner->phase == PHASE_DELETE)
@@ -103,6 +105,8 @@ static void note_state(struct runner *runner, const struct shim_status *status)
     row->boots = status->boots;
     row->started_ms = status->started_ms;
     memcpy(row->reason, status->reason, sizeof row->reason);
+    if (row->state == STATE_RUNNING)
+        sidecars_told(runner, true);
     runner_save(runner, SAVE_FOLLOW, true, moved, NULL);
 }
 
@@ -124,11 +128,33 @@ static void take_status(struct runner *runner, const struct shim_status *status)
     follow_answer_starter(runner);
 }
 
+/* What is no status, told by the member that it has. */
+static const struct {
+    const char *member;
+    void (*take)(struct runner *runner, const json_t *packet);
+} packet_rows[] = {{"egress", egress_heard}, {"applied", patch_applied}, {"report", report_heard}};
+
+static int take_packet(struct runner *runner, const char *bytes, size_t length, struct error *err)
+{
+    struct shim_status status;
+    CLEANUP_JSON json_t *packet = json_parse(bytes, length, err);
+
+    for (size_t i = 0; i < COUNT_OF(packet_rows); i++) {
+        if (!json_object_get(packet, packet_rows[i].member))
+            continue;
+        packet_rows[i].take(runner, packet);
+        return 0;
+    }
+    if (!packet || shim_status_parse(bytes, length, &status, err) < 0)
+        return -1;
+    take_status(runner, &status);
+    return 0;
+}
+
 /* Reads what there is. -1: the connection is over. */
 static int drain(struct runner *runner)
 {
     char packet[CONTROL_PACKET_MAX + 1];
-    struct shim_status status;
     struct error err = ERROR_INIT;
 
     for (;;) {
@@ -142,10 +168,8 @@ static int drain(struct runner *runner)
             return -1;
         if (length > CONTROL_PACKET_MAX)
             (void)error_set(&err, NULL, "a packet of %zd bytes", length);
-        else if (shim_status_parse(packet, (size_t)length, &status, &err) == 0) {
-            take_status(runner, &status);
+        else if (take_packet(runner, packet, (size_t)length, &err) == 0)
             continue;
-        }
         log_event(LEVEL_WARNING, "a supervisor broke the protocol", LOG_TEXT("slug", runner->slug),
                   LOG_TEXT("detail", err.text));
         follow_kill_at(runner, 0, "it broke the control protocol");
@@ -315,7 +339,8 @@ void adoption_over(struct runner *runner)
 {
     struct engine *engine = runner->engine;
 
-    if (!runner->adopting)
+    /* Until its egress is the stored one again it is not known which one is in force. */
+    if (!runner->adopting || (runner->patch && runner->phase == PHASE_LIVE))
         return;
     runner->adopting = false;
     (void)pthread_mutex_lock(&engine->lock);
@@ -334,6 +359,7 @@ void follow_adopt(struct runner *runner)
     engine->adopting++;
     (void)pthread_mutex_unlock(&engine->lock);
     runner->adopting = true;
+    runner->sidecars_ready = row->state == STATE_RUNNING || row->state == STATE_STOPPING;
     runner->pid_saved = true;
     runner->phase = PHASE_LIVE;
     runner_set_live(runner, true);

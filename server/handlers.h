@@ -14,5 +14,10 @@ handler handle_plan_dry_run, handle_bottle_plan, handle_plan_file;
 /* handlers_bottles.c */
 handler handle_bottle_create, handle_bottle_list, handle_bottle_get, handle_bottle_wait;
 handler handle_bottle_start, handle_bottle_stop, handle_bottle_delete, handle_cleanup_plan;
+handler handle_bottle_patch;
+/* handlers_live.c */
+handler handle_bottle_stats, handle_egress_report;
+/* handlers_events.c */
+handler handle_events;
 /* handlers_logs.c */
 handler handle_bottle_logs;

@@ -351,6 +351,32 @@ void handle_bottle_stop(struct request *request)
         engine_stop_bottle(request_app(request), slug, grace_ms, after_change, chain);
 }
 
+/* --- Patch ------------------------------------------------------------------------------------ */
+
+static void after_patch(void *context, struct snapshot *snapshot, const struct problem *problem)
+{
+    struct request *request = context;
+
+    if (problem)
+        reply_problem(request, problem);
+    else
+        reply_bottle(request, 200, snapshot);
+}
+
+void handle_bottle_patch(struct request *request)
+{
+    struct error err = ERROR_INIT;
+    size_t length;
+    const char *bytes = request_body(request, &length);
+    json_t *body = json_parse_request(bytes, length, &err);
+
+    if (body)
+        engine_patch(request_app(request), request_param(request, "slug"), body,
+                     request_header(request, "If-Match"), after_patch, request);
+    else
+        reply_error(request, &err);
+}
+
 /* --- Cleanup ---------------------------------------------------------------------------------- */
 
 static void after_cleanup_plan(void *context, const struct cleanup_plan *plan,

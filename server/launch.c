@@ -23,7 +23,7 @@ struct launch {
     struct plan_ref *plan;
     unsigned uid;
     char token[TOKEN_SIZE];
-    char accelerator[16];
+    char accelerator[16], engine[16];
     char backend_reason[REASON_SIZE];
     json_t *spec;
     struct shim_spawned spawned;
@@ -160,9 +160,11 @@ static void mark(struct launch *launch)
     row->started_ms = row->finished_ms = row->boots = 0;
     row->shim_pid = 0;
     row->shim_start_time = 0;
+    row->egress = (struct egress_totals){0};
     memcpy(row->shim_token, launch->token, sizeof row->shim_token);
     memcpy(row->accelerator, launch->accelerator, sizeof row->accelerator);
     memcpy(row->backend_reason, launch->backend_reason, sizeof row->backend_reason);
+    memcpy(row->engine, launch->engine, sizeof row->engine);
     runner->launch = launch;
     runner_save(runner, SAVE_REQUIRED, true, true, marked);
 }
@@ -181,6 +183,7 @@ static void check_work(struct job *job)
     (void)snprintf(launch->accelerator, sizeof launch->accelerator, "%s",
                    plan->accelerator ? plan->accelerator : "");
     backend_explain(launch->host, plan, launch->backend_reason, sizeof launch->backend_reason);
+    (void)snprintf(launch->engine, sizeof launch->engine, "%s", plan->engine);
     launch->spec = launch_spec(launch->host, plan, launch->uid, launch->token, &launch->err);
     launch->result = launch->spec ? 0 : -1;
 }

@@ -8,6 +8,7 @@
 static void op_free(struct op *op)
 {
     free(op->if_match);
+    json_decref(op->patch);
     free(op);
 }
 
@@ -23,10 +24,27 @@ void op_cleaned(struct op *op, const struct cleanup_plan *plan)
     op_free(op);
 }
 
+void op_reported(struct op *op, const json_t *report)
+{
+    op->reported(op->context, report, NULL);
+    op_free(op);
+}
+
+struct op *ops_take(struct op **list)
+{
+    struct op *op = *list;
+
+    if (op)
+        *list = op->next;
+    return op;
+}
+
 void op_problem(struct op *op, const struct problem *problem)
 {
     if (op->cleaned)
         op->cleaned(op->context, NULL, problem);
+    else if (op->reported)
+        op->reported(op->context, NULL, problem);
     else
         op->done(op->context, NULL, problem);
     op_free(op);
@@ -53,7 +71,7 @@ void op_error(struct op *op, const struct error *err)
     problem_free(&problem);
 }
 
-static void refuse_unknown(struct op *op)
+void op_refuse_unknown(struct op *op)
 {
     op_refuse(op, "not-found", "there is no bottle named %s", op->slug);
 }
@@ -71,7 +89,7 @@ void op_answer_present(struct engine *engine, struct op *op)
     if (snapshot)
         op_answer(op, snapshot);
     else
-        refuse_unknown(op);
+        op_refuse_unknown(op);
     snapshot_release(snapshot);
 }
 
@@ -85,7 +103,7 @@ static void run_op(struct engine *engine, struct message *message)
     }
     struct snapshot *snapshot = registry_get(engine->app->registry, op->slug);
     if (!snapshot) {
-        refuse_unknown(op);
+        op_refuse_unknown(op);
     } else if (op->verb == VERB_PLAN) {
         plan_op(engine, op, snapshot);
     } else {
@@ -111,6 +129,16 @@ static void op_submit(struct app *app, struct op *op)
 {
     if (!engine_post(app->engine, &op->message))
         refuse_ending(op);
+}
+
+static void set_if_match(struct op *op, const char *if_match)
+{
+    size_t size = if_match ? strlen(if_match) + 1 : 0;
+
+    if (!if_match)
+        return;
+    op->if_match = must_alloc(size);
+    memcpy(op->if_match, if_match, size);
 }
 
 void engine_start_bottle(struct app *app, const char *slug, engine_done *done, void *context)
@@ -147,10 +175,25 @@ void engine_delete(struct app *app, const char *slug, const char *if_match, bool
 
     op->cleaned = done;
     op->keep_logs = keep_logs;
-    if (if_match) {
-        size_t size = strlen(if_match) + 1;
-        op->if_match = must_alloc(size);
-        memcpy(op->if_match, if_match, size);
-    }
+    set_if_match(op, if_match);
+    op_submit(app, op);
+}
+
+void engine_patch(struct app *app, const char *slug, json_t *patch, const char *if_match,
+                  engine_done *done, void *context)
+{
+    struct op *op = op_new(slug, VERB_PATCH, context);
+
+    op->done = done;
+    op->patch = patch;
+    set_if_match(op, if_match);
+    op_submit(app, op);
+}
+
+void engine_report(struct app *app, const char *slug, engine_report_done *done, void *context)
+{
+    struct op *op = op_new(slug, VERB_REPORT, context);
+
+    op->reported = done;
     op_submit(app, op);
 }

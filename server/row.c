@@ -44,6 +44,16 @@ const char *const row_migrations[] = {
     " detail TEXT NOT NULL"
     ") STRICT;",
     "ALTER TABLE bottles ADD COLUMN backend_reason TEXT NOT NULL DEFAULT '';",
+    /* Events are a window on the last ones: meta has how many (events_bound). */
+    "ALTER TABLE bottles ADD COLUMN spec_before TEXT;"
+    "ALTER TABLE bottles ADD COLUMN egress_allowed INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE bottles ADD COLUMN egress_denied INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE bottles ADD COLUMN egress_bytes_out INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE bottles ADD COLUMN egress_bytes_in INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TRIGGER events_window AFTER INSERT ON events BEGIN"
+    " DELETE FROM events WHERE id <= NEW.id - (SELECT value FROM meta WHERE name = 'event_rows');"
+    " END;",
+    "ALTER TABLE bottles ADD COLUMN engine TEXT NOT NULL DEFAULT '';",
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 
@@ -103,12 +113,16 @@ static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row
     if (row->has_exit_code)
         (void)sqlite3_bind_int(bound, index, row->exit_code);
     index++;
-    const int64_t numbers[] = {
-        row->keep_logs,  row->updated_ms, row->started_ms, row->finished_ms,
-        row->generation, row->boots,      row->shim_pid,   (int64_t)row->shim_start_time};
+    const int64_t numbers[] = {row->keep_logs,        row->updated_ms,
+                               row->started_ms,       row->finished_ms,
+                               row->generation,       row->boots,
+                               row->shim_pid,         (int64_t)row->shim_start_time,
+                               row->egress.allowed,   row->egress.denied,
+                               row->egress.bytes_out, row->egress.bytes_in};
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
         (void)sqlite3_bind_int64(bound, index++, numbers[i]);
     bind_text(bound, index++, row->shim_token);
+    bind_text(bound, index++, row->engine);
     return index;
 }
 
@@ -119,10 +133,11 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
         db,
         "INSERT INTO bottles (accelerator, backend_reason, state, reason, exit_code, keep_logs, "
         "updated_ms, started_ms,"
-        " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token, slug, "
+        " finished_ms, generation, boots, shim_pid, shim_start_time, egress_allowed, "
+        "egress_denied, egress_bytes_out, egress_bytes_in, shim_token, engine, slug, "
         "spec, labels,"
         " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         err);
     if (!bound)
         return -1;
@@ -148,11 +163,32 @@ int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err)
         "UPDATE bottles SET accelerator = ?, backend_reason = ?, state = ?, reason = ?, exit_code "
         "= ?, keep_logs = ?,"
         " updated_ms = ?, started_ms = ?, finished_ms = ?, generation = ?, boots = ?, shim_pid = ?,"
-        " shim_start_time = ?, shim_token = ? WHERE slug = ?",
+        " shim_start_time = ?, egress_allowed = ?, egress_denied = ?, egress_bytes_out = ?,"
+        " egress_bytes_in = ?, shim_token = ?, engine = ?,"
+        " spec_before = CASE WHEN ? THEN spec_before ELSE NULL END WHERE slug = ?",
         err);
     if (!bound)
         return -1;
-    bind_text(bound, bind_changing(bound, 1, row), row->slug);
+    int index = bind_changing(bound, 1, row);
+    (void)sqlite3_bind_int(bound, index++, row->egress_pending);
+    bind_text(bound, index, row->slug);
+    return finish(db, bound, err);
+}
+
+int row_set_spec(sqlite3 *db, const char *slug, const char *spec, const char *labels,
+                 bool keep_before, struct error *err)
+{
+    sqlite3_stmt *bound = statement(
+        db,
+        "UPDATE bottles SET spec_before = CASE WHEN ? THEN coalesce(spec_before, spec) END,"
+        " spec = ?, labels = ? WHERE slug = ?",
+        err);
+    if (!bound)
+        return -1;
+    (void)sqlite3_bind_int(bound, 1, keep_before);
+    bind_text(bound, 2, spec);
+    bind_text(bound, 3, labels);
+    bind_text(bound, 4, slug);
     return finish(db, bound, err);
 }
 
@@ -231,7 +267,12 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
         *numbers[i] = sqlite3_column_int64(from, column++);
     ret->shim_pid = (pid_t)sqlite3_column_int64(from, column++);
     ret->shim_start_time = (uint64_t)sqlite3_column_int64(from, column++);
-    copy_text(from, column, ret->shim_token, sizeof ret->shim_token);
+    copy_text(from, column++, ret->shim_token, sizeof ret->shim_token);
+    int64_t *const totals[] = {&ret->egress.allowed, &ret->egress.denied, &ret->egress.bytes_out,
+                               &ret->egress.bytes_in};
+    for (size_t i = 0; i < COUNT_OF(totals); i++)
+        *totals[i] = sqlite3_column_int64(from, column++);
+    copy_text(from, column, ret->engine, sizeof ret->engine);
     return 0;
 }
 
@@ -243,16 +284,18 @@ int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
         "SELECT sequence, slug, backend, accelerator, backend_reason, subnet, pipelock_port, "
         "git_gate_port,"
         " supervise_port, state, reason, exit_code, keep_logs, created_ms, updated_ms, started_ms,"
-        " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token, spec, labels"
-        " FROM bottles ORDER BY sequence",
+        " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token,"
+        " egress_allowed, egress_denied, egress_bytes_out, egress_bytes_in, engine, spec,"
+        " labels, spec_before FROM bottles ORDER BY sequence",
         err);
     int step = SQLITE_DONE, result = from ? 0 : -1;
 
     while (result == 0 && (step = sqlite3_step(from)) == SQLITE_ROW) {
         result = read_row(from, &row, err);
         if (result == 0)
-            result = visit(&row, (const char *)sqlite3_column_text(from, 22),
-                           (const char *)sqlite3_column_text(from, 23), context, err);
+            result = visit(&row, (const char *)sqlite3_column_text(from, 27),
+                           (const char *)sqlite3_column_text(from, 28),
+                           (const char *)sqlite3_column_text(from, 29), context, err);
     }
     if (result == 0 && step != SQLITE_DONE)
         result = error_set(err, "store-failed", "reading the bottles: %s", sqlite3_errmsg(db));

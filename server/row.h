@@ -15,12 +15,18 @@
 
 enum { REASON_SIZE = 512, TOKEN_SIZE = 33 };
 
+/* What a bottle's proxy let through and refused, since the bottle was last started. */
+struct egress_totals {
+    int64_t allowed, denied, bytes_out, bytes_in;
+};
+
 struct bottle_row {
     uint64_t sequence; /* creation order, given by the database, never used twice */
     char slug[SLUG_MAX + 1];
     char backend[24];                 /* never "auto" */
     char accelerator[16];             /* "" when the backend names none */
     char backend_reason[REASON_SIZE]; /* why these two, in words */
+    char engine[16];                  /* the egress proxy's; "" of rows from before it was kept */
     struct allocation allocation;
     enum bottle_state state;
     char reason[REASON_SIZE]; /* "" when there is none */
@@ -29,6 +35,10 @@ struct bottle_row {
     bool keep_logs; /* of a delete that is under way */
     int64_t created_ms, updated_ms, started_ms, finished_ms;
     int64_t generation, boots;
+    struct egress_totals egress;
+    /* The stored spec is newer than what the supervisor is known to have; the one before is kept
+     * beside it. */
+    bool egress_pending;
     /* The supervisor, while the state is a live one. pid 0 with a token: it was about to be
      * spawned. */
     pid_t shim_pid;
@@ -46,8 +56,13 @@ extern const int n_row_migrations;
 /* Inserts and sets row->sequence. `spec` and `labels` are JSON. */
 int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char *labels,
                struct error *err);
-/* Writes what can change. */
+/* Writes what can change, but the spec. Unless row->egress_pending, the spec before is forgotten.
+ */
 int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err);
+/* Replaces the spec and what is made of it. `keep_before`: the present one is kept beside it, until
+ * a row_update that is not pending. */
+int row_set_spec(sqlite3 *db, const char *slug, const char *spec, const char *labels,
+                 bool keep_before, struct error *err);
 int row_delete(sqlite3 *db, const char *slug, struct error *err);
 /* `detail` is JSON or NULL. */
 int event_insert(sqlite3 *db, int64_t time_ms, const char *slug, const char *type,
@@ -55,7 +70,8 @@ int event_insert(sqlite3 *db, int64_t time_ms, const char *slug, const char *typ
 /* The event "bottle.<state>" of a row that was just written, with reason and exit code. */
 int event_insert_state(sqlite3 *db, const struct bottle_row *row, struct error *err);
 
+/* `before`: the spec before, NULL when there is none. */
 typedef int row_visit(const struct bottle_row *row, const char *spec, const char *labels,
-                      void *context, struct error *err);
+                      const char *before, void *context, struct error *err);
 /* Every row, oldest first; the strings are borrowed for the call. Stops at the first -1. */
 int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err);

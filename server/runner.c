@@ -69,6 +69,7 @@ void runner_unfollow(struct runner *runner)
     runner->pidfd = -1;
     loop_timer_cancel(loop, &runner->retry);
     loop_timer_cancel(loop, &runner->kill);
+    loop_timer_cancel(loop, &runner->egress_save);
 }
 
 void runner_free(struct runner *runner)
@@ -79,6 +80,7 @@ void runner_free(struct runner *runner)
     runner_set_live(runner, false);
     HASH_DEL(runner->engine->runners, runner);
     delete_forget(runner);
+    patch_forget(runner);
     plan_ref_unref(runner->plan);
     free(runner->run_dir);
     free(runner->stage_dir);
@@ -122,10 +124,16 @@ static struct op *take_deferred(struct runner *runner)
     return op;
 }
 
+static void show_op(struct runner *runner, struct op *op)
+{
+    op_answer_present(runner->engine, op);
+}
+
 static void run_now(struct runner *runner, struct op *op)
 {
     static void (*const verbs[])(struct runner *, struct op *) = {
-        [VERB_START] = start_op, [VERB_STOP] = stop_op, [VERB_DELETE] = delete_op};
+        [VERB_START] = start_op, [VERB_STOP] = stop_op,     [VERB_DELETE] = delete_op,
+        [VERB_PATCH] = patch_op, [VERB_REPORT] = report_op, [VERB_SHOW] = show_op};
 
     verbs[op->verb](runner, op);
 }
@@ -147,6 +155,8 @@ void runner_refuse_all(struct runner *runner)
     if (runner->starter)
         op_refuse(runner->starter, "shutting-down", words);
     runner->starter = NULL;
+    patch_refuse(runner);
+    report_end(runner, "shutting-down", words);
     delete_refuse(runner);
 }
 
@@ -156,7 +166,7 @@ void runner_settle(struct runner *runner)
         run_now(runner, take_deferred(runner));
     if (runner->gone)
         for (struct op *op; (op = take_deferred(runner));)
-            op_answer_present(runner->engine, op);
+            op_refuse_unknown(op);
     bool idle =
         runner->phase == PHASE_REST && !runner_blocked(runner) && !runner->save_again.active;
     if (runner->gone || idle)
@@ -267,9 +277,25 @@ struct snapshot *must_snapshot(const struct bottle_row *row, struct plan_ref *pl
     return snapshot;
 }
 
+void runner_publish_counters(struct runner *runner)
+{
+    struct registry *registry = runner->engine->app->registry;
+    struct snapshot *present = registry_get(registry, runner->slug);
+
+    if (!present)
+        return;
+    struct bottle_row row = present->row;
+    row.egress = runner->row.egress;
+    registry_publish(registry, must_snapshot(&row, present->plan));
+    snapshot_release(present);
+}
+
 void runner_publish(struct runner *runner, const struct bottle_row *row)
 {
-    struct snapshot *snapshot = must_snapshot(row, runner->plan);
+    struct bottle_row shown = *row;
+
+    shown.egress = runner->row.egress; /* they may have risen while the row was being stored */
+    struct snapshot *snapshot = must_snapshot(&shown, runner->plan);
 
     registry_publish(runner->engine->app->registry, snapshot_ref(snapshot));
     waiters_notify(runner->engine, snapshot);

@@ -216,3 +216,11 @@ int shim_stop(int fd, int64_t grace_ms, struct error *err)
 
     return send_packet(fd, text, length, err);
 }
+
+int shim_report(int fd, int64_t id, struct error *err)
+{
+    char text[64];
+    int length = snprintf(text, sizeof text, "{\"op\":\"report\",\"id\":%lld}", (long long)id);
+
+    return send_packet(fd, text, length, err);
+}

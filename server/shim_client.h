@@ -58,3 +58,7 @@ int shim_spawn(const char *binary, const json_t *spec, int log_fd, struct shim_s
 int shim_connect(const char *run_dir, pid_t *ret_pid, struct error *err);
 int shim_hello(int fd, const char *token, struct error *err);
 int shim_stop(int fd, int64_t grace_ms, struct error *err);
+/* Sends {"rules", "files"}; the answer is a packet with "applied". */
+int shim_egress(int fd, int64_t id, const json_t *egress, struct error *err);
+/* Asks for a report; the answer is a packet with "report". */
+int shim_report(int fd, int64_t id, struct error *err);

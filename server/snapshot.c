@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdio.h>
 
+#include "backends/engines.h"
 #include "base/json.h"
 #include "base/util.h"
 #include "server/registry.h"
@@ -123,6 +124,8 @@ static struct plan *resolve(const struct plan_ref *ref, struct error *err)
     spec_free(&spec);
     if (plan)
         plan->backend = backend->name;
+    if (plan && engine_find(ref->row.engine))
+        plan->engine = engine_find(ref->row.engine)->name;
     if (plan && backend->prepare(ref->host, plan, err) < 0) {
         plan_free(plan);
         plan = NULL;
@@ -157,6 +160,7 @@ static void fill_bottle(struct snapshot *snapshot)
         .backend = row->backend,
         .accelerator = row->accelerator[0] ? row->accelerator : NULL,
         .backend_reason = row->backend_reason[0] ? row->backend_reason : NULL,
+        .engine = row->engine[0] ? row->engine : NULL,
         .guest_ip = snapshot->guest_ip,
         .reason = row->reason[0] ? row->reason : NULL,
         .state = row->state,

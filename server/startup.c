@@ -8,17 +8,24 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/util.h"
 #include "server/engine_internal.h"
+#include "server/events.h"
 #include "server/log.h"
 #include "server/stage.h"
 
 enum { ADOPT_PATIENCE_MS = 15000 };
 
+struct busy {
+    struct snapshot *snapshot;
+    struct plan_ref *after; /* the newest plan, which its supervisor may not know; or NULL */
+};
+
 struct loading {
     struct app *app;
     size_t count;
-    struct snapshot **busy; /* what was alive or being deleted */
+    struct busy *busy; /* what was alive or being deleted */
     size_t n_busy, room;
 };
 
@@ -32,39 +39,55 @@ static void sweep_run_dir(const struct host *host, const char *slug)
                   LOG_TEXT("detail", err.text));
 }
 
-static int keep_busy(struct loading *loading, struct snapshot *snapshot)
+static int keep_busy(struct loading *loading, struct snapshot *snapshot, struct plan_ref *after)
 {
     if (loading->n_busy == loading->room) {
         size_t room = loading->room ? loading->room * 2 : 64;
-        struct snapshot **larger = realloc(loading->busy, room * sizeof(struct snapshot *));
+        struct busy *larger = realloc(loading->busy, room * sizeof *larger);
         if (!larger)
             return -1;
         loading->busy = larger;
         loading->room = room;
     }
-    loading->busy[loading->n_busy++] = snapshot_ref(snapshot);
+    loading->busy[loading->n_busy++] =
+        (struct busy){snapshot_ref(snapshot), after ? plan_ref_ref(after) : NULL};
     return 0;
 }
 
+/* The plan of the spec that was stored before the newest one. */
+static struct plan_ref *plan_before(const struct host *host, const struct bottle_row *row,
+                                    const char *before)
+{
+    CLEANUP_JSON json_t *spec = json_parse(before, strlen(before), NULL);
+    const json_t *labels = json_object_get(spec, "labels");
+    CLEANUP_FREE char *text = labels ? json_text(labels) : NULL;
+
+    return plan_ref_lazy(host, row, before, text);
+}
+
 static int load_row(const struct bottle_row *row, const char *spec, const char *labels,
-                    void *context, struct error *err)
+                    const char *before, void *context, struct error *err)
 {
     struct loading *loading = context;
     struct app *app = loading->app;
+    bool live = states[row->state].live && row->state != STATE_DELETING;
 
     if (registry_restore(app->registry, row, err) < 0)
         return -1;
-    struct plan_ref *plan = plan_ref_lazy(&app->host, row, spec, labels);
-    struct snapshot *snapshot = plan ? snapshot_new(row, plan) : NULL;
-    plan_ref_unref(plan);
-    if (!snapshot)
-        return error_set(err, NULL, "out of memory");
-    int result = 0;
-    if (states[row->state].live || row->state == STATE_DELETING)
-        result = keep_busy(loading, snapshot);
-    else
+    struct plan_ref *after = plan_ref_lazy(&app->host, row, spec, labels);
+    struct plan_ref *plan = live && before ? plan_before(&app->host, row, before)
+                            : after        ? plan_ref_ref(after)
+                                           : NULL;
+    struct snapshot *snapshot = after && plan ? snapshot_new(row, plan) : NULL;
+    int result = snapshot ? 0 : -1;
+    if (snapshot && states[row->state].live)
+        result = keep_busy(loading, snapshot, live && before ? after : NULL);
+    else if (snapshot)
         sweep_run_dir(&app->host, row->slug);
-    registry_publish(app->registry, snapshot);
+    plan_ref_unref(plan);
+    plan_ref_unref(after);
+    if (snapshot)
+        registry_publish(app->registry, snapshot);
     loading->count++;
     return result < 0 ? error_set(err, NULL, "out of memory") : 0;
 }
@@ -74,16 +97,25 @@ static int load(sqlite3 *db, void *context, struct error *err)
     return rows_load(db, load_row, context, err);
 }
 
+static void free_busy(struct busy *busy)
+{
+    snapshot_release(busy->snapshot);
+    plan_ref_unref(busy->after);
+}
+
 static void take_up(struct engine *engine, struct loading *loading)
 {
     for (size_t i = 0; i < loading->n_busy; i++) {
-        struct runner *runner = runner_take(engine, loading->busy[i]);
+        struct busy *busy = &loading->busy[i];
+        struct runner *runner = runner_take(engine, busy->snapshot);
+        if (busy->after)
+            patch_resume(runner, busy->after);
         if (runner->row.state == STATE_DELETING)
             delete_resume(runner);
         else
             follow_adopt(runner);
         runner_settle(runner);
-        snapshot_release(loading->busy[i]);
+        free_busy(busy);
     }
     free(loading->busy);
 }
@@ -111,6 +143,8 @@ static int open_parts(struct app *app, struct error *err)
 
     if (!app->store && !(app->store = store_open(app->config.state_dir, err)))
         return -1;
+    if (events_bound(app->store, app->config.event_rows, err) < 0)
+        return -1;
     if (!app->registry && !(app->registry = registry_new(&limits)))
         return error_set(err, NULL, "out of memory");
     if (stage_parents(&app->host, err) < 0)
@@ -137,7 +171,7 @@ int engine_start(struct app *app, struct error *err)
     return 0;
 failed:
     for (size_t i = 0; i < loading.n_busy; i++)
-        snapshot_release(loading.busy[i]);
+        free_busy(&loading.busy[i]);
     free(loading.busy);
 broken:
     engine_free(app);

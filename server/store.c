@@ -53,6 +53,9 @@ struct store {
     pthread_mutex_t db_lock; /* store_read against the writer */
     pthread_t writer;
     bool running;
+
+    pthread_mutex_t look_lock; /* store_look */
+    sqlite3 *reader;           /* NULL until it is first wanted */
 };
 
 /* --- Opening ---------------------------------------------------------------------------------- */
@@ -301,11 +304,19 @@ struct store *store_open(const char *state_dir, struct error *err)
     store->last = &store->first;
     (void)pthread_mutex_init(&store->lock, NULL);
     (void)pthread_mutex_init(&store->db_lock, NULL);
+    (void)pthread_mutex_init(&store->look_lock, NULL);
     (void)pthread_cond_init(&store->wake, NULL);
     if (store_prepare(store, state_dir, err) == 0)
         return store;
     store_close(store);
     return NULL;
+}
+
+static void close_handle(sqlite3 *db)
+{
+    for (sqlite3_stmt *next; db && (next = sqlite3_next_stmt(db, NULL));)
+        (void)sqlite3_finalize(next);
+    (void)sqlite3_close(db);
 }
 
 void store_close(struct store *store)
@@ -319,9 +330,9 @@ void store_close(struct store *store)
         (void)pthread_mutex_unlock(&store->lock);
         (void)pthread_join(store->writer, NULL);
     }
-    for (sqlite3_stmt *next; store->db && (next = sqlite3_next_stmt(store->db, NULL));)
-        (void)sqlite3_finalize(next);
-    (void)sqlite3_close(store->db);
+    close_handle(store->reader);
+    close_handle(store->db);
+    (void)pthread_mutex_destroy(&store->look_lock);
     (void)pthread_cond_destroy(&store->wake);
     (void)pthread_mutex_destroy(&store->db_lock);
     (void)pthread_mutex_destroy(&store->lock);
@@ -353,6 +364,35 @@ int store_read(struct store *store, int (*read)(sqlite3 *db, void *context, stru
     (void)pthread_mutex_lock(&store->db_lock);
     int result = read(store->db, context, err);
     (void)pthread_mutex_unlock(&store->db_lock);
+    return result;
+}
+
+static int open_reader(struct store *store, struct error *err)
+{
+    if (store->reader)
+        return 0;
+    if (sqlite3_open_v2(store->path, &store->reader, SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX,
+                        NULL) == SQLITE_OK) {
+        (void)sqlite3_busy_timeout(store->reader, BUSY_MS);
+        return 0;
+    }
+    error_set(err, "store-failed", "%s: %s", store->path,
+              store->reader ? sqlite3_errmsg(store->reader) : "out of memory");
+    (void)sqlite3_close(store->reader);
+    store->reader = NULL;
+    return -1;
+}
+
+int store_look(struct store *store, int (*read)(sqlite3 *db, void *context, struct error *err),
+               void *context, struct error *err)
+{
+    (void)pthread_mutex_lock(&store->look_lock);
+    int result = open_reader(store, err);
+    if (result == 0 && (result = execute(store->reader, "BEGIN", err)) == 0) {
+        result = read(store->reader, context, err);
+        (void)execute(store->reader, "COMMIT", NULL);
+    }
+    (void)pthread_mutex_unlock(&store->look_lock);
     return result;
 }
 

@@ -25,5 +25,9 @@ void store_submit(struct store *store, const struct store_write *write);
 /* Reads every row at start, before the writer runs anything. */
 int store_read(struct store *store, int (*read)(sqlite3 *db, void *context, struct error *err),
                void *context, struct error *err);
+/* Reads through a connection of its own, at any time and from any thread: what was committed, in
+ * one transaction, without waiting for the writer's disk. */
+int store_look(struct store *store, int (*read)(sqlite3 *db, void *context, struct error *err),
+               void *context, struct error *err);
 /* 0 when a write could be committed just now (for /readyz). Cheap; from any thread. */
 int store_health(struct store *store, struct error *err);

@@ -167,6 +167,8 @@ static void on_listeners(struct loop_source *source, uint32_t events)
     }
     if (!good)
         supervisor_fail(sup, "the cell's listeners: %s", err.text);
+    else
+        egress_change_relays(sup);
 }
 
 static int start_cell(struct supervisor *sup, struct error *err)
@@ -205,7 +207,7 @@ static int start_sidecar(struct supervisor *sup, size_t i, struct error *err)
     CLEANUP_CLOSE int filter =
         filter_open(jail_is_proxy(program) ? FILTER_PROXY : FILTER_SIDECAR, err);
 
-    if (filter < 0)
+    if (filter < 0 || egress_place_config(&sup->launch->sidecars[i].config, err) < 0)
         return -1;
     jail_sidecar(&argv, sup->launch, program);
     if (argv.failed)

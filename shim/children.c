@@ -1,6 +1,7 @@
 #include "shim/children.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
@@ -36,6 +37,35 @@ void child_kill(const struct child *child)
 {
     if (child->pid > 0) /* not reaped yet, so the pid is still this child's */
         (void)kill(child->pid, SIGKILL);
+}
+
+/* The first child of a process of one thread, 0 when there is none. Source: proc_pid_task(5). */
+static pid_t first_child(pid_t parent)
+{
+    char path[64];
+
+    (void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)parent, (int)parent);
+    CLEANUP_FREE char *list = file_read(path, 65536, NULL, NULL);
+    char *next = NULL, *word = list ? strtok_r(list, " \n", &next) : NULL;
+    int64_t pid;
+
+    return word && number_parse(word, 2, INT32_MAX, &pid) == 0 ? (pid_t)pid : 0;
+}
+
+int child_inner(const struct child *child)
+{
+    pid_t init = child->pid > 0 ? first_child(child->pid) : 0;
+    pid_t inner = init ? first_child(init) : 0;
+    uint64_t start_time = inner ? process_start_time(inner) : 0;
+    CLEANUP_CLOSE int pidfd = start_time ? process_open(inner, start_time) : -1;
+
+    /* Numbers may have been given anew while we read; what is in its place now, seen from above, is
+     * what the descriptor holds. */
+    if (pidfd < 0 || first_child(child->pid) != init || first_child(init) != inner) {
+        errno = ESRCH;
+        return -1;
+    }
+    return steal_fd(&pidfd);
 }
 
 /* The `count` first words of a line of the table; false when it has fewer. */

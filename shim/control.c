@@ -19,12 +19,14 @@ struct client {
     struct control *control;
     struct loop_source source; /* fd -1: a free place */
     bool trusted;              /* said hello with the token */
+    uint64_t number;
 };
 
 struct control {
     struct loop *loop;
     struct loop_source listener;
     struct client clients[CLIENTS_MAX];
+    uint64_t last_number;
     const struct launch *launch;
     struct control_owner owner;
 };
@@ -37,15 +39,20 @@ static void drop(struct client *client)
     client->trusted = false;
 }
 
+static void send_text(struct client *client, const char *text)
+{
+    /* A packet that does not fit into the socket's buffer means a reader that is stuck: it may come
+     * again. */
+    if (!text || send(client->source.fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        drop(client);
+}
+
 static void send_status(struct client *client)
 {
     CLEANUP_JSON json_t *status = client->control->owner.status(client->control->owner.context);
     CLEANUP_FREE char *text = json_text(status);
 
-    /* A packet that does not fit into the socket's buffer means a reader that is stuck: it may come
-     * again. */
-    if (!text || send(client->source.fd, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-        drop(client);
+    send_text(client, text);
 }
 
 /* Compares in time that depends on the length only. */
@@ -61,7 +68,8 @@ static bool token_equal(const char *a, const char *b)
     return difference == 0;
 }
 
-static void handle(struct client *client, const json_t *request)
+/* `fd`: the descriptor that came with it, or -1; taken over by setting it to -1. */
+static void handle(struct client *client, const json_t *request, int *fd)
 {
     struct control *control = client->control;
     const char *op = json_member_string(request, "op");
@@ -77,10 +85,34 @@ static void handle(struct client *client, const json_t *request)
     }
     if (op && strcmp(op, "stop") == 0)
         control->owner.stop(control->owner.context, json_member_integer(request, "grace_ms", 0));
+    else if (op && strcmp(op, "report") == 0)
+        control->owner.report(control->owner.context, json_member_integer(request, "id", 0));
+    else if (op && strcmp(op, "egress") == 0 && *fd >= 0)
+        control->owner.egress(control->owner.context, client->number,
+                              json_member_integer(request, "id", 0), steal_fd(fd));
     else if (op && strcmp(op, "status") == 0)
         send_status(client);
     else
         drop(client);
+}
+
+/* One packet; *ret_fd is the descriptor that came with it, or -1. A second one is closed by the
+ * kernel: there is no room for it. */
+static ssize_t receive(int socket_fd, char *bytes, size_t size, int *ret_fd)
+{
+    char control[CMSG_SPACE(sizeof(int))];
+    struct iovec data = {.iov_base = bytes, .iov_len = size};
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof control};
+
+    ssize_t got = recvmsg(socket_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *header = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
+        header->cmsg_len == CMSG_LEN(sizeof(int)))
+        memcpy(ret_fd, CMSG_DATA(header), sizeof *ret_fd);
+    return got;
 }
 
 static void on_packet(struct loop_source *source, uint32_t events)
@@ -89,12 +121,13 @@ static void on_packet(struct loop_source *source, uint32_t events)
     char bytes[CONTROL_PACKET_MAX];
 
     (void)events;
-    ssize_t got = recv(source->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    CLEANUP_CLOSE int fd = -1;
+    ssize_t got = receive(source->fd, bytes, sizeof bytes, &fd);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     CLEANUP_JSON json_t *request = got > 0 ? json_parse(bytes, (size_t)got, NULL) : NULL;
     if (request)
-        handle(client, request);
+        handle(client, request, &fd);
     else
         drop(client);
 }
@@ -122,6 +155,7 @@ static void on_accept(struct loop_source *source, uint32_t events)
             continue;
         *client = (struct client){
             .control = control,
+            .number = ++control->last_number,
             .source = {
                 .fd = steal_fd(&fd), .events = EPOLLIN, .callback = on_packet, .data = client}};
         if (loop_add(control->loop, &client->source, NULL) < 0)
@@ -168,6 +202,26 @@ void control_broadcast(struct control *control)
     for (size_t i = 0; i < CLIENTS_MAX; i++)
         if (control->clients[i].source.fd >= 0 && control->clients[i].trusted)
             send_status(&control->clients[i]);
+}
+
+void control_send(struct control *control, json_t *packet)
+{
+    CLEANUP_FREE char *text = packet ? json_text(packet) : NULL;
+
+    for (size_t i = 0; text && i < CLIENTS_MAX; i++)
+        if (control->clients[i].source.fd >= 0 && control->clients[i].trusted)
+            send_text(&control->clients[i], text);
+    json_decref(packet);
+}
+
+void control_answer(struct control *control, uint64_t client, json_t *packet)
+{
+    CLEANUP_FREE char *text = packet ? json_text(packet) : NULL;
+
+    for (size_t i = 0; text && i < CLIENTS_MAX; i++)
+        if (control->clients[i].source.fd >= 0 && control->clients[i].number == client)
+            send_text(&control->clients[i], text);
+    json_decref(packet);
 }
 
 void control_free(struct control *control)

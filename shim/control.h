@@ -12,6 +12,9 @@ struct control;
 struct control_owner {
     json_t *(*status)(void *context); /* a fresh status object */
     void (*stop)(void *context, int64_t grace_ms);
+    void (*report)(void *context, int64_t id); /* to be answered by control_send */
+    /* Takes the descriptor over; to be answered by control_answer to that client. */
+    void (*egress)(void *context, uint64_t client, int64_t id, int fd);
     void *context;
 };
 
@@ -20,4 +23,9 @@ struct control *control_new(struct loop *loop, const struct launch *launch,
                             const struct control_owner *owner, struct error *err);
 /* Sends the status to everyone who said hello. */
 void control_broadcast(struct control *control);
+/* Sends a packet to everyone who said hello, and takes it over (NULL: no memory, nothing is sent).
+ */
+void control_send(struct control *control, json_t *packet);
+/* The same to one client only, if it is still there: its number is never given twice. */
+void control_answer(struct control *control, uint64_t client, json_t *packet);
 void control_free(struct control *control);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/plan.h"
+#include "backends/engines.h"
 #include "renderers/config.h"
 #include "shim/limits.h"
 
@@ -136,8 +137,18 @@ void jail_sidecar(struct argv *argv, const struct launch *launch, const struct p
                       (const char *const[]){"--setenv", name, json_string_value(value), NULL});
     }
     add_program(argv, program);
+    if (jail_is_proxy(program))
+        add_bind(argv, "--ro-bind", launch->config_dir, JAIL_CONFIG_DIR);
     add_bind(argv, "--bind", launch->proxy_dir, "/run/proxy");
     argv_add_list(argv,
                   (const char *const[]){"--remount-ro", "/", "--chdir", "/run/proxy", "--", NULL});
     argv_add_list(argv, program->argv);
+}
+
+void jail_check(struct argv *argv, const struct launch *launch, const struct sidecar_spec *sidecar)
+{
+    struct program check = sidecar->program;
+
+    check.argv = sidecar->config.check;
+    jail_sidecar(argv, launch, &check);
 }

@@ -23,5 +23,7 @@ void jail_cell(struct argv *argv, const struct launch *launch);
 void jail_vm(struct argv *argv, const struct launch *launch);
 /* A sidecar: the host's network, and of its files /usr, the resolver's files, and its own. */
 void jail_sidecar(struct argv *argv, const struct launch *launch, const struct program *program);
+/* The same jail for the program that checks the sidecar's next config. */
+void jail_check(struct argv *argv, const struct launch *launch, const struct sidecar_spec *sidecar);
 /* The proxy's engine, or an operator's program? */
 bool jail_is_proxy(const struct program *program);

@@ -15,7 +15,18 @@
  *    "pid": N, "start_time": N, "boots": N,
  *    "processes": [{"name": "gvproxy", "pid": N, "start_time": N}, …]}
  *
- * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"}.
+ * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"},
+ * {"op":"report","id":N} and {"op":"egress","id":N} (N from 1 on).
+ *
+ * A report's answer, within ten seconds: {"report": N, "error": "…"} or {"report": N, "checks":
+ * [{"name", "tried", "expected", "got": "…", "passed": true | false}, …]}.
+ *
+ * With "egress" comes one descriptor (SCM_RIGHTS) of a file that holds the bottle's whole new
+ * egress:
+ * {"rules": ["host[:port]" | {"host": "host[:port]", "private": true}, …], "files": [{"name":
+ * "squid.conf", "content": "…"}]}. The answer, to who asked: {"applied": N, "error": null} once all
+ * of it is in force, or {"applied": N, "error": "…"}, and then the former one is. Changes are made
+ * one after the other; of those that wait only the newest is made, and the others' error says so.
  *
  * End: the last status is also in <run_dir>/exit.json, written whole and synced before the shim
  * ends. A shim that is gone without an exit.json was killed; everything it started died with it

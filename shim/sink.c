@@ -36,6 +36,22 @@ static void rotate(struct sink *sink)
         (void)open_file(sink);
 }
 
+static void report_seen(struct sink *sink)
+{
+    memcpy(sink->seen, sink->last, sizeof sink->seen);
+    sink->awaited = NULL;
+    if (sink->on_seen)
+        sink->on_seen(sink->context);
+}
+
+void sink_await(struct sink *sink, const char *words, void (*on_seen)(void *context), void *context)
+{
+    sink->awaited = words;
+    sink->on_seen = on_seen;
+    sink->context = context;
+    sink->seen[0] = '\0';
+}
+
 /* Keeps the beginning of the last line: what a program that failed said last. */
 static void note_last(struct sink *sink, const char *bytes, size_t length)
 {
@@ -43,6 +59,8 @@ static void note_last(struct sink *sink, const char *bytes, size_t length)
 
     for (size_t i = 0; i < length; i++) {
         if (bytes[i] == '\n') {
+            if (!sink->line_ended && sink->awaited && strstr(sink->last, sink->awaited))
+                report_seen(sink);
             sink->line_ended = true;
             continue;
         }
@@ -60,7 +78,7 @@ void sink_write(struct sink *sink, const char *bytes, size_t length)
     note_last(sink, bytes, length);
     if (sink->size + (off_t)length > sink->bound && sink->size > 0 && sink->file >= 0)
         rotate(sink);
-    if (sink->file < 0 && open_file(sink) < 0)
+    if (sink->directory < 0 || (sink->file < 0 && open_file(sink) < 0))
         return;
     if (write_all(sink->file, bytes, length) == 0)
         sink->size += (off_t)length;
@@ -94,7 +112,7 @@ int sink_open(struct sink *sink, struct loop *loop, int directory, const char *n
     *sink = (struct sink){.loop = loop, .directory = directory, .file = -1, .bound = bound};
     sink->source.fd = -1;
     (void)snprintf(sink->name, sizeof sink->name, "%s", name);
-    if (open_file(sink) < 0)
+    if (directory >= 0 && open_file(sink) < 0)
         return error_errno(err, "launch-failed", "opening the log of %s", name);
     return 0;
 }

@@ -17,14 +17,24 @@ struct sink {
     off_t size, bound;
     char last[120]; /* the last line that had something in it, cut and made printable */
     bool line_ended;
+    /* A line that has these words is kept and reported, once; NULL: none is waited for. */
+    const char *awaited;
+    void (*on_seen)(void *context); /* or NULL */
+    void *context;
+    char seen[120];
 };
 
-/* Opens (appends to) NAME.log in the directory, which must outlive the sink. */
+/* Opens (appends to) NAME.log in the directory, which must outlive the sink. Directory -1: nothing
+ * is kept but the last line. */
 int sink_open(struct sink *sink, struct loop *loop, int directory, const char *name, off_t bound,
               struct error *err);
 /* Makes a pipe that feeds the sink and gives its write end, for the child; the caller closes it. An
  * earlier pipe is let go. */
 int sink_pipe(struct sink *sink, int *ret_write_end, struct error *err);
+/* Reports the next whole line that has the words (static) within what is kept of a line. NULL:
+ * none any more. */
+void sink_await(struct sink *sink, const char *words, void (*on_seen)(void *context),
+                void *context);
 /* Appends bytes that came another way. A full disk loses log lines, never the bottle. */
 void sink_write(struct sink *sink, const char *bytes, size_t length);
 /* Takes what is in the pipe now. */

@@ -45,21 +45,30 @@ static json_int_t integer_of(struct reader *reader, const json_t *object, const 
     return value;
 }
 
+/* A NULL-terminated argv, owned; NULL with a fault. */
+static const char **read_argv(struct reader *reader, const json_t *list)
+{
+    size_t count = json_array_size(list);
+    const char **argv = calloc(count + 1, sizeof *argv);
+
+    if (!argv || count == 0) {
+        fault(reader, "argv");
+        free(argv);
+        return NULL;
+    }
+    for (size_t i = 0; i < count; i++)
+        if (!(argv[i] = json_string_value(json_array_get(list, i))))
+            fault(reader, "argv");
+    return argv;
+}
+
 static void read_program(struct reader *reader, const json_t *object, struct program *ret)
 {
-    json_t *argv = json_object_get(object, "argv"), *binds = json_object_get(object, "binds");
-    size_t count = json_array_size(argv);
+    json_t *binds = json_object_get(object, "binds");
 
     ret->name = string_of(reader, object, "name");
     ret->env = json_object_get(object, "env");
-    ret->argv = calloc(count + 1, sizeof *ret->argv);
-    if (!ret->argv || count == 0) {
-        fault(reader, "argv");
-        return;
-    }
-    for (size_t i = 0; i < count; i++)
-        if (!(ret->argv[i] = json_string_value(json_array_get(argv, i))))
-            fault(reader, "argv");
+    ret->argv = read_argv(reader, json_object_get(object, "argv"));
     if (json_array_size(binds) > BINDS_MAX) {
         fault(reader, "binds");
         return;
@@ -93,6 +102,20 @@ static void read_forwards(struct reader *reader, const json_t *list, struct laun
     }
 }
 
+static void read_config(struct reader *reader, const json_t *object, struct sidecar_config *ret)
+{
+    if (!object || json_is_null(object))
+        return;
+    ret->path = string_of(reader, object, "path");
+    ret->name = string_of(reader, object, "name");
+    ret->check = read_argv(reader, json_object_get(object, "check"));
+    ret->complaint = json_member_string(object, "complaint");
+    ret->in_force = string_of(reader, object, "in_force");
+    ret->hangs_up = json_is_true(json_object_get(object, "hangs_up"));
+    if (strchr(ret->name, '/') || ret->name[0] == '\0' || ret->name[0] == '.')
+        fault(reader, "config");
+}
+
 static void read_sidecars(struct reader *reader, const json_t *list, struct launch *ret)
 {
     if (!json_is_array(list) || json_array_size(list) > SIDECARS_MAX) {
@@ -103,6 +126,7 @@ static void read_sidecars(struct reader *reader, const json_t *list, struct laun
         const json_t *row = json_array_get(list, i);
         struct sidecar_spec *sidecar = &ret->sidecars[ret->n_sidecars++];
         read_program(reader, row, &sidecar->program);
+        read_config(reader, json_object_get(row, "config"), &sidecar->config);
         sidecar->host_port = (uint16_t)integer_of(reader, row, "host_port", 1, 65535);
     }
 }
@@ -218,8 +242,10 @@ int launch_decode(const char *bytes, size_t length, struct launch *ret, struct e
 
 void launch_free(struct launch *launch)
 {
-    for (size_t i = 0; i < launch->n_sidecars; i++)
+    for (size_t i = 0; i < launch->n_sidecars; i++) {
         free(launch->sidecars[i].program.argv);
+        free(launch->sidecars[i].config.check);
+    }
     for (size_t i = 0; i < launch->n_staged; i++)
         free(launch->staged[i]);
     free(launch->vm.argv);

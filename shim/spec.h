@@ -4,12 +4,13 @@
  *  "boot_timeout_ms","sidecar_timeout_ms","bwrap",
  *  "gvproxy": {"binary","config","cell","dynamic"},
  *  "forwards": [{"sidecar","gateway_port","host_port"}],
- *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port"}],
- *  "vm": {"name","argv":[…],"binds":[["host","jail"],…],"dev_kvm":bool,"agent_fd":N},
- *  "cgroup": "path" of the group to enter (none: absent),
- *  "resources": {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"},
- *  "probe": true only to find out whether a VM boots: then gvproxy, forwards, sidecars and guest
- * are absent, "guest":
+ *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port",
+ *                "config": null |
+ * {"path","name","check":[…],"complaint"|null,"hangs_up","in_force"}}], "vm":
+ * {"name","argv":[…],"binds":[["host","jail"],…],"dev_kvm":bool,"agent_fd":N},
+ *  "cgroup": "path" of the group to enter (none: absent), "resources":
+ * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "probe": true only to find out
+ * whether a VM boots: then gvproxy, forwards, sidecars and guest are absent, "guest":
  * {"hostname","guest_ip","gateway","workdir","command":[…],"env":[["NAME","value"],…]}}
  *
  * argv[0] of sidecars and vm is a path in their jail. */
@@ -25,7 +26,7 @@
 enum {
     SIDECARS_MAX = FORWARDS_MAX,
     BINDS_MAX = 12,
-    STAGED_MAX = 6 + BINDS_MAX * (SIDECARS_MAX + 1),
+    STAGED_MAX = 7 + SIDECARS_MAX + BINDS_MAX * (SIDECARS_MAX + 1),
 };
 
 struct bind {
@@ -40,8 +41,19 @@ struct program {
     size_t n_binds;
 };
 
+/* A sidecar's own config, which can change while it runs (shim/egress_change.h). */
+struct sidecar_config {
+    const char *path;      /* as staged; NULL: it has none */
+    const char *name;      /* in JAIL_CONFIG_DIR of its jail */
+    const char **check;    /* argv that checks NAME.new there; NULL-terminated, owned */
+    const char *complaint; /* in the line that says what is wrong, or NULL */
+    const char *in_force;  /* in the line that it prints once a new one is in force */
+    bool hangs_up;         /* wants SIGHUP */
+};
+
 struct sidecar_spec {
     struct program program;
+    struct sidecar_config config;
     uint16_t host_port;
 };
 
@@ -59,7 +71,7 @@ struct launch {
     const char *slug, *run_dir, *log_dir, *token, *bwrap;
     const char *cgroup; /* NULL: none */
     const char *gvproxy, *gvproxy_config, *cell;
-    const char *net_dir, *proxy_dir; /* set by staging (shim/staging.c) */
+    const char *net_dir, *proxy_dir, *config_dir; /* set by staging (shim/staging.c) */
     bool gvproxy_dynamic;
     unsigned uid, gid, daemon_uid; /* uid 0: stay */
     int64_t kvm_gid;               /* -1: none */

@@ -43,8 +43,12 @@ static void collect(struct launch *launch, struct paths *paths)
     add_path(paths, &launch->cell);
     add_path(paths, &launch->net_dir);
     add_path(paths, &launch->proxy_dir);
-    for (size_t i = 0; i < launch->n_sidecars; i++)
+    add_path(paths, &launch->config_dir);
+    for (size_t i = 0; i < launch->n_sidecars; i++) {
         add_program_paths(paths, &launch->sidecars[i].program);
+        if (launch->sidecars[i].config.path)
+            add_path(paths, &launch->sidecars[i].config.path);
+    }
 }
 
 /* Mounts what the descriptor names at a fresh file or directory; ret is its path. */
@@ -136,8 +140,10 @@ int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
         return error_errno(err, "launch-failed", "%s", launch->log_dir);
     launch->net_dir = "net";
     launch->proxy_dir = "proxy";
+    launch->config_dir = CONFIG_DIR;
     if (make_owned_directory("net", launch, err) < 0 ||
-        make_owned_directory("proxy", launch, err) < 0)
+        make_owned_directory("proxy", launch, err) < 0 ||
+        make_owned_directory(CONFIG_DIR, launch, err) < 0)
         return -1;
     if (launch->uid == 0 && geteuid() == 0)
         return error_set(err, "launch-failed",

@@ -8,6 +8,11 @@
 
 #include "shim/spec.h"
 
-/* Makes run_dir the working directory and opens the log directory (*ret_log_dir), creates net/ and
- * proxy/, stages the paths where we are root, and drops to the bottle's user for good. */
+/* Below the working directory: what the sidecars' jails see, read-only, as JAIL_CONFIG_DIR. Ours to
+ * write. */
+#define CONFIG_DIR "config"
+
+/* Makes run_dir the working directory and opens the log directory (*ret_log_dir), creates net/,
+ * proxy/ and config/, stages the paths where we are root, and drops to the bottle's user for good.
+ */
 int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err);

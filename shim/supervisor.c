@@ -135,6 +135,8 @@ static void begin_ending(struct supervisor *sup)
         return;
     set_phase(sup, PHASE_ENDING);
     loop_timer_cancel(sup->loop, &sup->tick);
+    loop_timer_cancel(sup->loop, &sup->report_deadline);
+    egress_change_end(sup);
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
@@ -215,6 +217,11 @@ void supervisor_on_frame(void *context, const struct frame *frame)
         return;
     case FRAME_EXIT:
         on_exit_frame(sup, frame);
+        return;
+    case FRAME_CHECK:
+    case FRAME_REPORT_END:
+        if (report_frame(sup, frame) < 0)
+            supervisor_fail(sup, "the guest's agent broke the protocol");
         return;
     case FRAME_FAILED:
         supervisor_fail(sup, "the guest: %.*s", (int)(frame->length < 400 ? frame->length : 400),
@@ -298,7 +305,9 @@ static void reap(struct supervisor *sup)
 
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
         struct child *child = find_child(sup, pid);
-        if (child)
+        if (pid == sup->change.check.pid)
+            egress_change_checked(sup, status);
+        else if (child)
             on_child_end(sup, child, status);
     }
     if (pid < 0 && errno == ECHILD && sup->phase == PHASE_ENDING)
@@ -337,6 +346,16 @@ static void on_stop(void *context, int64_t grace_ms)
     (void)agent_send_u32(&sup->agent, FRAME_SIGNAL, SIGTERM);
     sup->deadline.callback = on_grace_over;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + grace_ms);
+}
+
+static void on_report(void *context, int64_t id)
+{
+    report_request(context, id);
+}
+
+static void on_egress(void *context, uint64_t client, int64_t id, int fd)
+{
+    egress_change_request(context, client, id, fd);
 }
 
 static void on_signal(struct loop_source *source, uint32_t events)
@@ -407,7 +426,7 @@ static void close_logs(struct supervisor *sup)
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)
 {
     struct supervisor *sup = calloc(1, sizeof *sup);
-    const struct control_owner owner = {status_encode, on_stop, sup};
+    const struct control_owner owner = {status_encode, on_stop, on_report, on_egress, sup};
     int result = -1;
 
     if (!sup || !(sup->loop = loop_new(err))) {
@@ -415,6 +434,7 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
         return error_set(err, NULL, "out of memory");
     }
     sup->launch = launch;
+    egress_change_init(sup);
     sup->agent.source.fd = -1;
     sup->agent.on_frame = supervisor_on_frame;
     sup->agent.on_end = supervisor_on_agent_end;
@@ -427,6 +447,7 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
     bringup_begin(sup);
     result = loop_run(sup->loop, err);
     close_logs(sup);
+    egress_change_free(sup);
 out:
     control_free(sup->control);
     loop_free(sup->loop);

@@ -5,8 +5,10 @@
 #include "shim/agent.h"
 #include "shim/children.h"
 #include "shim/control.h"
+#include "shim/egress_change.h"
 #include "shim/health.h"
 #include "shim/relay.h"
+#include "shim/report.h"
 #include "shim/spec.h"
 
 enum phase { PHASE_STARTING, PHASE_RUNNING, PHASE_STOPPING, PHASE_ENDING, PHASE_OVER };
@@ -22,6 +24,9 @@ struct supervisor {
     struct agent agent;
     struct health *health; /* from when the cell is ready */
     struct relay *relays[FORWARDS_MAX];
+    struct report report;
+    struct egress_change change;
+    struct loop_timer report_deadline;
     enum phase phase;
     bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;
     bool ended; /* the guest said how its command ended */

@@ -87,6 +87,22 @@ BODIES = {
     "rule with a space": (plan(egress={"allow": ["a.example b.example"]}), *INVALID, ["/egress/allow/0"]),
     "rule with a line break": (plan(egress={"allow": ["a.example\nhttp_access allow all"]}), *INVALID, ["/egress/allow/0"]),
     "rule that is there twice": (plan(egress={"allow": ["a.example", "A.example."]}), *INVALID, ["/egress/allow/1"]),
+    "rule as an object without a host": (plan(egress={"allow": ["a.example", {"private": True}]}), *INVALID, ["/egress/allow/1/host"]),
+    "rule as an object, of every fault": (
+        plan(egress={"allow": [{"host": "*"}, {"host": "a.example", "private": "yes"}, {"host": "b.example", "port": 443}, 7, None,
+                               {"host": "A.example.", "private": True}, {"host": ["c.example"]}], "engine": "tinyproxy"}),
+        *INVALID,
+        ["/egress/allow/0/host", "/egress/allow/1/private", "/egress/allow/2/port", "/egress/allow/3", "/egress/allow/4",
+         "/egress/allow/5", "/egress/allow/6/host", "/egress/engine"],
+    ),
+    "rule that is an address in another form": (
+        plan(egress={"allow": ["127.1", "0x7f.1", "2130706433", {"host": "010.0.0.1"}, "[::1]", "::ffff:127.0.0.1"]}),
+        *INVALID,
+        [f"/egress/allow/{n}{'/host' if n == 3 else ''}" for n in range(6)],
+    ),
+    "rule with userinfo": (plan(egress={"allow": ["a@b.example"]}), *INVALID, ["/egress/allow/0"]),
+    "engine that is unknown": (plan(egress={"engine": "git-gate"}), *INVALID, ["/egress/engine"]),
+    "engine that is no string": (plan(egress={"engine": True}), *INVALID, ["/egress/engine"]),
     "slug of capitals": (plan(slug="Bottle"), *INVALID, ["/slug"]),
     "slug that is empty": (plan(slug=""), *INVALID, ["/slug"]),
     "slug with a slash": (plan(slug="../etc"), *INVALID, ["/slug"]),
@@ -136,6 +152,65 @@ def test_faults_say_what_to_do(shared):
     ):
         detail = shared.post(PLANS, body).json()["errors"][0]["detail"]
         assert words in detail, detail
+
+
+# What PATCH is sent: (status, type, pointers), all faults at once.
+PATCHES = {
+    "not JSON": ("labels=1", *MALFORMED),
+    "duplicate key": ('{"labels":{},"labels":{}}', *MALFORMED),
+    "an array": ([], *INVALID, [""]),
+    "null": ("null", *INVALID, [""]),
+    "a later version's": ({"ttl_seconds": 60}, *INVALID, ["/ttl_seconds"]),
+    "all that can't be changed": (
+        {"slug": "x", "backend": "qemu", "image": "x", "command": ["x"], "workdir": "/", "env": {}, "resources": {},
+         "sidecars": None, "secrets": {}, "mounts": [], "restart": {}, "comand": 1},
+        *INVALID,
+        sorted(["/slug", "/backend", "/image", "/command", "/workdir", "/env", "/resources", "/sidecars", "/secrets",
+                "/mounts", "/restart", "/comand"]),
+    ),
+    "faults of every kind": (
+        {"egress": {"allow": ["ok.example", "http://x/", "ok.example"], "deny": []}, "labels": {"a b": "1", "c": 2}, "env": {}},
+        *INVALID,
+        ["/egress/allow/1", "/egress/allow/2", "/egress/deny", "/env", "/labels/a b", "/labels/c"],
+    ),
+    "labels that are text": ({"labels": "x"}, *INVALID, ["/labels"]),
+    "null in a list": ({"egress": {"allow": [None]}}, *INVALID, ["/egress/allow/0"]),
+    "too many rules": ({"egress": {"allow": [f"h{n}.example" for n in range(1001)]}}, *INVALID, ["/egress/allow"]),
+    "over 1 MiB": (json.dumps({"labels": {"a": "x" * (1 << 20)}}), 413, "body-too-large", []),
+}
+
+
+@pytest.fixture(scope="module")
+def patched(shared):
+    shared.create({"slug": "patched", "command": ["true"], "labels": {"a": "1"}})
+    return shared.get("/bottles/patched")
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_patch(shared, patched, name):
+    body, status, kind, pointers = PATCHES[name]
+    for media in ("application/merge-patch+json", "application/json"):
+        reply = shared.request("PATCH", "/bottles/patched", body if body != [] else "[]", headers={"Content-Type": media})
+        assert (reply.status, reply.problem) == (status, kind), reply
+        assert reply.pointers == pointers
+        if "/ttl_seconds" in pointers:
+            assert [fault["code"] for fault in reply.json()["errors"]] == ["unsupported"]
+        if "/slug" in pointers:
+            faults = {fault["pointer"]: fault for fault in reply.json()["errors"]}
+            assert faults["/slug"]["code"] == "immutable" and "can't be changed" in faults["/slug"]["detail"]
+            assert (faults["/mounts"]["code"], faults["/comand"]["code"]) == ("unsupported", "unknown-field")
+    after = shared.get("/bottles/patched")
+    assert (after.body, after.headers["ETag"]) == (patched.body, patched.headers["ETag"])
+
+
+EVENT_QUERIES = ["after=-1", "after=x", "after=9223372036854775807", "limit=0", "limit=1001", "slug=A", "slug=", "type=", "type=bottle",
+                 "type=bottle.running&type=x", "after=1&after=2", "before=1"]
+
+
+@pytest.mark.parametrize("query", EVENT_QUERIES)
+def test_events_query(shared, query):
+    reply = shared.get(f"/events?{query}")
+    assert (reply.status, reply.problem) == (400, "invalid-query"), reply
 
 
 def test_slug_taken(daemon):

@@ -2,6 +2,7 @@
 
 A program of the test's own stands for QEMU, in QEMU's jail, and speaks the agent's protocol as it likes.
 """
+import harness
 import pytest
 
 PRELUDE = '''#!/usr/bin/python3
@@ -93,3 +94,77 @@ def test_what_it_leaves_behind_can_be_removed(taken_over, depth):
     plan = daemon.remove("taken")
     assert all(item["outcome"] != "failed" for item in plan["items"])
     assert not any(run_dir.iterdir())
+
+
+# --- Its part of an egress report ----------------------------------------------------------------
+
+
+SILENT = "send(STARTED)\nwhile True:\n    take()\n"
+LIAR = """
+send(STARTED)
+kind, payload = take()
+assert kind == 67, kind
+head = payload[:4]
+for number in range(256):
+    send(6, head + bytes([number, 1]) + b'fine \\xff\\n')
+    send(6, head + bytes([number, 0]) + b'not fine')
+    send(6, struct.pack('<I', 999) + bytes([number, 0]) + b'another report')
+send(7, struct.pack('<I', 999))
+send(7, head)
+send(6, head + bytes([0, 0]))
+send(7, head)
+take()
+"""
+FLOOD = """
+send(STARTED)
+kind, payload = take()
+while True:
+    send(6, payload[:4] + bytes([0, 1]) + b'x' * 120)
+"""
+
+
+def told(daemon):
+    reply = daemon.post("/bottles/taken/egress-report", timeout=20)
+    assert reply.status == 200, reply
+    return {check["name"]: check for check in reply.json()["checks"]}, reply.json()["passed"]
+
+
+def test_a_guest_that_does_not_answer_has_failed(taken_over):
+    """Ten seconds are never passed, and what the host sees by itself is still told."""
+    daemon = taken_over(SILENT)
+    daemon.create(PLAN, "?start=true&wait=running")
+    with harness.Clock() as clock:
+        checks, passed = told(daemon)
+    assert not passed and clock.seconds < 10
+    assert (checks["public"]["got"], checks["public"]["passed"]) == ("the guest did not say", False)
+    assert checks["gvproxy-network"]["passed"] and checks["gvproxy-rights"]["passed"]
+    assert daemon.bottle("taken")["state"] == "running"
+
+
+def test_a_guest_that_lies_about_itself(taken_over):
+    """It may say that it is well; it can't add checks, take back its first word, or hurt by its words."""
+    daemon = taken_over(LIAR)
+    daemon.create(PLAN, "?start=true&wait=running")
+    checks, passed = told(daemon)
+    assert passed and checks["public"]["got"] == "fine ??", checks
+    assert len(checks) == 21
+    assert daemon.bottle("taken")["state"] == "running"
+
+
+def test_a_flood_of_checks(taken_over):
+    daemon = taken_over(FLOOD)
+    daemon.create(PLAN, "?start=true&wait=running")
+    checks, passed = told(daemon)
+    assert not passed and checks["proxy-name"]["passed"] and checks["public"]["got"] == "the guest did not say"
+    with harness.Clock() as clock:
+        assert daemon.get("/bottles/taken").status == 200
+    assert clock.seconds < 1
+    assert daemon.post("/bottles/taken/stop?grace=0s&wait=stopped&timeout=20s").status == 200
+
+
+@pytest.mark.parametrize("frame", ["6, b'\\0' * 5", "6, b'\\0' * 127", "6, b'\\0\\0\\0\\0\\0\\2'", "7, b''", "7, b'12345'", "67, b'12345'"])
+def test_a_malformed_frame_ends_the_bottle(taken_over, frame):
+    daemon = taken_over(f"send(STARTED)\nsend({frame})\ntime.sleep(600)\n")
+    daemon.create(PLAN, "?start=true")
+    bottle = daemon.wait("taken", "failed")
+    assert bottle["state"] == "failed" and "protocol" in bottle["reason"], bottle

@@ -44,13 +44,15 @@ def flatten(part, pointer=""):
         yield from flatten(member, f"{pointer}/{name}")
     below = part.get("items") or part.get("additionalProperties")
     if isinstance(below, dict):
-        yield f"{pointer}/*", below, False
-        yield from flatten(below, f"{pointer}/*")
+        string, *instead = below.get("oneOf", [below])
+        yield f"{pointer}/*", string, False
+        for one in instead or [string]:
+            yield from flatten(one, f"{pointer}/*")
 
 
 def from_row(row):
     """A row of the table in the words of JSON Schema."""
-    least, most = LENGTHS[row["type"]]
+    least, most = LENGTHS.get(row["type"], ("least", "most"))
     names = {"pattern": row.get("names_pattern"), "maxLength": row.get("names_maximum")}
     values = row.get("values")
     words = {
@@ -79,6 +81,7 @@ def test_plan_has_exactly_the_fields_of_the_table(document, tables):
         structure = ("properties", "items", "additionalProperties", "required")
         assert {k: v for k, v in member.items() if k not in structure} == from_row(rows[pointer]), pointer
         assert required == rows[pointer]["required"], pointer
+        assert (f"{pointer}/host" in fields) == rows[pointer].get("or_object", False), pointer
         if member["type"] == "object" and not isinstance(member.get("additionalProperties"), dict):
             assert member["additionalProperties"] is False, pointer
 
@@ -120,14 +123,16 @@ def test_lists_are_those_of_the_tables(document, tables):
     assert schema(document, "State")["enum"] == tables["states"]
     assert schema(document, "Sidecar")["enum"] == tables["sidecars"]
     assert schema(document, "CleanupItem")["properties"]["kind"]["enum"] == tables["kinds"]
+    assert schema(document, "EventType")["enum"] == tables["events"]
     prefix = tables["problem_prefix"]
     assert set(schema(document, "ProblemType")["enum"]) == {prefix + name for name in tables["problems"]}
 
 
 def test_fault_codes_are_those_of_the_decoder(document):
-    source = "".join((ROOT / "api" / name).read_text() for name in ("field.c", "spec.c"))
+    source = "".join((ROOT / "api" / name).read_text() for name in ("field.c", "spec.c", "patch.c"))
     used = set(re.findall(r"\bfault\(\s*(?:walk|problem),\s*[^\"]*?(?:\"/[^\"]*\",\s*)?\"([a-z-]+)\"", source))
     used |= set(re.findall(r"pointer(?: : \"/env\")?, \"([a-z]+)\",", source))
+    used |= set(re.findall(r"\bplace, \"([a-z-]+)\"", source))
     assert used == set(schema(document, "Fault")["properties"]["code"]["enum"])
 
 

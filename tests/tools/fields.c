@@ -9,6 +9,7 @@
 #include "api/plan.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "server/events.h"
 #include "server/routes.h"
 
 static json_t *encode_problems(void)
@@ -63,12 +64,16 @@ static json_t *encode_routes(void)
 
 int main(void)
 {
-    CLEANUP_JSON json_t *all =
-        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "fields", spec_fields_encode(), "problems",
-                  encode_problems(), "states", encode_names(state_name, N_STATES), "kinds",
-                  encode_names(kind_name, N_CLEANUP_KINDS), "sidecars",
-                  encode_names(sidecar_name, N_SIDECARS), "routes", encode_routes(),
-                  "problem_prefix", PROBLEM_URI_PREFIX);
+    json_t *events = json_array();
+
+    for (int i = 0; event_type(i); i++)
+        json_array_append_new(events, json_string(event_type(i)));
+    CLEANUP_JSON json_t *all = json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "events", events, "fields",
+        spec_fields_encode(), "problems", encode_problems(), "states",
+        encode_names(state_name, N_STATES), "kinds", encode_names(kind_name, N_CLEANUP_KINDS),
+        "sidecars", encode_names(sidecar_name, N_SIDECARS), "routes", encode_routes(),
+        "problem_prefix", PROBLEM_URI_PREFIX);
     CLEANUP_FREE char *text = json_text(all);
 
     return text && puts(text) >= 0 ? EXIT_SUCCESS : EXIT_FAILURE;

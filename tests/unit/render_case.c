@@ -139,6 +139,7 @@ static int proxy(const json_t *input, proxy_renderer *render, struct text *out, 
             .host = json_member_string(item, "host"),
             .suffix = json_is_true(json_object_get(item, "suffix")),
             .port = (uint16_t)json_member_integer(item, "port", 0),
+            .private_ok = json_is_true(json_object_get(item, "private")),
         };
     }
     return render(&config, out, err);

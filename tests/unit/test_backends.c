@@ -415,11 +415,77 @@ Test(backends, the_launch_spec_runs_exactly_the_rendered_argv)
     machine_remove(&machine);
 }
 
+/* What a plan may ask for, in the field's table, is "auto" and the proxy's rows in their order. */
+Test(engines, names_are_those_of_the_field)
+{
+    size_t count, named = 1;
+    const struct spec_field *fields = spec_fields(&count), *field = NULL;
+
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(fields[i].pointer, "/egress/engine") == 0)
+            field = &fields[i];
+    cr_assert_not_null(field);
+    cr_expect_str_eq(field->values[0], "auto");
+    for (size_t i = 0; i < n_engines; i++)
+        if (engines[i].sidecar == SIDECAR_PIPELOCK)
+            cr_expect_str_eq(field->values[named++], engines[i].name);
+    cr_expect_null(field->values[named]);
+}
+
+/* A plan's word comes first, then what the bottle has, then what is found. */
+Test(engines, which_one_a_bottle_gets)
+{
+    static const struct {
+        const char *plan, *had, *gets;
+    } cases[] = {
+        {"{\"command\":[\"true\"]}", NULL, "pipelock"},
+        {"{\"command\":[\"true\"],\"egress\":{\"engine\":\"squid\"}}", NULL, "squid"},
+        {"{\"command\":[\"true\"],\"egress\":{\"engine\":\"pipelock\"}}", "squid", "pipelock"},
+        {"{\"command\":[\"true\"],\"egress\":{\"engine\":\"auto\"}}", "squid", "squid"},
+    };
+    struct machine machine;
+    struct error err = ERROR_INIT;
+
+    machine_make(&machine);
+    machine_furnish(&machine);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct plan *plan = resolve(&machine, cases[i].plan);
+        plan->engine = cases[i].had;
+        cr_assert_eq(engines_prepare(&machine.host, plan, &err), 0, "%s", err.text);
+        cr_expect_str_eq(plan->engine, cases[i].gets, "case %zu", i);
+        cr_expect_not_null(plan_find_file(plan, engine_find(cases[i].gets)->file));
+        plan_free(plan);
+    }
+    machine_remove(&machine);
+}
+
+Test(preflight, the_engine_that_was_asked_for_is_missing)
+{
+    struct machine machine;
+    struct preflight preflight;
+    struct spec spec;
+
+    machine_make(&machine);
+    machine_furnish(&machine); /* pipelock is there */
+    decode("{\"command\":[\"true\"],\"egress\":{\"engine\":\"squid\"}}", &spec);
+    machine.host.tools_path = machine.tools;
+    backend_find("qemu")->preflight(&machine.host, &spec, &preflight);
+    cr_assert_not_null(row(&preflight, "squid"));
+    cr_expect_null(row(&preflight, "pipelock"));
+    cr_expect_eq(preflight.ok, row(&preflight, "squid")->found);
+    spec_free(&spec);
+    machine_remove(&machine);
+}
+
 Test(engines, rows_are_whole)
 {
     for (size_t i = 0; i < n_engines; i++) {
         cr_expect(engines[i].name && engines[i].hint);
         cr_expect_eq(engines[i].file == NULL, engines[i].render == NULL, "%s", engines[i].name);
         cr_expect(engines[i].sidecar < N_SIDECARS);
+        /* Each that has a config can check a new one, and says when it is in force. */
+        cr_expect_eq(engines[i].file == NULL, engines[i].check[0] == NULL, "%s", engines[i].name);
+        cr_expect_eq(engines[i].file == NULL, engines[i].in_force == NULL, "%s", engines[i].name);
+        cr_expect_eq(engine_find(engines[i].name) != NULL, engines[i].sidecar == SIDECAR_PIPELOCK);
     }
 }

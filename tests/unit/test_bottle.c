@@ -38,13 +38,13 @@ Test(bottle, fresh_one)
     CLEANUP_JSON json_t *json = bottle_encode(&bottle);
     CLEANUP_FREE char *text = json_text(json);
 
-    cr_assert_str_eq(
-        text,
-        "{\"slug\":\"a\",\"state\":\"prepared\",\"reason\":null,\"backend\":\"qemu\","
-        "\"accelerator\":null,\"backend_reason\":null,\"created_at\":\"2026-01-02T03:04:05.678Z\","
-        "\"updated_at\":\"2026-01-02T03:04:05.678Z\",\"started_at\":null,"
-        "\"finished_at\":null,\"exit_code\":null,\"guest_ip\":\"192.168.50.2\","
-        "\"labels\":{},\"expires_at\":null,\"generation\":1}");
+    cr_assert_str_eq(text,
+                     "{\"slug\":\"a\",\"state\":\"prepared\",\"reason\":null,\"backend\":\"qemu\","
+                     "\"accelerator\":null,\"backend_reason\":null,\"engine\":null,\"created_at\":"
+                     "\"2026-01-02T03:04:05.678Z\","
+                     "\"updated_at\":\"2026-01-02T03:04:05.678Z\",\"started_at\":null,"
+                     "\"finished_at\":null,\"exit_code\":null,\"guest_ip\":\"192.168.50.2\","
+                     "\"labels\":{},\"expires_at\":null,\"generation\":1}");
 }
 
 Test(bottle, ended_one)
@@ -53,6 +53,7 @@ Test(bottle, ended_one)
     const struct bottle bottle = {.slug = "a",
                                   .backend = "qemu",
                                   .accelerator = "tcg",
+                                  .engine = "squid",
                                   .reason = "odd \xff bytes",
                                   .state = STATE_EXITED,
                                   .started_ms = 1,
@@ -64,6 +65,7 @@ Test(bottle, ended_one)
     CLEANUP_JSON json_t *json = bottle_encode(&bottle);
 
     cr_assert_str_eq(json_member_string(json, "state"), "exited");
+    cr_assert_str_eq(json_member_string(json, "engine"), "squid");
     cr_assert_eq(json_member_integer(json, "exit_code", -1), 0, "0 is an exit code, not nothing");
     cr_assert_str_eq(json_member_string(json, "started_at"), "1970-01-01T00:00:00.001Z");
     cr_assert_str_eq(json_member_string(json, "reason"), "odd \xef\xbf\xbd bytes");

@@ -207,8 +207,8 @@ Test(render, no_tsi_or_allow_list_leak)
     static const char *const words[] = {"allow-cidr",  "allow-host", "allow_cidr",
                                         "allow_hosts", "tsi",        "allow_host"};
     static const struct env_var spaces[] = {{"A", "1 "}, {"B", "2"}};
-    static const struct egress_rule rules[] = {{"example.com", true, 0},
-                                               {"example.org", false, 80}};
+    static const struct egress_rule rules[] = {{"example.com", true, 0, false},
+                                               {"example.org", false, 80, false}};
     struct guest_config guest = guest_config();
     struct proxy_config proxy = {.port = 20001, .rules = rules, .n_rules = 2};
     struct qemu_config qemu = qemu_config();
@@ -432,27 +432,27 @@ Test(qemu, probe_has_the_agents_port_only)
 Test(proxy, hostile_hosts_are_refused_by_both_engines)
 {
     static const struct egress_rule rules[] = {
-        {"", false, 0},
-        {"a b", false, 0},
-        {"a\nhttp_access allow all", false, 0},
-        {"a\"b", false, 0},
-        {"*", false, 0},
-        {"a.", false, 0},
-        {".a", false, 0},
-        {"a..b", false, 0},
-        {"A.example", false, 0},
-        {"-a.example", false, 0},
-        {"a/b", false, 0},
-        {"127.1", false, 0},
-        {"0x7f.1", false, 0},
-        {"2130706433", false, 0},
-        {"0x7f000001", false, 0},
-        {"1.2.3.4", true, 0},
-        {"[::1]", false, 0},
-        {"2001:DB8::1", false, 0},
-        {"2001:db8:0::1", false, 0},
-        {"::1", true, 0},
-        {NULL, false, 0},
+        {"", false, 0, false},
+        {"a b", false, 0, false},
+        {"a\nhttp_access allow all", false, 0, false},
+        {"a\"b", false, 0, false},
+        {"*", false, 0, false},
+        {"a.", false, 0, false},
+        {".a", false, 0, false},
+        {"a..b", false, 0, false},
+        {"A.example", false, 0, false},
+        {"-a.example", false, 0, false},
+        {"a/b", false, 0, false},
+        {"127.1", false, 0, false},
+        {"0x7f.1", false, 0, false},
+        {"2130706433", false, 0, false},
+        {"0x7f000001", false, 0, false},
+        {"1.2.3.4", true, 0, false},
+        {"[::1]", false, 0, false},
+        {"2001:DB8::1", false, 0, false},
+        {"2001:db8:0::1", false, 0, false},
+        {"::1", true, 0, false},
+        {NULL, false, 0, false},
     };
 
     for (size_t i = 0; i < COUNT_OF(rules); i++) {
@@ -477,7 +477,7 @@ Test(proxy, no_rules_deny_all)
 
 Test(proxy, pipelock_has_no_rule_by_port)
 {
-    static const struct egress_rule rule = {"registry.example", false, 8443};
+    static const struct egress_rule rule = {"registry.example", false, 8443, false};
     struct proxy_config config = {.port = 20001, .rules = &rule, .n_rules = 1};
     struct error err = ERROR_INIT;
     CLEANUP_TEXT struct text out = TEXT_INIT;
@@ -485,6 +485,36 @@ Test(proxy, pipelock_has_no_rule_by_port)
     cr_expect_eq(render_pipelock(&config, &out, &err), -1);
     cr_expect_str_eq(err.kind, "unsupported-rule");
     expect_has(err.text, "registry.example:8443");
+}
+
+Test(proxy, pipelock_can_not_open_private_addresses_to_one_host)
+{
+    static const struct egress_rule rule = {"lan.example", true, 0, true};
+    struct proxy_config config = {.port = 20001, .rules = &rule, .n_rules = 1};
+    struct error err = ERROR_INIT;
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+
+    cr_expect_eq(render_pipelock(&config, &out, &err), -1);
+    cr_expect_str_eq(err.kind, "unsupported-rule");
+    expect_has(err.text, "*.lan.example");
+}
+
+/* Days and hours, since a model may think for long and an event stream says little. */
+Test(proxy, squids_timers_let_quiet_streams_live)
+{
+    static const char *const timers[] = {
+        "\nclient_lifetime 30 days\n", "\nread_timeout 7 days\n",
+        "\nwrite_timeout 7 days\n",    "\nrequest_start_timeout 1 hour\n",
+        "\nrequest_timeout 1 hour\n",  "\nclient_idle_pconn_timeout 1 hour\n",
+        "\nhalf_closed_clients on\n",
+    };
+    struct proxy_config config = {.port = 20001};
+    struct text out = TEXT_INIT;
+
+    cr_assert_eq(render_squid(&config, &out, NULL), 0);
+    CLEANUP_FREE char *text = text_take(&out);
+    for (size_t i = 0; i < COUNT_OF(timers); i++)
+        expect_has(text, timers[i]);
 }
 
 Test(check, utf8)

@@ -514,7 +514,8 @@ Test(control, only_the_token_opens_it, .init = enter_directory, .fini = leave_di
     struct loop *loop = loop_new(NULL);
     struct launch launch = {.token = "secret", .daemon_uid = geteuid()};
     atomic_bool stopped = false;
-    const struct control_owner owner = {fixed_status, note_stop, &stopped};
+    const struct control_owner owner = {
+        .status = fixed_status, .stop = note_stop, .context = &stopped};
     struct control *control = control_new(loop, &launch, &owner, NULL);
     static const char wrong[] = "{\"op\":\"hello\",\"token\":\"secreu\"}";
     static const char early[] = "{\"op\":\"stop\",\"grace_ms\":1234}";

@@ -69,6 +69,7 @@ Test(plan_decode, least_plan_gets_the_defaults)
     cr_assert_null(spec.command.items[1]);
     cr_assert_eq(spec.env.count + spec.allow.count + spec.rules.count + spec.labels.count, 0);
     cr_assert(!spec.git_gate && !spec.supervise);
+    cr_assert_str_eq(spec.engine, "auto");
     spec_free(&spec);
     spec_free(&spec); /* a second time is harmless */
 }
@@ -103,6 +104,46 @@ Test(plan_decode, whole_plan)
     cr_assert_eq(spec.labels.count, 2);
     cr_assert_eq(json_object_size(spec.json), 10);
     spec_free(&spec);
+}
+
+Test(plan_decode, rules_as_objects)
+{
+    struct spec spec;
+    struct problem problem = PROBLEM_INIT;
+
+    cr_assert_eq(decode("{\"command\":[\"x\"],\"egress\":{\"engine\":\"squid\",\"allow\":["
+                        "{\"host\":\"*.LAN.example.:8443\",\"private\":true},\"b.example\","
+                        "{\"host\":\"c.example\",\"private\":false},{\"host\":\"10.0.0.7\"}]}}",
+                        &spec, &problem),
+                 0);
+    cr_assert_str_eq(spec.engine, "squid");
+    cr_assert_eq(spec.rules.count, 4);
+    const struct egress_rule *rules = spec.rules.items;
+    cr_assert_str_eq(rules[0].host, "lan.example");
+    cr_assert(rules[0].suffix && rules[0].port == 8443 && rules[0].private_ok);
+    cr_assert_str_eq(rules[1].host, "b.example");
+    cr_assert(!rules[1].private_ok && !rules[2].private_ok && !rules[3].private_ok);
+    cr_assert_str_eq(rules[3].host, "10.0.0.7");
+    spec_free(&spec);
+}
+
+Test(plan_decode, faults_of_rules_as_objects)
+{
+    struct spec spec;
+    struct problem problem = PROBLEM_INIT;
+
+    cr_assert_eq(decode("{\"command\":[\"x\"],\"egress\":{\"engine\":\"tinyproxy\",\"allow\":["
+                        "{},{\"host\":\"*\"},{\"host\":\"a.example\",\"private\":1},"
+                        "{\"host\":\"b.example\",\"privat\":true},7,"
+                        "{\"host\":\"A.example.\",\"private\":true},{\"host\":null}]}}",
+                        &spec, &problem),
+                 -1);
+    CLEANUP_FREE char *got = faults(&problem);
+    cr_assert_str_eq(got, "/egress/engine unknown-value; /egress/allow/0/host required; "
+                          "/egress/allow/1/host pattern; /egress/allow/2/private wrong-type; "
+                          "/egress/allow/3/privat unknown-field; /egress/allow/4 wrong-type; "
+                          "/egress/allow/6/host wrong-type; /egress/allow/5 duplicate");
+    problem_free(&problem);
 }
 
 /* A request may carry an escaped NUL as far as the decoder, which names the field. */
@@ -294,7 +335,8 @@ Test(plan_decode, nearest_field_is_named)
     }
 }
 
-/* {"a":{"b":value}} from "/a/b", with a command beside it. */
+/* {"a":{"b":value}} from "/a/b", with a command beside it; an object in a list from
+ * "/allow/(any)/b". */
 static json_t *body_with(const char *pointer, json_t *value)
 {
     json_t *body = json_object();
@@ -306,7 +348,12 @@ static json_t *body_with(const char *pointer, json_t *value)
             (void)snprintf(part, sizeof part, "k");
         if (!pointer[used])
             json_object_set_new(at, part, value);
-        else
+        else if (strncmp(pointer, "/allow/*/", 9) == 0) {
+            json_object_set_new(at, part, json_pack("[{}]"));
+            at = json_array_get(json_object_get(at, part), 0);
+            used += 2;
+            continue;
+        } else
             json_object_set_new(at, part, json_object());
         at = json_object_get(at, part);
     }
@@ -433,7 +480,7 @@ Test(plan_decode, patterns_agree_with_the_checks)
         regex_t pattern;
         if (!row->pattern || strcmp(row->pointer, "/image") == 0)
             continue;
-        bool rule = strcmp(row->pointer, "/egress/allow/*") == 0;
+        bool rule = strncmp(row->pointer, "/egress/allow/*", 15) == 0;
         cr_assert_eq(regcomp(&pattern, row->pattern, REG_EXTENDED | REG_NOSUB), 0);
         for (size_t k = 0; k < COUNT_OF(samples); k++) {
             bool matches = regexec(&pattern, samples[k], 0, NULL, 0) == 0;

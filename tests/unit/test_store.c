@@ -105,12 +105,13 @@ static void await(size_t count)
 }
 
 static int count_rows(const struct bottle_row *row, const char *spec, const char *labels,
-                      void *context, struct error *err)
+                      const char *before, void *context, struct error *err)
 {
     (void)err;
     cr_expect_gt(row->sequence, 0);
     cr_expect_str_eq(spec, "{\"command\":[\"true\"]}");
     cr_expect_str_eq(labels, "{}");
+    cr_expect_null(before);
     ++*(size_t *)context;
     return 0;
 }
