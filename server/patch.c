@@ -46,9 +46,10 @@ struct patch {
     json_t *body;
     char *spec_text, *labels_text; /* of `after`, or of `before` when that is stored again */
     bool same, egress_same;
-    bool alive; /* stored for a supervisor */
-    bool gone;  /* the supervisor ended meanwhile */
-    int result; /* of the job or the commit */
+    bool alive;       /* stored for a supervisor */
+    bool was_pending; /* an earlier one could not be undone in the store */
+    bool gone;        /* the supervisor ended meanwhile */
+    int result;       /* of the job or the commit */
     struct bottle_row row;
     struct problem problem;
     struct error err;
@@ -383,7 +384,7 @@ static void stored(struct engine *engine, struct message *message)
     (void)engine;
     store_back(patch);
     if (patch->result < 0) {
-        runner->row.egress_pending = runner->row.egress_pending && !patch->alive;
+        runner->row.egress_pending = patch->was_pending;
         fail_error(patch, &patch->err);
     } else if (patch->alive) {
         ready_to_send(patch);
@@ -401,6 +402,7 @@ static void submit(struct patch *patch)
 
     patch->stage = PATCH_STORE;
     patch->alive = runner->phase == PHASE_LIVE && !patch->egress_same;
+    patch->was_pending = runner->row.egress_pending;
     if (patch->alive) {
         runner->row.egress_pending = true;
     } else {
@@ -538,6 +540,7 @@ static void resume_work(struct job *job)
 {
     struct patch *patch = (struct patch *)job;
 
+    (void)plan_ref_get(patch->before, NULL); /* for an undo */
     patch->result = plan_ref_get(patch->after, &patch->err) ? 0 : -1;
 }
 

@@ -1,6 +1,5 @@
 """The egress report: passes on a good bottle, fails on a broken one, and disturbs nobody."""
 import concurrent.futures
-import os
 
 import control
 import harness
