@@ -76,7 +76,7 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
-TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(OPEN_PROGRAMS)
+TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(OPEN_PROGRAMS) $(BUILD)/test-tools/insider
 PYTHON := $(TOOLS)/venv/bin/python
 
 ##@ Everyday
@@ -260,6 +260,11 @@ $(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(UNIT_SHARED:%.c=$(OBJ)/%.o) $(LI
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/test-tools/insider: tests/attacks/insider.c Makefile | $(TOOLS)/stamp
+	@mkdir -p $(@D)
+	@echo "  LINK    $@ (static)"
+	@$(CC) -D_GNU_SOURCE $(CFLAGS) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $<
 
 $(BUILD)/openapi.yaml: openapi.yaml
 	@mkdir -p $(@D)

@@ -14,7 +14,7 @@ enum { ID_DIGITS = 12 };
 const char *const cleanup_kind_names[N_CLEANUP_KINDS] = {
     [CLEANUP_PROCESS] = "process",     [CLEANUP_SOCKET] = "socket", [CLEANUP_PORT] = "port",
     [CLEANUP_DIRECTORY] = "directory", [CLEANUP_FILE] = "file",     [CLEANUP_MOUNT] = "mount",
-    [CLEANUP_RECORD] = "record"};
+    [CLEANUP_CGROUP] = "cgroup",       [CLEANUP_RECORD] = "record"};
 
 int cleanup_add(struct cleanup_plan *plan, enum cleanup_kind kind, const char *name,
                 const char *reason, const char *action, int64_t bytes)

@@ -14,6 +14,7 @@ enum cleanup_kind {
     CLEANUP_DIRECTORY,
     CLEANUP_FILE,
     CLEANUP_MOUNT,
+    CLEANUP_CGROUP,
     CLEANUP_RECORD,
     N_CLEANUP_KINDS
 };

@@ -24,7 +24,12 @@ struct host {
     unsigned tsc_khz;
     int64_t boot_timeout_ms, sidecar_timeout_ms, kvm_probe_ms, log_bytes;
     int64_t gvproxy_memory_mib, sidecar_memory_mib, vm_overhead_mib, bottle_pids;
-    unsigned uid_base; /* 0: bottles run as our own user */
+    int64_t bottle_cpu_weight;
+    bool cgroups;                /* as configured */
+    char cgroup_parent[1024];    /* of the bottles' groups; "" where there can be none */
+    char cgroup_controllers[32]; /* "memory pids cpu", or those of them that are there */
+    char cgroup_detail[640];     /* in words */
+    unsigned uid_base;           /* 0: bottles run as our own user */
 };
 
 /* Reads the TSC frequency and settles kvm_works: a boot of the real guest kernel under a deadline,

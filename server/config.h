@@ -33,7 +33,9 @@ struct config {
     int64_t log_bytes; /* per log file before it is rotated once: 8 MiB */
     int64_t gvproxy_memory_mib, sidecar_memory_mib; /* what each such process may use */
     int64_t vm_overhead_mib; /* of a VM's process, beyond its guest's memory */
-    int64_t bottle_pids;     /* processes and threads of a bottle */
+    int64_t bottle_cpu_weight;
+    bool cgroups;
+    int64_t bottle_pids; /* processes and threads of a bottle */
     int64_t max_bottles, max_running, max_connections, max_waiters;
     int64_t event_rows; /* events that are kept */
     bool check_only, print_only, stop_bottles;

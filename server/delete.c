@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/process.h"
 #include "base/util.h"
+#include "server/cgroup.h"
 #include "server/engine_internal.h"
 #include "server/etag.h"
 #include "server/log.h"
@@ -57,6 +58,7 @@ static void fill_remains(struct remains *ret, struct engine *engine, const struc
     (void)snprintf(ret->slug, sizeof ret->slug, "%s", row->slug);
     ret->run_dir = run_path(host, row->slug);
     ret->stage_dir = stage_path(host, row->slug);
+    ret->cgroup = cgroup_path(host, ret->run_dir);
     if (!ret->run_dir || !ret->stage_dir ||
         asprintf(&ret->kept_dir, "%s/kept-logs/%s-%llu", host->state_dir, row->slug,
                  (unsigned long long)row->sequence) < 0)

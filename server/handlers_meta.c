@@ -116,9 +116,10 @@ void handle_backends(struct request *request)
                             "preflight", preflight_encode(&preflight)));
     }
     reply_json(request, 200,
-               json_pack("{s:s, s:{s:b, s:s}, s:o}", "auto", chosen ? chosen->name : "", "kvm",
-                         "works", (int)host->kvm_works, "detail", host->kvm_detail, "backends",
-                         rows));
+               json_pack("{s:s, s:{s:b, s:s}, s:{s:b, s:s}, s:o}", "auto",
+                         chosen ? chosen->name : "", "kvm", "works", (int)host->kvm_works, "detail",
+                         host->kvm_detail, "cgroups", "used", host->cgroup_parent[0] != '\0',
+                         "detail", host->cgroup_detail, "backends", rows));
 }
 
 /* The daemon's numbers, by the names of their keys. */

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/util.h"
+#include "server/cgroup.h"
 #include "server/engine_internal.h"
 #include "server/log.h"
 #include "server/stage.h"
@@ -57,9 +58,13 @@ static void spawn_work(struct job *job)
     struct launch *launch = (struct launch *)job;
     const struct plan *plan = plan_ref_get(launch->plan, &launch->err);
     CLEANUP_FREE char *binary = NULL;
+    CLEANUP_FREE char *cgroup = plan ? cgroup_path(launch->host, plan->run_dir) : NULL;
 
     launch->result = -1;
     if (!plan || run_make(plan, launch->uid, &launch->err) < 0)
+        return;
+    if (cgroup && (cgroup_make(cgroup, launch->host, plan, &launch->err) < 0 ||
+                   json_object_set_new(launch->spec, "cgroup", json_string(cgroup)) < 0))
         return;
     if (asprintf(&binary, "%s/bottle-shim", launch->host->libexec_dir) < 0) {
         error_set(&launch->err, NULL, "out of memory");

@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "server/app.h"
+#include "server/cgroup.h"
 #include "server/config.h"
 #include "server/engine.h"
 #include "server/http.h"
@@ -129,6 +130,8 @@ static void fill_host(struct app *app)
         .sidecar_memory_mib = config->sidecar_memory_mib,
         .vm_overhead_mib = config->vm_overhead_mib,
         .bottle_pids = config->bottle_pids,
+        .bottle_cpu_weight = config->bottle_cpu_weight,
+        .cgroups = config->cgroups,
         .uid_base = (unsigned)config->uid_base,
     };
 }
@@ -177,6 +180,8 @@ static int run(struct app *app, int signals, struct error *err)
     if (lock < 0)
         return -1;
     fill_host(app);
+    cgroup_settle(&app->host);
+    log_event(LEVEL_INFO, "control groups", LOG_TEXT("detail", app->host.cgroup_detail));
     probe_host(app);
     int result = engine_start(app, err);
     struct http *http = result == 0 ? http_start(app, err) : NULL;
@@ -188,6 +193,7 @@ static int run(struct app *app, int signals, struct error *err)
     /* The engine's last answers went to requests, which need http's lock. */
     http_free(http);
     engine_free(app);
+    cgroup_leave(&app->host);
     return result;
 }
 

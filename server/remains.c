@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/process.h"
 #include "base/util.h"
+#include "server/cgroup.h"
 #include "server/engine_internal.h"
 
 enum {
@@ -25,6 +26,7 @@ void remains_free(struct remains *remains)
     free(remains->run_dir);
     free(remains->stage_dir);
     free(remains->kept_dir);
+    free(remains->cgroup);
     *remains = (struct remains){0};
 }
 
@@ -85,6 +87,16 @@ static int list_directory(struct cleanup_plan *plan, const char *path, const cha
     return cleanup_add(plan, CLEANUP_DIRECTORY, path, reason, "remove", 0);
 }
 
+static int list_cgroup(struct cleanup_plan *plan, const char *path)
+{
+    struct stat status;
+
+    if (!path || lstat(path, &status) < 0)
+        return 0;
+    return cleanup_add(plan, CLEANUP_CGROUP, path, "limits what the bottle's programs use",
+                       "remove", 0);
+}
+
 static int list_processes(const struct remains *remains, struct cleanup_plan *plan)
 {
     char name[64];
@@ -123,7 +135,7 @@ int remains_list(const struct remains *remains, struct cleanup_plan *ret)
     (void)snprintf(ret->slug, sizeof ret->slug, "%s", remains->slug);
     (void)snprintf(record, sizeof record, "bottles/%s", remains->slug);
     if (list_processes(remains, ret) < 0 || walk(ret, remains->run_dir, 0, list_socket) < 0 ||
-        list_ports(remains, ret) < 0 ||
+        list_ports(remains, ret) < 0 || list_cgroup(ret, remains->cgroup) < 0 ||
         list_directory(ret, remains->run_dir, "holds the sockets of a running bottle") < 0 ||
         walk(ret, remains->stage_dir, 0, list_file) < 0 ||
         list_directory(ret, remains->stage_dir, "holds the bottle's files and logs") < 0)
@@ -204,7 +216,7 @@ static int set_path_outcomes(const struct remains *remains, bool kept, const cha
     for (size_t i = 0; i < plan->count; i++) {
         struct cleanup_item *item = &plan->items[i];
         if (item->kind != CLEANUP_SOCKET && item->kind != CLEANUP_FILE &&
-            item->kind != CLEANUP_DIRECTORY)
+            item->kind != CLEANUP_DIRECTORY && item->kind != CLEANUP_CGROUP)
             continue;
         if (lstat(item->name, &status) == 0) {
             (void)snprintf(words, sizeof words, "failed: %s", why);
@@ -232,8 +244,10 @@ int remains_remove(const struct remains *remains, bool keep_logs, struct cleanup
                          remains->slug);
     }
     set_process_outcomes(plan, "killed");
-    if (directory_remove(remains->run_dir, NULL, &why) == 0 &&
-        (!keep_logs || move_logs(remains, &why) == 0))
+    if (remains->cgroup && cgroup_remove(remains->cgroup) < 0)
+        error_errno(&why, NULL, "%s", remains->cgroup);
+    else if (directory_remove(remains->run_dir, NULL, &why) == 0 &&
+             (!keep_logs || move_logs(remains, &why) == 0))
         (void)directory_remove(remains->stage_dir, NULL, &why);
     if (set_path_outcomes(remains, keep_logs, why.text, plan) == 0 && !why.text[0])
         return 0;

@@ -12,6 +12,7 @@
 struct remains {
     char slug[SLUG_MAX + 1];
     char *run_dir, *stage_dir;
+    char *cgroup;   /* NULL: none */
     char *kept_dir; /* where logs are moved that are to be kept */
     struct allocation allocation;
     struct shim_process processes[SHIM_PROCESSES_MAX + 1]; /* the supervisor first */

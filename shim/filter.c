@@ -170,7 +170,8 @@ static const int families[N_FILTERS][FAMILIES_MAX] = {
     [FILTER_GVPROXY] = {AF_INET, AF_UNIX},
     [FILTER_VM] = {AF_UNIX},
     [FILTER_KRUN] = {0},
-    [FILTER_PROXY] = {AF_INET, AF_INET6, AF_UNIX, AF_NETLINK},
+    /* no Unix sockets: it is in the host's network, and so are the host's abstract ones */
+    [FILTER_PROXY] = {AF_INET, AF_INET6, AF_NETLINK},
     [FILTER_SIDECAR] = {AF_INET, AF_INET6, AF_UNIX, AF_NETLINK},
 };
 

@@ -175,7 +175,7 @@ static void on_timer(struct loop_timer *timer)
     if (late > health->late_ms)
         health->late_ms = late;
     if (now - health->asked_ms >= ANSWER_MS)
-        on_no_answer(health, "gvproxy gives no answer any more: it is wedged");
+        on_no_answer(health, "gvproxy gives no answer any more: it is wedged, or at its limits");
     else
         set_timer(health, WATCH_MS);
 }

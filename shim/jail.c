@@ -31,10 +31,15 @@ static const char *const system_files[] = {
 static const char *const scratch[] = {"--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", NULL};
 
 #ifndef TEST_OPEN_CELL
-#define CELL_ROOT ""
+#define CELL_GVPROXY "/gvproxy"
+#define CELL_HELPER "/cell"
+#define CELL_CONFIG "/gvproxy.yaml"
 static const char *const cell_network[] = {"--unshare-net", NULL};
 #else
-#define CELL_ROOT "/run" /* bwrap can make files there without making them on the machine */
+/* bwrap can make files there without making them on the machine */
+#define CELL_GVPROXY "/run/gvproxy"
+#define CELL_HELPER "/run/cell"
+#define CELL_CONFIG "/run/gvproxy.yaml"
 static const char *const cell_network[] = {"--bind", "/", "/", "--tmpfs", "/run", NULL};
 #endif
 
@@ -76,21 +81,19 @@ void jail_cell(struct argv *argv, const struct launch *launch)
     /* Go's collector works harder from three quarters on, before the limit ends it. */
     argv_add_list(argv, (const char *const[]){"--setenv", "GOMEMLIMIT", NULL});
     argv_addf(argv, "%lld", (long long)limits_memory(LIMITS_GVPROXY, launch) * 3 / 4);
-    add_bind(argv, "--ro-bind", launch->gvproxy, CELL_ROOT "/gvproxy");
-    add_bind(argv, "--ro-bind", launch->cell, CELL_ROOT "/cell");
-    add_bind(argv, "--ro-bind", launch->gvproxy_config, CELL_ROOT "/gvproxy.yaml");
+    add_bind(argv, "--ro-bind", launch->gvproxy, CELL_GVPROXY);
+    add_bind(argv, "--ro-bind", launch->cell, CELL_HELPER);
+    add_bind(argv, "--ro-bind", launch->gvproxy_config, CELL_CONFIG);
     add_bind(argv, "--bind", launch->net_dir, JAIL_RUN_DIR);
 #ifndef TEST_OPEN_CELL
     argv_add_list(argv, (const char *const[]){"--remount-ro", "/", NULL});
 #endif
-    argv_add_list(argv,
-                  (const char *const[]){"--chdir", JAIL_RUN_DIR, "--", CELL_ROOT "/cell", NULL});
+    argv_add_list(argv, (const char *const[]){"--chdir", JAIL_RUN_DIR, "--", CELL_HELPER, NULL});
     argv_addf(argv, "%d", JAIL_LISTENER_FD);
     argv_addf(argv, "%d", JAIL_GVPROXY_FD);
     for (size_t i = 0; i < launch->n_forwards; i++)
         argv_addf(argv, "%u", launch->forwards[i].gateway_port);
-    argv_add_list(argv, (const char *const[]){"--", CELL_ROOT "/gvproxy", "-config",
-                                              CELL_ROOT "/gvproxy.yaml", NULL});
+    argv_add_list(argv, (const char *const[]){"--", CELL_GVPROXY, "-config", CELL_CONFIG, NULL});
 }
 
 void jail_vm(struct argv *argv, const struct launch *launch)

@@ -1,10 +1,12 @@
 #include "shim/limits.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/number.h"
 #include "base/util.h"
 
@@ -64,6 +66,19 @@ void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *l
         argv_addf(argv, "%s=%lld", rows[i].name, (long long)value);
     }
     argv_add(argv, "--");
+}
+
+int limits_join(const struct launch *launch, struct error *err)
+{
+    char path[1100];
+
+    if (!launch->cgroup)
+        return 0;
+    (void)snprintf(path, sizeof path, "%s/cgroup.procs", launch->cgroup);
+    CLEANUP_CLOSE int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write_all(fd, "0", 1) < 0)
+        return error_errno(err, "launch-failed", "entering the control group %s", launch->cgroup);
+    return 0;
 }
 
 static int set_one(const char *name, size_t length, const char *text)

@@ -16,6 +16,9 @@ enum limits_kind { LIMITS_GVPROXY, LIMITS_VM, LIMITS_PROXY, LIMITS_SIDECAR, N_LI
 
 #define LIMITS_FLAG "--limited"
 
+/* Enters the bottle's control group, where it has one: it and all that it starts. While it still
+ * may: the group is the daemon's. */
+int limits_join(const struct launch *launch, struct error *err);
 /* Adds all but PROGRAM and its arguments. */
 void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *launch);
 /* `argv` behind LIMITS_FLAG. Comes back only on a fault, with words on stderr and the exit status.

@@ -193,6 +193,7 @@ int launch_decode(const char *bytes, size_t length, struct launch *ret, struct e
     launch.run_dir = string_of(&reader, spec, "run_dir");
     launch.log_dir = string_of(&reader, spec, "log_dir");
     launch.token = string_of(&reader, spec, "token");
+    launch.cgroup = json_member_string(spec, "cgroup");
     launch.bwrap = string_of(&reader, spec, "bwrap");
     launch.uid = (unsigned)integer_of(&reader, spec, "uid", 0, UINT32_MAX - 1);
     launch.gid = (unsigned)integer_of(&reader, spec, "gid", 0, UINT32_MAX - 1);

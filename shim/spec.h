@@ -6,6 +6,7 @@
  *  "forwards": [{"sidecar","gateway_port","host_port"}],
  *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port"}],
  *  "vm": {"name","argv":[…],"binds":[["host","jail"],…],"dev_kvm":bool,"agent_fd":N},
+ *  "cgroup": "path" of the group to enter (none: absent),
  *  "resources": {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"},
  *  "probe": true only to find out whether a VM boots: then gvproxy, forwards, sidecars and guest
  * are absent, "guest":
@@ -56,6 +57,7 @@ struct resources {
 struct launch {
     json_t *json;
     const char *slug, *run_dir, *log_dir, *token, *bwrap;
+    const char *cgroup; /* NULL: none */
     const char *gvproxy, *gvproxy_config, *cell;
     const char *net_dir, *proxy_dir; /* set by staging (shim/staging.c) */
     bool gvproxy_dynamic;

@@ -55,21 +55,32 @@ class Daemon(harness.Daemon):
         return self.tools / "qemu-system-x86_64"
 
 
+def create(daemon, slug):
+    """A bottle whose VM will be a program: the plan says where that is."""
+    daemon.vm.touch(mode=0o755)
+    daemon.create({"backend": "qemu", "slug": slug, "command": ["true"]})
+
+
+def start(daemon, slug, program):
+    """Starts a bottle that is there, with this program for its VM, and waits until that was taken."""
+    daemon.vm.write_text(PRELUDE + program)
+    daemon.vm.chmod(0o755)
+    try:
+        assert daemon.post(f"/bottles/{slug}/start").status < 300
+        control.follow(daemon, slug, b"attack\n", stream="console")
+    finally:
+        daemon.vm.unlink()
+
+
 def attack(daemon, program, keep=False, until="failed"):
     """Starts a bottle whose VM is this program; the bottle at its end, and the seconds from the attack to it."""
     daemon.n_attacks += 1
     slug = f"attack-{daemon.n_attacks}"
-    daemon.vm.write_text(PRELUDE + program)
-    daemon.vm.chmod(0o755)
-    try:
-        daemon.create({"backend": "qemu", "slug": slug, "command": ["true"]})
-        assert daemon.post(f"/bottles/{slug}/start").status < 300
-        control.follow(daemon, slug, b"attack\n", stream="console")
-        begun = time.monotonic()
-        bottle = daemon.wait(slug, until, timeout=20)
-        seconds = time.monotonic() - begun
-    finally:
-        daemon.vm.unlink()
+    create(daemon, slug)
+    start(daemon, slug, program)
+    begun = time.monotonic()
+    bottle = daemon.wait(slug, until, timeout=20)
+    seconds = time.monotonic() - begun
     if not keep:
         daemon.remove(slug)
     return bottle, seconds

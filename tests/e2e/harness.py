@@ -300,6 +300,7 @@ class Daemon:
             "ports": sorted(processes.listening_ports()),
             "state files": sorted(processes.files_below(self.state_dir)),
             "run files": sorted(processes.files_below(self.run_dir)),
+            "cgroups": sorted(processes.groups_of(self.state_dir)),
             "mounts": sorted(processes.mounts_below(self.base)),
             "rows": {name: count for name, count in self.rows().items() if name != HISTORY},
         }

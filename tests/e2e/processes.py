@@ -136,13 +136,20 @@ def listening_ports():
     return found
 
 
+def groups_of(state_dir):
+    """Control groups of a daemon's bottles."""
+    record = pathlib.Path(state_dir) / "cgroup"
+    parent = pathlib.Path(record.read_text()) if record.exists() else None
+    return {entry.name for entry in parent.iterdir() if entry.is_dir() and entry.name != "daemon"} if parent and parent.exists() else set()
+
+
 def mounts_below(directory):
     text = pathlib.Path("/proc/self/mountinfo").read_text()
     return {line.split()[4] for line in text.splitlines() if line.split()[4].startswith(f"{directory}/")}
 
 
 # What belongs to the daemon itself, not to a bottle.
-OWN_FILES = ("bottled.db", "bottled.db-wal", "bottled.db-shm", "bottled.sock", "kvm-probe.json", "lock")
+OWN_FILES = ("bottled.db", "bottled.db-wal", "bottled.db-shm", "bottled.sock", "kvm-probe.json", "lock", "cgroup")
 
 
 def files_below(directory):
