@@ -463,6 +463,24 @@ static void resolve_work(struct job *job)
     patch->result = 0;
 }
 
+/* The proxy's program is started with the bottle and stays as long as it runs. */
+static bool engine_changes(const struct patch *patch)
+{
+    const struct plan *before = plan_ref_get(patch->before, NULL);
+    const struct plan *after = plan_ref_get(patch->after, NULL);
+
+    return before && after && before->engine && after->engine &&
+           strcmp(before->engine, after->engine) != 0;
+}
+
+static void refuse_engine(struct patch *patch)
+{
+    problem_add_fault(
+        &patch->problem, "/egress/engine", "immutable",
+        "the proxy of a bottle that runs can't become another program: stop it first");
+    fail(patch, &patch->problem);
+}
+
 static void resolved(struct engine *engine, struct message *message)
 {
     struct patch *patch = (struct patch *)message;
@@ -476,6 +494,8 @@ static void resolved(struct engine *engine, struct message *message)
     else if (engine->closing || runner->phase == PHASE_DELETE)
         fail_error(patch, &(struct error){engine->closing ? "shutting-down" : "wrong-state",
                                           "the bottle is going or bottled is ending"});
+    else if (runner->phase == PHASE_LIVE && engine_changes(patch))
+        refuse_engine(patch);
     else if (patch->same && !runner->row.egress_pending)
         succeed(patch);
     else
