@@ -23,7 +23,6 @@
 #include "server/engine_internal.h"
 #include "server/etag.h"
 #include "server/log.h"
-#include "server/stage.h"
 
 enum { APPLY_MS = 10000 };
 
@@ -84,50 +83,13 @@ static void leave(struct patch *patch)
         runner_dispatch(runner, op);
 }
 
-struct restage {
-    struct job job;
-    struct runner *runner;
-    struct plan_ref *plan;
-    unsigned uid;
-    struct error err;
-};
-
-static void restage_work(struct job *job)
-{
-    struct restage *restage = (struct restage *)job;
-    const struct plan *plan = plan_ref_get(restage->plan, &restage->err);
-
-    if (plan)
-        (void)stage_ensure(plan, restage->uid, &restage->err);
-}
-
-static void restaged(struct engine *engine, struct message *message)
-{
-    struct restage *restage = (struct restage *)message;
-    struct runner *runner = restage->runner;
-
-    (void)engine;
-    runner_job_done(runner);
-    if (restage->err.text[0]) /* the next start makes them, or says so */
-        log_event(LEVEL_WARNING, "stage files are not the plan's", LOG_TEXT("slug", runner->slug),
-                  LOG_TEXT("detail", restage->err.text));
-    plan_ref_unref(restage->plan);
-    free(restage);
-    runner_settle(runner);
-}
-
 /* The new plan is in force and published: its files follow, then the answer. */
 static void succeed(struct patch *patch)
 {
     struct runner *runner = patch->runner;
-    struct restage *restage = must_alloc(sizeof *restage);
     struct op *op = patch->op;
 
-    restage->job = (struct job){.message.run = restaged, .work = restage_work};
-    restage->runner = runner;
-    restage->plan = plan_ref_ref(runner->plan);
-    restage->uid = stage_uid(patch->host, &runner->row.allocation);
-    runner_work(runner, &restage->job);
+    runner_restage(runner);
     leave(patch);
     if (!op)
         return;
