@@ -43,7 +43,7 @@ void egress_words(char *ret, size_t size, const char *words)
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)words[i];
         bool latin = c == 0xc2 && i + 1 < length && (unsigned char)words[i + 1] < 0xa0;
-        ret[i] = c < 0x20 || c == 0x7f || latin ? '?' : words[i];
+        ret[i] = (char)(c < 0x20 || c == 0x7f || latin ? '?' : words[i]);
         if (latin)
             ret[++i] = '?';
     }

@@ -272,6 +272,8 @@ void plan_op(struct engine *engine, struct op *op, struct snapshot *snapshot);
 void egress_heard(struct runner *runner, const json_t *packet);
 void egress_flush(struct runner *runner);
 void sidecars_told(struct runner *runner, bool ready);
+/* restage.c: a job that brings the stage files up to the runner's plan. */
+void runner_restage(struct runner *runner);
 /* patch.c */
 void patch_op(struct runner *runner, struct op *op);
 /* A supervisor of an earlier daemon may not have heard of the bottle's newest plan, `after`. */

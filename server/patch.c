@@ -23,7 +23,6 @@
 #include "server/engine_internal.h"
 #include "server/etag.h"
 #include "server/log.h"
-#include "server/stage.h"
 
 enum { APPLY_MS = 10000 };
 
@@ -46,9 +45,10 @@ struct patch {
     json_t *body;
     char *spec_text, *labels_text; /* of `after`, or of `before` when that is stored again */
     bool same, egress_same;
-    bool alive; /* stored for a supervisor */
-    bool gone;  /* the supervisor ended meanwhile */
-    int result; /* of the job or the commit */
+    bool alive;       /* stored for a supervisor */
+    bool was_pending; /* an earlier one could not be undone in the store */
+    bool gone;        /* the supervisor ended meanwhile */
+    int result;       /* of the job or the commit */
     struct bottle_row row;
     struct problem problem;
     struct error err;
@@ -83,50 +83,13 @@ static void leave(struct patch *patch)
         runner_dispatch(runner, op);
 }
 
-struct restage {
-    struct job job;
-    struct runner *runner;
-    struct plan_ref *plan;
-    unsigned uid;
-    struct error err;
-};
-
-static void restage_work(struct job *job)
-{
-    struct restage *restage = (struct restage *)job;
-    const struct plan *plan = plan_ref_get(restage->plan, &restage->err);
-
-    if (plan)
-        (void)stage_ensure(plan, restage->uid, &restage->err);
-}
-
-static void restaged(struct engine *engine, struct message *message)
-{
-    struct restage *restage = (struct restage *)message;
-    struct runner *runner = restage->runner;
-
-    (void)engine;
-    runner_job_done(runner);
-    if (restage->err.text[0]) /* the next start makes them, or says so */
-        log_event(LEVEL_WARNING, "stage files are not the plan's", LOG_TEXT("slug", runner->slug),
-                  LOG_TEXT("detail", restage->err.text));
-    plan_ref_unref(restage->plan);
-    free(restage);
-    runner_settle(runner);
-}
-
 /* The new plan is in force and published: its files follow, then the answer. */
 static void succeed(struct patch *patch)
 {
     struct runner *runner = patch->runner;
-    struct restage *restage = must_alloc(sizeof *restage);
     struct op *op = patch->op;
 
-    restage->job = (struct job){.message.run = restaged, .work = restage_work};
-    restage->runner = runner;
-    restage->plan = plan_ref_ref(runner->plan);
-    restage->uid = stage_uid(patch->host, &runner->row.allocation);
-    runner_work(runner, &restage->job);
+    runner_restage(runner);
     leave(patch);
     if (!op)
         return;
@@ -383,7 +346,7 @@ static void stored(struct engine *engine, struct message *message)
     (void)engine;
     store_back(patch);
     if (patch->result < 0) {
-        runner->row.egress_pending = runner->row.egress_pending && !patch->alive;
+        runner->row.egress_pending = patch->was_pending;
         fail_error(patch, &patch->err);
     } else if (patch->alive) {
         ready_to_send(patch);
@@ -401,6 +364,7 @@ static void submit(struct patch *patch)
 
     patch->stage = PATCH_STORE;
     patch->alive = runner->phase == PHASE_LIVE && !patch->egress_same;
+    patch->was_pending = runner->row.egress_pending;
     if (patch->alive) {
         runner->row.egress_pending = true;
     } else {
@@ -462,6 +426,24 @@ static void resolve_work(struct job *job)
     patch->result = 0;
 }
 
+/* The proxy's program is started with the bottle and stays as long as it runs. */
+static bool engine_changes(const struct patch *patch)
+{
+    const struct plan *before = plan_ref_get(patch->before, NULL);
+    const struct plan *after = plan_ref_get(patch->after, NULL);
+
+    return before && after && before->engine && after->engine &&
+           strcmp(before->engine, after->engine) != 0;
+}
+
+static void refuse_engine(struct patch *patch)
+{
+    problem_add_fault(
+        &patch->problem, "/egress/engine", "immutable",
+        "the proxy of a bottle that runs can't become another program: stop it first");
+    fail(patch, &patch->problem);
+}
+
 static void resolved(struct engine *engine, struct message *message)
 {
     struct patch *patch = (struct patch *)message;
@@ -475,6 +457,8 @@ static void resolved(struct engine *engine, struct message *message)
     else if (engine->closing || runner->phase == PHASE_DELETE)
         fail_error(patch, &(struct error){engine->closing ? "shutting-down" : "wrong-state",
                                           "the bottle is going or bottled is ending"});
+    else if (runner->phase == PHASE_LIVE && engine_changes(patch))
+        refuse_engine(patch);
     else if (patch->same && !runner->row.egress_pending)
         succeed(patch);
     else
@@ -539,6 +523,7 @@ static void resume_work(struct job *job)
 {
     struct patch *patch = (struct patch *)job;
 
+    (void)plan_ref_get(patch->before, NULL); /* for an undo */
     patch->result = plan_ref_get(patch->after, &patch->err) ? 0 : -1;
 }
 

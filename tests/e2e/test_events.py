@@ -3,7 +3,6 @@ import json
 import sqlite3
 import time
 
-import pytest
 from test_patch import LASTING, fake  # noqa: F401 (a fixture)
 
 

@@ -1,15 +1,17 @@
 """PATCH: labels and egress change while the bottle works, in force before it is answered, or not at all."""
 import concurrent.futures
+import http.client
+import itertools
 import json
 import os
 import pathlib
 import socket
 import tempfile
+import threading
 import time
 
 import fake_shim
 import harness
-import processes
 import pytest
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
@@ -157,7 +159,7 @@ def ask(fake, slug, allow):
     """A PATCH that may never be answered."""
     try:
         return patch(fake.daemon, slug, {"egress": {"allow": allow}}).status
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return None
 
 
@@ -240,3 +242,34 @@ def test_many_at_once(fake):
     assert fake.daemon.bottle("busy") == last
     sent = [entry["egress"]["rules"] for entry in fake.heard("busy")]
     assert len(sent) == 24 and allowed(fake.daemon, "busy")[0] == sent[-1]
+
+
+def keep_patching(fake, slug, names, answered):
+    """One change after the other, until nobody answers any more."""
+    for name in names:
+        try:
+            reply = patch(fake.daemon, slug, {"egress": {"allow": [name]}})
+        except (OSError, http.client.HTTPException):
+            return
+        assert reply.status == 200, reply
+        answered.append(name)
+
+
+def test_killed_at_any_instant(fake):
+    """bottled dies in the middle of changes, again and again: what GET says is what the supervisor has."""
+    fake.start("torn")
+    names = (f"n{n}.example" for n in itertools.count())
+    for wait_ms in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55):
+        answered = []
+        client = threading.Thread(target=keep_patching, args=(fake, "torn", names, answered))
+        client.start()
+        before = len(fake.heard("torn"))
+        wait_heard(fake, "torn", before + 1)
+        time.sleep(wait_ms / 1000)
+        fake.daemon.kill()
+        client.join()
+        fake.daemon.start()
+        heard = [entry["egress"]["rules"] for entry in fake.heard("torn")]
+        assert allowed(fake.daemon, "torn")[0] == heard[-1]
+        assert not answered or [answered[-1]] in heard, "an answer is a promise"
+        assert fake.daemon.bottle("torn")["state"] == "running"

@@ -311,3 +311,97 @@ Test(store, an_empty_file_is_a_new_database, .init = set_up, .fini = tear_down)
     cr_expect_eq(stored_rows(store), 0);
     store_close(store);
 }
+
+/* --- Older versions --------------------------------------------------------------------------- */
+
+static int check_old(const struct bottle_row *row, const char *spec, const char *labels,
+                     const char *before, void *context, struct error *err)
+{
+    (void)err;
+    cr_expect_str_eq(row->slug, "old");
+    cr_expect_str_eq(spec, "{\"command\":[\"x\"]}");
+    cr_expect_str_eq(labels, "{}");
+    cr_expect_null(before);
+    cr_expect_eq(row->egress.allowed + row->egress.denied, 0);
+    cr_expect_eq(row->egress.bytes_out + row->egress.bytes_in, 0);
+    cr_expect_str_eq(row->shim_token, "token");
+    ++*(int *)context;
+    return 0;
+}
+
+static int load_old(sqlite3 *db, void *context, struct error *err)
+{
+    return rows_load(db, check_old, context, err);
+}
+
+Test(store, of_the_first_version_is_brought_up, .init = set_up, .fini = tear_down)
+{
+    struct error err = ERROR_INIT;
+    int count = 0;
+
+    run_sql(row_migrations[0]);
+    run_sql("PRAGMA user_version = 1;"
+            "INSERT INTO bottles (slug, spec, labels, backend, accelerator, subnet, pipelock_port,"
+            " git_gate_port, supervise_port, state, reason, keep_logs, created_ms, updated_ms,"
+            " started_ms, finished_ms, generation, boots, shim_pid, shim_start_time, shim_token)"
+            " VALUES ('old', '{\"command\":[\"x\"]}', '{}', 'qemu', 'tcg', 7, 20000, 0, 0,"
+            " 'running', '', 0, 1, 2, 3, 0, 4, 1, 99, 98, 'token');");
+    struct store *store = open_store();
+    cr_assert_eq(store_read(store, load_old, &count, &err), 0, "%s", err.text);
+    cr_expect_eq(count, 1);
+    store_close(store);
+}
+
+/* --- The spec before -------------------------------------------------------------------------- */
+
+struct specs {
+    const char *spec, *before;
+};
+
+static int check_specs(const struct bottle_row *row, const char *spec, const char *labels,
+                       const char *before, void *context, struct error *err)
+{
+    const struct specs *wanted = context;
+
+    (void)row;
+    (void)labels;
+    (void)err;
+    cr_expect_str_eq(spec, wanted->spec);
+    if (wanted->before)
+        cr_expect_str_eq(before ? before : "", wanted->before);
+    else
+        cr_expect_null(before);
+    return 0;
+}
+
+/* Steps of a change of egress, each with what the row then has. */
+static int change_specs(sqlite3 *db, void *context, struct error *err)
+{
+    struct bottle_row row;
+
+    (void)context;
+    fill_row(&row, 1);
+    cr_assert_eq(row_insert(db, &row, "one", "{}", err), 0, "%s", err->text);
+    cr_assert_eq(row_set_spec(db, row.slug, "two", "{}", true, err), 0);
+    cr_assert_eq(rows_load(db, check_specs, &(struct specs){"two", "one"}, err), 0);
+    row.egress_pending = true;
+    cr_assert_eq(row_update(db, &row, err), 0);
+    cr_assert_eq(rows_load(db, check_specs, &(struct specs){"two", "one"}, err), 0);
+    cr_assert_eq(row_set_spec(db, row.slug, "three", "{}", true, err), 0);
+    cr_assert_eq(rows_load(db, check_specs, &(struct specs){"three", "one"}, err), 0);
+    row.egress_pending = false;
+    cr_assert_eq(row_update(db, &row, err), 0);
+    cr_assert_eq(rows_load(db, check_specs, &(struct specs){"three", NULL}, err), 0);
+    cr_assert_eq(row_set_spec(db, row.slug, "four", "{}", true, err), 0);
+    cr_assert_eq(row_set_spec(db, row.slug, "three", "{}", false, err), 0);
+    return rows_load(db, check_specs, &(struct specs){"three", NULL}, err);
+}
+
+Test(store, a_spec_before_is_kept_while_it_is_needed, .init = set_up, .fini = tear_down)
+{
+    struct error err = ERROR_INIT;
+    struct store *store = open_store();
+
+    cr_assert_eq(store_read(store, change_specs, NULL, &err), 0, "%s", err.text);
+    store_close(store);
+}
