@@ -32,7 +32,14 @@
 
 #define NIC "eth0"
 
-enum { FRAME_MAX = 65535, BACK_MAX = 4000, SHOWN_FRAMES = 4, PORTS = 65536 };
+enum {
+    FRAME_MAX = 65535,
+    BACK_MAX = 4000,
+    SHOWN_FRAMES = 4,
+    IDLE_MS = 200,
+    PORTS = 65536,
+    SCAN_WINDOW = 10
+};
 
 static char back[BACK_MAX + 1];
 static size_t back_length;
@@ -141,7 +148,8 @@ static int dial(int kind, const char *host, int port, int wait_ms)
     return fd;
 }
 
-/* Reads until the end, `wait_ms` of silence or, with `head`, an empty line. False at the end. */
+/* Reads until the end, `wait_ms` of silence (less once something came) or, with `head`, an empty
+ * line. False at the end. */
 static bool hear(int fd, int wait_ms, bool head)
 {
     uint8_t bytes[4096];
@@ -149,7 +157,7 @@ static bool hear(int fd, int wait_ms, bool head)
 
     for (;;) {
         struct pollfd ready = {.fd = fd, .events = POLLIN};
-        if (poll(&ready, 1, wait_ms) <= 0) {
+        if (poll(&ready, 1, any && wait_ms > IDLE_MS ? IDLE_MS : wait_ms) <= 0) {
             say(any ? " [open]" : "silence");
             return true;
         }
@@ -367,12 +375,14 @@ static void verb_flood(char **args)
     say("sent %ld", sent);
 }
 
-static void take_answers(int fd, const uint8_t *probe, uint8_t *states, int wait_ms)
+/* Notes the answers that came; how many. */
+static int take_answers(int fd, const uint8_t *probe, uint8_t *states, int wait_ms)
 {
     struct pollfd ready = {.fd = fd, .events = POLLIN};
     uint8_t frame[2048];
+    int count = 0;
 
-    while (poll(&ready, 1, wait_ms) > 0) {
+    while (poll(&ready, 1, count ? 0 : wait_ms) > 0) {
         ssize_t got = recv(fd, frame, sizeof frame, 0);
         /* From the address that was asked: TCP, with RST or with SYN and ACK. */
         if (got < 54 || get16(frame + 12) != ETH_P_IP || frame[23] != IPPROTO_TCP ||
@@ -382,12 +392,36 @@ static void take_answers(int fd, const uint8_t *probe, uint8_t *states, int wait
             states[get16(frame + 34)] |= 1;
         else if ((frame[47] & 0x12) == 0x12)
             states[get16(frame + 34)] |= 2;
+        count++;
     }
+    return count;
 }
 
-/* HEX : a SYN frame, sent to every port of its address: which ones accept? Ports that did not
- * answer are asked again. The destination port's complement goes to the low half of the sequence
- * number. */
+/* Asks each port that did not answer yet; how many those were. gvproxy opens ten connections at a
+ * time and drops what comes beyond. */
+static int ask_ports(int fd, uint8_t *frame, size_t length, unsigned low, unsigned high,
+                     uint8_t *states)
+{
+    char *places[] = {"36", "~40", NULL};
+    int asked = 0, open = 0;
+
+    for (unsigned port = low; port <= high; port++) {
+        if (states[port])
+            continue;
+        count_into(frame, places, port);
+        (void)send(fd, frame, length, 0);
+        asked++;
+        for (open++; open >= SCAN_WINDOW;) {
+            int answered = take_answers(fd, frame, states, 20);
+            open = answered ? open - answered : 0;
+        }
+    }
+    (void)take_answers(fd, frame, states, 100);
+    return asked;
+}
+
+/* HEX LOW HIGH : a SYN frame, sent to these ports: which ones accept? The destination port's
+ * complement goes to the low half of the sequence number. */
 static void verb_scan(char **args)
 {
     static uint8_t states[PORTS];
@@ -395,24 +429,13 @@ static void verb_scan(char **args)
     struct sockaddr_ll to;
     int fd = packet_socket(&to), refused = 0, silent = 0;
     size_t length = unhex(args[0], frame, sizeof frame);
-    char *places[] = {"36", "~40", NULL};
+    unsigned low = (unsigned)number(args[1]), high = (unsigned)number(args[2]);
 
-    for (int round = 0; fd >= 0 && round < 8; round++) {
-        int asked = 0;
-        for (unsigned port = 1; port < PORTS; port++) {
-            if (states[port])
-                continue;
-            count_into(frame, places, port);
-            (void)sendto(fd, frame, length, 0, (const struct sockaddr *)&to, sizeof to);
-            if (++asked % 32 == 0)
-                take_answers(fd, frame, states, round ? 2 : 0);
-        }
-        take_answers(fd, frame, states, 300);
-        if (!asked)
+    for (int i = 0; fd >= 0 && high < PORTS && i < 8; i++)
+        if (ask_ports(fd, frame, length, low, high, states) == 0)
             break;
-    }
     say("accepting:");
-    for (unsigned port = 1; port < PORTS; port++) {
+    for (unsigned port = low; port <= high; port++) {
         if (states[port] & 2)
             say(" %u", port);
         refused += states[port] == 1;
@@ -578,7 +601,7 @@ int main(int argc, char **argv)
         void (*run)(char **args);
     } verbs[] = {
         {"tcp", 3, verb_tcp},       {"udp", 4, verb_udp},     {"dns", 4, verb_dns},
-        {"frames", 2, verb_frames}, {"flood", 3, verb_flood}, {"scan", 1, verb_scan},
+        {"frames", 2, verb_frames}, {"flood", 3, verb_flood}, {"scan", 3, verb_scan},
         {"runts", 2, verb_runts},   {"ports", 1, verb_ports}, {"poke", 2, verb_poke},
         {"spew", 2, verb_spew},     {"agent", 2, verb_agent},
     };

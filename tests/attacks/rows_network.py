@@ -227,12 +227,14 @@ def huge(w):
 
 def syn(w, address):
     """A SYN whose port is 0: the attacker counts it up and its complement into the sequence number."""
-    return eth(w.gw_mac, w.mac, frames.IP, frames.tcp(w.me, address, 0, by_port=41000)[:24 + 2] + frames.tcp(w.me, address, 0, by_port=41000)[26:])
+    return eth(w.gw_mac, w.mac, frames.IP, frames.tcp(w.me, address, 0, by_port=41000))
 
 
 def scan(name, sends, host, back, opened):
-    return Row(name, sends, lambda w: ("scan", scan_frame(w, host.format(gw=w.gw, net=w.net)).hex()), back, within=60000,
-               heard=lambda p, s, w: False, control=Answer(opened))  # fmt: skip
+    def command(w, low=1, high=65535):
+        return "scan", scan_frame(w, host.format(gw=w.gw, net=w.net)).hex(), low, high
+
+    return Row(name, sends, command, back, within=60000, heard=lambda p, s, w: False, control=Answer(opened, command=lambda w: command(w, 2000, 2300)))  # fmt: skip
 
 
 def scan_frame(w, address):
@@ -246,8 +248,8 @@ def scan_frame(w, address):
 
 # 53 is gvproxy's name server, 80 its API, 8888 the one forward of the plan.
 SCANS = [
-    scan("scan-gateway", "a SYN to every port of the gateway", "{gw}", r"^accepting: 53 80 8888; refused: 65532; silent: 0", r"accepting: .*\b2222\b"),
-    scan("scan-host-side", "a SYN to every port of the host-side address", "{net}.254", r"^accepting:; refused: 65535; silent: 0", r"accepting: .*\b2222\b"),
+    scan("scan-gateway", "a SYN to every port of the gateway", "{gw}", r"^accepting: 53 80 8888; refused: 65532; silent: 0", r"accepting: 2222;"),
+    scan("scan-host-side", "a SYN to every port of the host-side address", "{net}.254", r"^accepting:; refused: 65535; silent: 0", r"accepting: 2222;"),
 ]  # fmt: skip
 
 ROWS = TCP + UDP + FORGED + PROTOCOLS + LINK
