@@ -63,7 +63,7 @@ ATTACK_SOURCES := $(wildcard tests/attacks/*.c)
 TSAN_SOURCES := $(wildcard tests/tsan/*.c)
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
 ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(ATTACK_SOURCES)
-HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools,$(wildcard $(folder)/*.h))
+HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/attacks,$(wildcard $(folder)/*.h))
 
 LIB := $(BUILD)/libbottled.a
 STATIC_LIB := $(BUILD)/libbase-static.a
@@ -296,10 +296,10 @@ $(BUILD)/guest/images/busybox.erofs: guest/mkimage $(TOOLS)/busybox/busybox
 	@echo "  MAKE    $@"
 	@guest/mkimage $(TOOLS)/busybox $@
 
-$(ATTACK)/attacker: tests/attacks/attacker.c Makefile | $(TOOLS)/stamp
+$(ATTACK)/attacker: $(ATTACK_SOURCES:%.c=$(STATIC)/%.o)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@ (static)"
-	@$(CC) -D_GNU_SOURCE $(CFLAGS) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $<
+	@$(CC) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $^
 
 $(ATTACK)/images/busybox.erofs: guest/mkimage $(ATTACK)/attacker $(TOOLS)/busybox/busybox
 	@echo "  MAKE    $@"

@@ -4,14 +4,14 @@
  * are made by the tests (tests/attacks/frames.py) and come here as hex; what the guest's kernel
  * would never send goes out over an AF_PACKET socket, or, where that is too polite (a frame shorter
  * than its header), over AF_XDP. Static: the image has no library of its own for it. */
+#include "tests/attacks/attacker.h"
+
 #include <arpa/inet.h>
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
-#include <linux/if_xdp.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -21,25 +21,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/io.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#define NIC "eth0"
-
-enum {
-    FRAME_MAX = 65535,
-    BACK_MAX = 4000,
-    SHOWN_FRAMES = 4,
-    IDLE_MS = 200,
-    PORTS = 65536,
-    SCAN_WINDOW = 10
-};
+enum { BACK_MAX = 4000, SHOWN_FRAMES = 4, IDLE_MS = 200, PORTS = 65536, SCAN_WINDOW = 10 };
 
 static char back[BACK_MAX + 1];
 static size_t back_length;
@@ -53,7 +41,7 @@ static double now_ms(void)
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
 
-__attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
+void say(const char *format, ...)
 {
     va_list args;
 
@@ -88,7 +76,7 @@ static int report(const char *name)
     return 0;
 }
 
-static long number(const char *text)
+long number(const char *text)
 {
     return text ? strtol(text, NULL, 0) : 0;
 }
@@ -99,7 +87,7 @@ static int nibble(char c)
 }
 
 /* Lower-case hex to bytes; how many. */
-static size_t unhex(const char *text, uint8_t *ret, size_t max)
+size_t unhex(const char *text, uint8_t *ret, size_t max)
 {
     size_t length = 0;
 
@@ -204,6 +192,46 @@ static void verb_tcp(char **args)
 static void verb_udp(char **args)
 {
     verb_say(args, SOCK_DGRAM);
+}
+
+/* HOST PORT COUNT MS [HEX] : opens connections and holds them all; says how many it got. */
+static void verb_hold(char **args)
+{
+    static uint8_t bytes[FRAME_MAX];
+    const struct rlimit files = {65536, 65536};
+    long count = number(args[2]), got = 0;
+    size_t length = args[4] ? unhex(args[4], bytes, sizeof bytes) : 0;
+
+    (void)setrlimit(RLIMIT_NOFILE, &files);
+    for (long i = 0; i < count; i++) {
+        int fd = dial(SOCK_STREAM, args[0], (int)number(args[1]), 1000);
+        back_length = 0;
+        if (fd < 0)
+            break;
+        got += length == 0 || send(fd, bytes, length, MSG_NOSIGNAL) > 0;
+    }
+    (void)poll(NULL, 0, (int)number(args[3]));
+    say("held %ld", got);
+}
+
+/* HOST PORT COUNT HEX : one connection after the other, each with a request, its answer not awaited
+ * to the end. */
+static void verb_storm(char **args)
+{
+    static uint8_t bytes[FRAME_MAX];
+    size_t length = unhex(args[3], bytes, sizeof bytes);
+    long count = number(args[2]), got = 0;
+
+    for (long i = 0; i < count; i++) {
+        int fd = dial(SOCK_STREAM, args[0], (int)number(args[1]), 1000);
+        struct pollfd ready = {.fd = fd, .events = POLLIN};
+        back_length = 0;
+        if (fd < 0)
+            continue;
+        got += send(fd, bytes, length, MSG_NOSIGNAL) > 0 && poll(&ready, 1, 1000) > 0;
+        (void)close(fd);
+    }
+    say("answered %ld", got);
 }
 
 /* udp|tcp HOST WAIT_MS HEX : a DNS message; what the answer's head says, and what can be read of
@@ -444,155 +472,6 @@ static void verb_scan(char **args)
     say("; refused: %d; silent: %d", refused, silent);
 }
 
-/* --- Frames below the kernel's manners ---------------------------------------------------------
- */
-
-enum { XDP_FRAMES = 64, XDP_SIZE = 4096 };
-
-struct ring {
-    uint32_t *producer;
-    struct xdp_desc *descriptors;
-};
-
-static int xdp_map(int fd, struct ring *ret)
-{
-    struct xdp_mmap_offsets at;
-    socklen_t size = sizeof at;
-
-    if (getsockopt(fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &size) < 0)
-        return -1;
-    uint8_t *map = mmap(NULL, at.tx.desc + XDP_FRAMES * sizeof(struct xdp_desc),
-                        PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, XDP_PGOFF_TX_RING);
-    if (map == MAP_FAILED)
-        return -1;
-    ret->producer = (uint32_t *)(void *)(map + at.tx.producer);
-    ret->descriptors = (struct xdp_desc *)(void *)(map + at.tx.desc);
-    return 0;
-}
-
-static int xdp_open(uint8_t *memory, struct ring *ret)
-{
-    const int entries = XDP_FRAMES;
-    struct xdp_umem_reg umem = {
-        .addr = (uint64_t)(uintptr_t)memory, .len = XDP_FRAMES * XDP_SIZE, .chunk_size = XDP_SIZE};
-    struct sockaddr_xdp address = {
-        .sxdp_family = AF_XDP, .sxdp_flags = XDP_COPY, .sxdp_ifindex = if_nametoindex(NIC)};
-    const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
-
-    (void)setrlimit(RLIMIT_MEMLOCK, &all);
-    int fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
-    if (fd < 0 || setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &umem, sizeof umem) < 0 ||
-        setsockopt(fd, SOL_XDP, XDP_UMEM_FILL_RING, &entries, sizeof entries) < 0 ||
-        setsockopt(fd, SOL_XDP, XDP_UMEM_COMPLETION_RING, &entries, sizeof entries) < 0 ||
-        setsockopt(fd, SOL_XDP, XDP_TX_RING, &entries, sizeof entries) < 0 ||
-        xdp_map(fd, ret) < 0 || bind(fd, (const struct sockaddr *)&address, sizeof address) < 0)
-        return -1;
-    return fd;
-}
-
-/* HEX LENGTH… : the first LENGTH bytes of a frame, also when those are fewer than a header. */
-static void verb_runts(char **args)
-{
-    uint8_t *memory = mmap(NULL, XDP_FRAMES * XDP_SIZE, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct ring ring = {0};
-    int fd = memory == MAP_FAILED ? -1 : xdp_open(memory, &ring);
-
-    if (fd < 0) {
-        say("xdp: %s", strerror(errno));
-        return;
-    }
-    for (uint32_t i = 0; args[1 + i]; i++) {
-        uint32_t length = (uint32_t)number(args[1 + i]);
-        (void)unhex(args[0], memory + (size_t)i * XDP_SIZE, XDP_SIZE);
-        ring.descriptors[i] = (struct xdp_desc){.addr = (uint64_t)i * XDP_SIZE, .len = length};
-        __atomic_store_n(ring.producer, i + 1, __ATOMIC_RELEASE);
-        say(sendto(fd, NULL, 0, MSG_DONTWAIT, NULL, 0) < 0 ? "[%u: %s]" : "[%u sent]", length,
-            strerror(errno));
-    }
-}
-
-/* --- The machine's own surface -----------------------------------------------------------------
- */
-
-/* PORT… : what each I/O port reads as, a byte each. */
-static void verb_ports(char **args)
-{
-    if (iopl(3) < 0) {
-        say("iopl: %s", strerror(errno));
-        return;
-    }
-    for (; *args; args++) {
-        uint16_t port = (uint16_t)number(*args);
-        say("%x=%02x ", port, inb(port));
-    }
-}
-
-/* PORT VALUE… : writes to I/O ports; whoever can say so afterwards is still alive. */
-static void verb_poke(char **args)
-{
-    if (iopl(3) < 0) {
-        say("iopl: %s", strerror(errno));
-        return;
-    }
-    for (; args[0] && args[1]; args += 2)
-        outw((uint16_t)number(args[1]), (uint16_t)number(args[0]));
-    say("alive");
-}
-
-/* PATH MIB : fills a device. */
-static void verb_spew(char **args)
-{
-    static char block[65536];
-    int fd =
-        strcmp(args[0], "-") == 0 ? STDOUT_FILENO : open(args[0], O_WRONLY | O_NOCTTY | O_CLOEXEC);
-    long left = number(args[1]) << 20, written = 0;
-
-    memset(block, 'x', sizeof block);
-    for (size_t i = 99; i < sizeof block; i += 100)
-        block[i] = '\n';
-    while (fd >= 0 && written < left) {
-        ssize_t got = write(fd, block, sizeof block);
-        if (got < 0)
-            break;
-        written += got;
-    }
-    say("wrote %ld bytes, %s", written, written < left ? strerror(errno) : "all");
-}
-
-/* PID 1's own descriptor of the agent's port. */
-static int steal_agent(void)
-{
-    int pid1 = (int)syscall(SYS_pidfd_open, 1, 0);
-    DIR *folder = opendir("/proc/1/fd");
-
-    for (struct dirent *entry; folder && (entry = readdir(folder));) {
-        char target[64] = "";
-        if (readlinkat(dirfd(folder), entry->d_name, target, sizeof target - 1) > 0 &&
-            strstr(target, "/vport"))
-            return (int)syscall(SYS_pidfd_getfd, pid1, (int)number(entry->d_name), 0);
-    }
-    errno = ENOENT;
-    return -1;
-}
-
-/* COUNT HEX : writes to the host past bottle-init. */
-static void verb_agent(char **args)
-{
-    static uint8_t bytes[FRAME_MAX];
-    int fd = steal_agent();
-    long count = number(args[0]), done = 0;
-    size_t length = unhex(args[1], bytes, sizeof bytes);
-
-    for (; fd >= 0 && done < count; done++) {
-        struct pollfd ready = {.fd = fd, .events = POLLOUT};
-        (void)poll(&ready, 1, 5000);
-        if (write(fd, bytes, length) < 0 && errno != EAGAIN)
-            break;
-    }
-    say("wrote %ld, %s", done, done < count ? strerror(errno) : "all");
-}
-
 int main(int argc, char **argv)
 {
     static const struct {
@@ -600,10 +479,11 @@ int main(int argc, char **argv)
         int arguments;
         void (*run)(char **args);
     } verbs[] = {
-        {"tcp", 3, verb_tcp},       {"udp", 4, verb_udp},     {"dns", 4, verb_dns},
-        {"frames", 2, verb_frames}, {"flood", 3, verb_flood}, {"scan", 3, verb_scan},
-        {"runts", 2, verb_runts},   {"ports", 1, verb_ports}, {"poke", 2, verb_poke},
-        {"spew", 2, verb_spew},     {"agent", 2, verb_agent},
+        {"tcp", 3, verb_tcp},     {"udp", 4, verb_udp},     {"dns", 4, verb_dns},
+        {"hold", 4, verb_hold},   {"storm", 4, verb_storm}, {"frames", 2, verb_frames},
+        {"flood", 3, verb_flood}, {"scan", 3, verb_scan},   {"runts", 2, verb_runts},
+        {"ports", 1, verb_ports}, {"poke", 2, verb_poke},   {"spew", 2, verb_spew},
+        {"agent", 2, verb_agent},
     };
 
     began = now_ms();

@@ -16,10 +16,12 @@ ROW_NAME = re.compile(r"^([a-z0-9-]+)\.rows\.example$", re.IGNORECASE)
 
 
 class Baits:
-    """A folder that everybody may write to, with a victim file for each row that asks, and a listening socket."""
+    """A folder that everybody may write to, with a victim file for each row that asks, and a listening socket.
+
+    Not in /tmp, where a shim has one of its own."""
 
     def __init__(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="bb", dir="/tmp"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="bb", dir="/var/tmp"))
         self.folder.chmod(0o777)
         self.victims, self.sockets = {}, {}
         self.socket_path = str(self.folder / "service.sock")
@@ -100,3 +102,5 @@ def answer(packet, otherwise=canary.dns_answer):
 
 
 canary.dns_answer = answer
+# Where the cell is switched off, bottle-cell listens in the canaries' place.
+canary.TCP_PORTS = tuple(port for port in canary.TCP_PORTS if port != 8888)

@@ -40,7 +40,7 @@ def parse(frame):
     else:
         return Packet(f"type {kind:04x}", "", 0, "", 0), frame[14:]
     ports = struct.unpack_from("!HH", inner) if number in (6, 17, 132) and len(inner) >= 4 else (0, 0)
-    skip = (inner[12] >> 4) * 4 if number == 6 and len(inner) > 12 else 8
+    skip = (inner[12] >> 4) * 4 if number == 6 and len(inner) > 12 else 8 if number == 17 else 0
     return Packet(NAMES.get(number, f"protocol {number}"), source, ports[0], address, ports[1]), inner[skip:]
 
 
@@ -53,7 +53,7 @@ class Heard:
         self.allowed = collections.defaultdict(bytes)  # (address, port) of an allowed server: what it was told
 
     def count(self, test):
-        return sum(number for packet, number in self.counts.items() if test(packet, self.said[packet]))
+        return sum(number for packet, number in list(self.counts.items()) if test(packet, self.said.get(packet, b"")))
 
 
 class Ear:
@@ -124,4 +124,4 @@ class Ear:
                 return
         heard.counts[packet] += 1
         if len(heard.said[packet]) < KEPT:
-            heard.said[packet] += payload[:2048]
+            heard.said[packet] += payload[:2048] + b"\n"

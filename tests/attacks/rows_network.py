@@ -54,6 +54,10 @@ OTHER_MAC = bytes.fromhex("5a94ef999999")
 LINK_LOCAL, ALL_NODES, ALL_ROUTERS = "fe80::5894:efff:fe00:1", "ff02::1", "ff02::2"
 IPV6_CANARY = "2606:4700:4700::1111"
 
+def on_host(address, port, name):
+    return OnHost(lambda w: routed(w, udp(w.me, address, port, name.encode())))
+
+
 TCP = [
     tcp("tcp-internet", "1.1.1.1", 443, "1.1.1.1:443"),
     tcp("tcp-internet-http", "198.51.100.80", 80, "198.51.100.80:80"),
@@ -68,12 +72,9 @@ TCP = [
     tcp("tcp-host-ssh", "{gw}", 22, "gateway:22", to="127.0.0.1"),
     tcp("tcp-host-sidecar", "{gw}", 8889, "gateway:8889, a sidecar that the plan did not ask for", to="127.0.0.1"),
     tcp("tcp-host-side", "{net}.254", 2222, "the host-side address :2222"),
-    tcp("tcp-neighbour", "{net}.3", 8888, "another address of the own subnet"),
     tcp("tcp-other-bottle", "{next}.2", 80, "the guest of another bottle"),
     tcp("tcp-other-gateway", "{next}.1", 8888, "the gateway of another bottle"),
     tcp("tcp-dot", "1.1.1.1", 853, "DNS over TLS"),
-    Row("tcp-proxy-host-port", "TCP to the gateway on the proxy's port of the host",
-        lambda w: ("tcp", w.gw, w.host_port, PATIENCE), REFUSED, control=Answer("^silence", command=lambda w: ("tcp", w.gw, w.host_port, 400))),
 ]  # fmt: skip
 
 UDP = [
@@ -87,14 +88,13 @@ UDP = [
     datagram("udp-metadata", "169.254.169.254", 123, "the metadata service",
              control=Dialled("udp", "169.254.169.254", 123, b"udp-metadata")),
     datagram("udp-host-loopback", "{gw}", 5353, "gateway:5353, a service of the host's loopback"),
-    datagram("udp-host-side", "{net}.254", 5353, "the host-side address :5353"),
     datagram("udp-proxy-port", "{gw}", 8888, "the proxy's port"),
     datagram("udp-broadcast", "255.255.255.255", 9999, "255.255.255.255",
              control=Dialled("udp", "127.255.255.254", 9999, b"udp-broadcast")),
     datagram("udp-subnet-broadcast", "{net}.255", 9999, "the subnet's broadcast address",
              control=Dialled("udp", "192.0.2.255", 9999, b"udp-subnet-broadcast")),
-    datagram("udp-mdns", "224.0.0.251", 5353, "224.0.0.251, multicast DNS", control=Dialled("udp", "224.0.0.251", 5353, b"udp-mdns")),
-    datagram("udp-ssdp", "239.255.255.250", 1900, "239.255.255.250, SSDP", control=Dialled("udp", "239.255.255.250", 1900, b"udp-ssdp")),
+    datagram("udp-mdns", "224.0.0.251", 5353, "224.0.0.251, multicast DNS", control=on_host("224.0.0.251", 5353, "udp-mdns")),
+    datagram("udp-ssdp", "239.255.255.250", 1900, "239.255.255.250, SSDP", control=on_host("239.255.255.250", 1900, "udp-ssdp")),
 ]  # fmt: skip
 
 FORGED = [
@@ -103,14 +103,27 @@ FORGED = [
     forged("raw-source-neighbour", "the same from another address of the subnet",
            lambda w, t: routed(w, udp(f"{w.net}.77", "8.8.4.4", 9999, t)), control=None),
     forged("raw-source-foreign", "the same from 10.9.9.9",
-           lambda w, t: routed(w, udp("10.9.9.9", "8.8.4.4", 9999, t)), control=None),
+           lambda w, t: routed(w, udp("10.9.9.9", "8.8.4.4", 9999, t))),
     forged("raw-source-gateway", "the same from the gateway's own address",
            lambda w, t: routed(w, udp(w.gw, "8.8.4.4", 9999, t))),
     forged("raw-source-loopback", "the same from 127.0.0.1", lambda w, t: routed(w, udp("127.0.0.1", "8.8.4.4", 9999, t))),
     forged("raw-source-mac", "the same from another MAC",
-           lambda w, t: routed(w, udp(w.me, "8.8.4.4", 9999, t), by=OTHER_MAC), control=None),
+           lambda w, t: routed(w, udp(w.me, "8.8.4.4", 9999, t), by=OTHER_MAC)),
     forged("raw-source-gateway-mac", "the same from the gateway's MAC",
            lambda w, t: routed(w, udp(w.me, "8.8.4.4", 9999, t), by=w.gw_mac)),
+    forged("raw-host-side", "a UDP frame to the host-side address :5353 by the gateway",
+           lambda w, t: routed(w, udp(w.me, f"{w.net}.254", 5353, t)), control=None),
+    forged("raw-syn-neighbour", "a TCP SYN to another address of the subnet by the gateway",
+           lambda w, t: routed(w, frames.tcp(w.me, f"{w.net}.3", 8888, by_port=40023)), back=r"^silence$|rst",
+           heard=lambda p, s, w: (p.address, p.port) == (f"{w.net}.3", 8888), control=None),
+    forged("raw-syn-internet", "a TCP SYN to 8.8.4.4:443 by the gateway",
+           lambda w, t: routed(w, frames.tcp(w.me, "8.8.4.4", 443, by_port=40024)), back=r"^silence$|rst",
+           heard=lambda p, s, w: (p.address, p.port) == ("8.8.4.4", 443), control=None),
+    forged("raw-syn-forged", "the same from another address of the subnet",
+           lambda w, t: routed(w, frames.tcp(f"{w.net}.78", "8.8.4.4", 444, by_port=40025)), back=r"^silence$|rst|arp",
+           heard=lambda p, s, w: (p.address, p.port) == ("8.8.4.4", 444), control=None),
+    forged("raw-ack-internet", "a TCP segment of no connection to 8.8.4.4:445",
+           lambda w, t: routed(w, frames.tcp(w.me, "8.8.4.4", 445, flags=frames.ACK, data=t, by_port=40026)), back=r"^silence$|rst"),
     forged("raw-to-loopback", "a UDP frame to 127.0.0.1:5353 by the gateway",
            lambda w, t: routed(w, udp(w.me, "127.0.0.1", 5353, t))),
     forged("raw-syn-loopback", "a TCP SYN to 127.0.0.1:22 by the gateway",
@@ -119,12 +132,12 @@ FORGED = [
     forged("raw-other-subnet", "a UDP frame to a host of another 192.168 subnet",
            lambda w, t: routed(w, udp(w.me, f"{w.next}.2", 9999, t)), control=None),
     forged("raw-broadcast-mac", "a UDP frame to 8.8.4.4 for everyone's MAC",
-           lambda w, t: routed(w, udp(w.me, "8.8.4.4", 9999, t), to=BROADCAST), control=None),
+           lambda w, t: routed(w, udp(w.me, "8.8.4.4", 9999, t), to=BROADCAST)),
     forged("raw-other-mac", "a UDP frame to 8.8.4.4 for a MAC of nobody",
            lambda w, t: routed(w, udp(w.me, "8.8.4.4", 9999, t), to=OTHER_MAC)),
     forged("raw-multicast-mac", "a multicast UDP frame", lambda w, t: routed(w, udp(w.me, "239.1.2.3", 9999, t), to=bytes.fromhex("01005e010203"))),
     forged("raw-fragments", "a UDP datagram in two fragments",
-           lambda w, t: [eth(w.gw_mac, w.mac, frames.IP, part) for part in in_two(udp(w.me, "8.8.4.4", 9999, (t + b" ") * 4))], control=None),
+           lambda w, t: [eth(w.gw_mac, w.mac, frames.IP, part) for part in in_two(udp(w.me, "8.8.4.4", 9999, (t + b" ") * 4))]),
     forged("raw-source-route", "a UDP frame with a loose source route over the gateway",
            lambda w, t: routed(w, with_route(w, t)), back=r"^silence$|icmp", wait=WAIT),
     forged("raw-ttl-one", "a UDP frame whose time to live is over",
@@ -248,6 +261,9 @@ def scan_frame(w, address):
 
 # 53 is gvproxy's name server, 80 its API, 8888 the one forward of the plan.
 SCANS = [
+    Row("scan-host-ports", "a SYN to the gateway on each port that proxies have on the host",
+        lambda w: ("scan", scan_frame(w, w.gw).hex(), 51001, 51003), r"^accepting:; refused: 3; silent: 0", heard=lambda p, s, w: False,
+        control=Answer(r"accepting: 5100[123];")),
     scan("scan-gateway", "a SYN to every port of the gateway", "{gw}", r"^accepting: 53 80 8888; refused: 65532; silent: 0", r"accepting: 2222;"),
     scan("scan-host-side", "a SYN to every port of the host-side address", "{net}.254", r"^accepting:; refused: 65535; silent: 0", r"accepting: 2222;"),
 ]  # fmt: skip

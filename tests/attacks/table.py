@@ -27,7 +27,6 @@ class World:
         self.mac = frames.mac(re.search(rf'"{self.me}": "([0-9a-f:]+)"', network)[1])
         self.gw_mac = frames.mac(re.search(r'gatewayMacAddress: "([0-9a-f:]+)"', network)[1])
         self.next = f"192.168.{(int(self.net.rsplit('.', 1)[1]) + 1) % 256}"
-        self.host_port = plan["port_forwards"][0]["host_port"]
         self.baits, self.run_dir, self.ear = baits, run_dir, ear
         self.heard = self.console = None
 
