@@ -331,14 +331,14 @@ static void describe(const uint8_t *frame, size_t length)
 static void hear_frames(int fd, int wait_ms)
 {
     static uint8_t frame[FRAME_MAX];
-    double end = now_ms() + wait_ms;
+    const double end = now_ms() + wait_ms;
     int count = 0;
 
-    for (double left = wait_ms; left > 0; left = end - now_ms()) {
+    while (now_ms() < end) {
         struct pollfd ready = {.fd = fd, .events = POLLIN};
         struct sockaddr_ll from = {0};
         socklen_t size = sizeof from;
-        if (poll(&ready, 1, (int)left + 1) <= 0)
+        if (poll(&ready, 1, (int)(end - now_ms()) + 1) <= 0)
             break;
         ssize_t got = recvfrom(fd, frame, sizeof frame, 0, (struct sockaddr *)&from, &size);
         if (got > 0 && from.sll_pkttype != PACKET_OUTGOING && count++ < SHOWN_FRAMES)

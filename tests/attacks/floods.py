@@ -102,7 +102,7 @@ FLOODS = [
     Flood("flood-agent", "garbage to the host by the agent's port itself", lambda w: ("agent", 2000, GARBAGE), "", state=ENDS, reason="agent",
           felt=END, ends_within=SOON),
     Flood("flood-agent-output", "64 MiB of well-formed frames by the agent's port itself", lambda w: ("agent", 16384, OUTPUT), "", state=EITHER,
-          reason="agent", felt=COMMAND),
+          reason="agent|^None$", felt=COMMAND),
     Flood("runts-wedge", "frames of 0 to 5 bytes", lambda w: ("runts", FRAME, 0, 1, 2, 3, 4, 5), "", state=ENDS, reason="gvproxy", felt=END,
           ends_within=SOON),
     Flood("runts-crash", "frames of 6 to 13 bytes", lambda w: ("runts", FRAME, 6, 7, 8, 9, 10, 11, 12, 13), "", state=ENDS, reason="gvproxy", felt=END,

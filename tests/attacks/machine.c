@@ -46,8 +46,9 @@ static int xdp_map(int fd, struct ring *ret)
 static int xdp_open(uint8_t *memory, struct ring *ret)
 {
     const int entries = XDP_FRAMES;
-    struct xdp_umem_reg umem = {
-        .addr = (uint64_t)(uintptr_t)memory, .len = XDP_FRAMES * XDP_SIZE, .chunk_size = XDP_SIZE};
+    struct xdp_umem_reg umem = {.addr = (uint64_t)(uintptr_t)memory,
+                                .len = (uint64_t)XDP_FRAMES * XDP_SIZE,
+                                .chunk_size = XDP_SIZE};
     struct sockaddr_xdp address = {
         .sxdp_family = AF_XDP, .sxdp_flags = XDP_COPY, .sxdp_ifindex = if_nametoindex(NIC)};
     const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
@@ -66,7 +67,7 @@ static int xdp_open(uint8_t *memory, struct ring *ret)
 /* HEX LENGTH… : the first LENGTH bytes of a frame, also when those are fewer than a header. */
 void verb_runts(char **args)
 {
-    uint8_t *memory = mmap(NULL, XDP_FRAMES * XDP_SIZE, PROT_READ | PROT_WRITE,
+    uint8_t *memory = mmap(NULL, (size_t)XDP_FRAMES * XDP_SIZE, PROT_READ | PROT_WRITE,
                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct ring ring = {0};
     int fd = memory == MAP_FAILED ? -1 : xdp_open(memory, &ring);

@@ -37,7 +37,7 @@ class Follower:
 
     def __init__(self, daemon, slug, pattern):
         self.times, self.found = [], threading.Condition()
-        self._pattern = re.compile(pattern)
+        self._pattern, self._rest = re.compile(pattern), b""
         self._connection = harness.UnixConnection(str(daemon.socket), PATIENCE * 10)
         self._connection.request("GET", f"/bottles/{slug}/logs?stream=command&follow=true")
         self._response = self._connection.getresponse()
@@ -48,8 +48,9 @@ class Follower:
         try:
             while piece := self._response.read1(65536):
                 with self.found:
-                    tail = self.text[-20:]
-                    self.times += [time.monotonic()] * len(self._pattern.findall((tail + piece).decode(errors="replace")))
+                    lines = (self._rest + piece).decode(errors="replace").split("\n")
+                    self._rest = lines.pop().encode()[-4000:]
+                    self.times += [time.monotonic()] * sum(bool(self._pattern.match(line)) for line in lines)
                     self.text = (self.text + piece)[-4000:]
                     self.found.notify_all()
         except (OSError, ValueError, AttributeError, http.client.HTTPException):
@@ -143,7 +144,7 @@ def neighbours(row, who, ear):
         daemon.start()
         work = {"slug": "works", "command": ["sh", "-c", WORK], "egress": {"allow": ["allowed.example"]}}
         daemon.create(work, "?start=true&wait=running&timeout=90s")
-        follower = Follower(daemon, "works", r"tick \d+\n")
+        follower = Follower(daemon, "works", r"tick \d+$")
         assert follower.wait(lambda text: b"tick 3\n" in text, PATIENCE), follower.text
         yield daemon, follower
         daemon.remove("works")
@@ -182,7 +183,7 @@ def let_loose(daemon, flood, world):
     attack = shlex.join(["attacker", flood.name, *map(str, flood.arguments(world))])
     script = f"echo go; {attack}; echo over; exec sleep 100000"
     daemon.create(test_attacks.plan([], ["sh", "-c", script]), "?start=true&wait=running&timeout=90s")
-    follower = Follower(daemon, test_attacks.SLUG, "go\n")
+    follower = Follower(daemon, test_attacks.SLUG, "go$")
     try:
         assert follower.wait(lambda text: follower.times, PATIENCE), "it did not begin"
         begun = follower.times[0]
@@ -202,6 +203,11 @@ def let_loose(daemon, flood, world):
         follower.close()
 
 
+def stalled(daemon):
+    logs = {stream: daemon.log("works", stream)[-1500:] for stream in ("command", "gvproxy", "shim", "console")}
+    return f"the other bottle does not go on: {daemon.bottle('works')['state']}, {logs}"
+
+
 def longest_gap(times, begun, ended):
     marks = [begun, *(at for at in times if begun < at < ended), ended]
     return max(after - before for before, after in zip(marks, marks[1:]))
@@ -219,7 +225,7 @@ def test_flood(row, who, neighbours, ear, heard_without_cell, flood, record_prop
             bottle, seconds = let_loose(daemon, flood, world)
             arrived, control = felt(daemon, flood, world, bottle)
             ticks = len(follower.times)
-            assert follower.wait(lambda _: len(follower.times) > ticks, GAP_MAX), "the other bottle does not go on"
+            assert follower.wait(lambda _: len(follower.times) > ticks, GAP_MAX), stalled(daemon)
             ear.settle()
             ended, size, growth = time.monotonic(), size_of(daemon.state_dir), memory_of(daemon.pid) - memory
         finally:
