@@ -43,7 +43,7 @@ static int xdp_map(int fd, struct ring *ret)
     return 0;
 }
 
-static int xdp_open(uint8_t *memory, struct ring *ret)
+static int xdp_open(const uint8_t *memory, struct ring *ret)
 {
     const int entries = XDP_FRAMES;
     struct xdp_umem_reg umem = {.addr = (uint64_t)(uintptr_t)memory,
