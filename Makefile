@@ -59,10 +59,11 @@ STATIC_SOURCES := $(wildcard base/*.c)
 UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
 UNIT_SHARED := $(filter-out $(UNIT_SOURCES),$(wildcard tests/unit/*.c))
 TOOL_SOURCES := $(wildcard tests/tools/*.c)
+ATTACK_SOURCES := $(wildcard tests/attacks/*.c)
 TSAN_SOURCES := $(wildcard tests/tsan/*.c)
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
-ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES)
-HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools,$(wildcard $(folder)/*.h))
+ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(ATTACK_SOURCES)
+HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/attacks,$(wildcard $(folder)/*.h))
 
 LIB := $(BUILD)/libbottled.a
 STATIC_LIB := $(BUILD)/libbase-static.a
@@ -77,6 +78,9 @@ GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
 TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(OPEN_PROGRAMS) $(BUILD)/test-tools/insider
+# A guest_dir whose image also has the attacker.
+ATTACK := $(BUILD)/attack
+ATTACK_GUEST := $(addprefix $(ATTACK)/,vmlinuz initramfs.img root images/busybox.erofs)
 PYTHON := $(TOOLS)/venv/bin/python
 # The nested test host shows root's view of this machine, and the tests change /dev/kvm's mode.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo env CI=$(CI) BUILD=$(BUILD) PATH=$(PATH) PYTHONDONTWRITEBYTECODE=1)
@@ -133,6 +137,14 @@ e2e: build $(TEST_TOOLS) ## the end-to-end tests that need no KVM (PYTEST_ARGS='
 .PHONY: e2e-kvm
 e2e-kvm: build $(TEST_TOOLS) ## those that need a KVM that works; without one, in a nested test host (as root, by sudo)
 	@$(AS_ROOT) $(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m kvm tests/e2e
+
+.PHONY: attack
+attack: build $(TEST_TOOLS) $(ATTACK_GUEST) ## attack bottles from inside, a line a row: in the cell, and without one (PYTEST_ARGS='-k name' for some)
+	@$(PYTHON) -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) -m 'not kvm' tests/attacks
+
+.PHONY: attack-kvm
+attack-kvm: build $(TEST_TOOLS) $(ATTACK_GUEST) ## the same on the backends that need a KVM that works; without one, in a nested test host (as root, by sudo)
+	@$(AS_ROOT) $(PYTHON) -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) -m kvm tests/attacks
 
 .PHONY: bench
 bench: build ## figures of this machine (ARGS='boot egress' for some)
@@ -291,6 +303,19 @@ $(BUILD)/guest/root/init.krun: $(BUILD)/bottle-init
 $(BUILD)/guest/images/busybox.erofs: guest/mkimage $(TOOLS)/busybox/busybox
 	@echo "  MAKE    $@"
 	@guest/mkimage $(TOOLS)/busybox $@
+
+$(ATTACK)/attacker: $(ATTACK_SOURCES:%.c=$(STATIC)/%.o)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@ (static)"
+	@$(CC) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $^
+
+$(ATTACK)/images/busybox.erofs: guest/mkimage $(ATTACK)/attacker $(TOOLS)/busybox/busybox
+	@echo "  MAKE    $@"
+	@guest/mkimage $(TOOLS)/busybox $@ $(ATTACK)/attacker
+
+$(ATTACK)/vmlinuz $(ATTACK)/initramfs.img $(ATTACK)/root: $(ATTACK)/%: | guest
+	@mkdir -p $(@D)
+	@ln -sfn ../guest/$(@F) $@
 
 $(TOOLS)/stamp $(TOOLS)/kernel/vmlinuz $(TOOLS)/busybox/busybox:
 	@echo 'This machine is not set up for bottled yet: run tools/setup (make demo and make test do it by themselves).' >&2

@@ -37,4 +37,4 @@ def pytest_terminal_summary(terminalreporter):
     rows = {name for _, name, _, _, _ in LINES}
     wrong = sum(outcome != "passed" for *_, outcome in LINES)
     places = sorted({where for where, *_ in LINES})
-    terminalreporter.write_line(f"attack: {len(rows)} rows, {len(LINES)} results ({', '.join(places)}): {len(LINES) - wrong} passed, {wrong} failed")
+    terminalreporter.write_line(f"attack: {len(LINES) - wrong} passed, {wrong} failed: {len(rows)} rows on {', '.join(places)}")
