@@ -74,6 +74,8 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
+# An image with real clients, for tests/e2e/test_clients.py.
+CLIENTS := $(BUILD)/clients/clients.erofs
 TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%)
 PYTHON := $(TOOLS)/venv/bin/python
 # The nested test host shows root's view of this machine, and the tests change /dev/kvm's mode.
@@ -125,7 +127,7 @@ unit: programs units ## the unit tests (UNIT=test_x for one program)
 	@tests/run-units $(BUILD) '$(UNIT)'
 
 .PHONY: e2e
-e2e: build $(TEST_TOOLS) ## the end-to-end tests that need no KVM (PYTEST_ARGS='-k name' for some)
+e2e: build $(TEST_TOOLS) $(CLIENTS) ## the end-to-end tests that need no KVM (PYTEST_ARGS='-k name' for some)
 	@$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm' tests/e2e
 
 .PHONY: e2e-kvm
@@ -258,6 +260,10 @@ $(BUILD)/guest/root/init.krun: $(BUILD)/bottle-init
 $(BUILD)/guest/images/busybox.erofs: guest/mkimage $(TOOLS)/busybox/busybox
 	@echo "  MAKE    $@"
 	@guest/mkimage $(TOOLS)/busybox $@
+
+$(CLIENTS): tests/clients/mkimage tools/requirements.txt | $(TOOLS)/stamp
+	@echo "  MAKE    $@"
+	@tests/clients/mkimage $(TOOLS)/venv $@
 
 $(TOOLS)/stamp $(TOOLS)/kernel/vmlinuz $(TOOLS)/busybox/busybox:
 	@echo 'This machine is not set up for bottled yet: run tools/setup (make demo and make test do it by themselves).' >&2
