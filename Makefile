@@ -59,7 +59,7 @@ STATIC_SOURCES := $(wildcard base/*.c)
 UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
 UNIT_SHARED := $(filter-out $(UNIT_SOURCES),$(wildcard tests/unit/*.c))
 TOOL_SOURCES := $(wildcard tests/tools/*.c)
-ATTACK_SOURCES := $(wildcard tests/attacks/*.c)
+ATTACK_SOURCES := $(addprefix tests/attacks/,attacker.c machine.c)
 TSAN_SOURCES := $(wildcard tests/tsan/*.c)
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
 ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(ATTACK_SOURCES)
@@ -81,6 +81,8 @@ TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(OPEN_PROGR
 # A guest_dir whose image also has the attacker.
 ATTACK := $(BUILD)/attack
 ATTACK_GUEST := $(addprefix $(ATTACK)/,vmlinuz initramfs.img root images/busybox.erofs)
+# An image with real clients, for tests/e2e/test_clients.py.
+CLIENTS := $(BUILD)/clients/clients.erofs
 PYTHON := $(TOOLS)/venv/bin/python
 # The nested test host shows root's view of this machine, and the tests change /dev/kvm's mode.
 AS_ROOT = $(if $(filter 0,$(shell id -u)),,sudo env CI=$(CI) BUILD=$(BUILD) PATH=$(PATH) PYTHONDONTWRITEBYTECODE=1)
@@ -131,7 +133,7 @@ unit: programs units ## the unit tests (UNIT=test_x for one program)
 	@tests/run-units $(BUILD) '$(UNIT)'
 
 .PHONY: e2e
-e2e: build $(TEST_TOOLS) ## the end-to-end tests that need no KVM (PYTEST_ARGS='-k name' for some)
+e2e: build $(TEST_TOOLS) $(CLIENTS) ## the end-to-end tests that need no KVM (PYTEST_ARGS='-k name' for some)
 	@$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm' tests/e2e
 
 .PHONY: e2e-kvm
@@ -316,6 +318,10 @@ $(ATTACK)/images/busybox.erofs: guest/mkimage $(ATTACK)/attacker $(TOOLS)/busybo
 $(ATTACK)/vmlinuz $(ATTACK)/initramfs.img $(ATTACK)/root: $(ATTACK)/%: | guest
 	@mkdir -p $(@D)
 	@ln -sfn ../guest/$(@F) $@
+
+$(CLIENTS): tests/clients/mkimage tools/requirements.txt | $(TOOLS)/stamp
+	@echo "  MAKE    $@"
+	@tests/clients/mkimage $(TOOLS)/venv $@
 
 $(TOOLS)/stamp $(TOOLS)/kernel/vmlinuz $(TOOLS)/busybox/busybox:
 	@echo 'This machine is not set up for bottled yet: run tools/setup (make demo and make test do it by themselves).' >&2
