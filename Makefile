@@ -62,7 +62,7 @@ TOOL_SOURCES := $(wildcard tests/tools/*.c)
 ATTACK_SOURCES := $(addprefix tests/attacks/,attacker.c machine.c)
 TSAN_SOURCES := $(wildcard tests/tsan/*.c)
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
-ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(ATTACK_SOURCES)
+ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(ATTACK_SOURCES) tests/attacks/insider.c
 HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/attacks,$(wildcard $(folder)/*.h))
 
 LIB := $(BUILD)/libbottled.a

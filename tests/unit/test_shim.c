@@ -150,6 +150,7 @@ Test(jail, what_each_may_see)
     cr_assert_eq(launch_decode(good_spec, strlen(good_spec), &launch, NULL), 0);
     launch.net_dir = "net";
     launch.proxy_dir = "proxy";
+    launch.config_dir = "config";
     jail_cell(&cell, &launch);
     jail_vm(&vm, &launch);
     jail_sidecar(&sidecar, &launch, &launch.sidecars[0].program);
