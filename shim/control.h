@@ -24,4 +24,6 @@ void control_broadcast(struct control *control);
 /* Sends a packet to everyone who said hello, and takes it over (NULL: no memory, nothing is sent).
  */
 void control_send(struct control *control, json_t *packet);
+/* Whether anybody who said hello is there. */
+bool control_heard(const struct control *control);
 void control_free(struct control *control);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/rule_match.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
@@ -93,6 +94,16 @@ static void read_forwards(struct reader *reader, const json_t *list, struct laun
     }
 }
 
+static void read_rules(struct reader *reader, const json_t *list, struct launch *ret)
+{
+    if (reader->failed)
+        return;
+    if (rules_decode(list, &ret->rules, &ret->n_rules, reader->err) < 0) {
+        reader->failed = true;
+        (void)error_wrap(reader->err, "launch spec: rules");
+    }
+}
+
 static void read_sidecars(struct reader *reader, const json_t *list, struct launch *ret)
 {
     if (!json_is_array(list) || json_array_size(list) > SIDECARS_MAX) {
@@ -177,6 +188,7 @@ static void read_bottle(struct reader *reader, const json_t *spec, struct launch
     ret->gvproxy_dynamic = json_is_true(json_object_get(gvproxy, "dynamic"));
     read_forwards(reader, json_object_get(spec, "forwards"), ret);
     read_sidecars(reader, json_object_get(spec, "sidecars"), ret);
+    read_rules(reader, json_object_get(spec, "rules"), ret);
     build_start(reader, json_object_get(spec, "guest"), ret);
 }
 
@@ -221,6 +233,7 @@ void launch_free(struct launch *launch)
         free(launch->sidecars[i].program.argv);
     for (size_t i = 0; i < launch->n_staged; i++)
         free(launch->staged[i]);
+    rules_free(launch->rules, launch->n_rules);
     free(launch->vm.argv);
     free(launch->start);
     json_decref(launch->json);

@@ -5,6 +5,7 @@
 #include "shim/agent.h"
 #include "shim/children.h"
 #include "shim/control.h"
+#include "shim/egress_tell.h"
 #include "shim/health.h"
 #include "shim/relay.h"
 #include "shim/report.h"
@@ -23,6 +24,7 @@ struct supervisor {
     struct agent agent;
     struct health *health; /* from when the cell is ready */
     struct relay *relays[FORWARDS_MAX];
+    struct egress_tell *tell;
     struct report report;
     struct loop_timer report_deadline;
     enum phase phase;
