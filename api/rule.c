@@ -7,10 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/rule_match.h"
 #include "api/spec.h"
 #include "base/number.h"
 
-enum { HOST_MAX = 253, LABEL_MAX = 63, RULE_MAX = 255 };
+enum { LABEL_MAX = 63, RULE_MAX = 255 };
 
 #define LETTERS "abcdefghijklmnopqrstuvwxyz"
 #define DIGITS "0123456789"
@@ -55,7 +56,7 @@ static const char *name_wrong(const char *host)
 
     if (length == 0)
         return "has no host name";
-    if (length > HOST_MAX)
+    if (length > RULE_HOST_MAX)
         return "has a host name of more than 253 characters";
     for (const char *label = host; label;) {
         size_t size = strcspn(label, ".");
@@ -112,6 +113,27 @@ static const char *split(const char *text, char ret_host[RULE_MAX + 1], int64_t 
     if (length > 1 && ret_host[length - 1] == '.')
         length--;
     ret_host[length] = '\0';
+    return NULL;
+}
+
+const char *rule_host_normal(const char *text, size_t length, char ret[RULE_HOST_MAX + 1])
+{
+    char host[RULE_HOST_MAX + 1] = {0};
+
+    if (length > 1 && text[length - 1] == '.')
+        length--;
+    if (length > RULE_HOST_MAX)
+        return "has a host name of more than 253 characters";
+    if (memchr(text, '\0', length))
+        return "has a NUL in it";
+    for (size_t i = 0; i < length; i++)
+        host[i] = (char)(text[i] >= 'A' && text[i] <= 'Z' ? text[i] - 'A' + 'a' : text[i]);
+    const char *wrong = name_wrong(host);
+    if (wrong)
+        return wrong;
+    if (looks_numeric(host) && !ipv4_valid(host))
+        return "looks like an address and is none";
+    memcpy(ret, host, sizeof host);
     return NULL;
 }
 

@@ -71,6 +71,14 @@ static json_t *forwards_encode(const struct network *network)
     return list;
 }
 
+/* As the client sent them, which is how the shim reads them. */
+static json_t *rules_encode(const struct plan *plan)
+{
+    const json_t *allow = json_object_get(json_object_get(plan->spec.json, "egress"), "allow");
+
+    return allow ? json_deep_copy(allow) : json_array();
+}
+
 static json_t *guest_encode(const struct plan *plan)
 {
     json_t *command = json_array(), *env = json_array();
@@ -104,6 +112,7 @@ json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned u
     if (!gvproxy || !sidecars_list || json_object_set(spec, "gvproxy", gvproxy) < 0 ||
         json_object_set(spec, "sidecars", sidecars_list) < 0 ||
         json_object_set_new(spec, "forwards", forwards_encode(&plan->network)) < 0 ||
+        json_object_set_new(spec, "rules", rules_encode(plan)) < 0 ||
         json_object_set_new(spec, "guest", guest_encode(plan)) < 0) {
         json_decref(spec);
         spec = NULL;

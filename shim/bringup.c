@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "api/plan.h"
 #include "base/clock.h"
 #include "base/util.h"
 #include "shim/filter.h"
@@ -130,6 +131,19 @@ static void on_tick(struct loop_timer *timer)
         loop_timer_set(sup->loop, timer, clock_monotonic_ms() + TICK_MS);
 }
 
+/* The proxy's relay looks at what it carries, from its first connection on. */
+static int guard(struct supervisor *sup, size_t i, struct error *err)
+{
+    const struct relay_owner owner = {egress_tell_note, sup->tell};
+
+    if (strcmp(sup->launch->forwards[i].sidecar, sidecars[SIDECAR_PIPELOCK].name) != 0)
+        return 0;
+    relay_guard(sup->relays[i], &owner);
+    if (relay_set_rules(sup->relays[i], sup->launch->rules, sup->launch->n_rules) < 0)
+        return error_set(err, NULL, "out of memory");
+    return 0;
+}
+
 /* The listeners that bottle-cell opened, in the order of the forwards. */
 static void on_listeners(struct loop_source *source, uint32_t events)
 {
@@ -162,7 +176,8 @@ static void on_listeners(struct loop_source *source, uint32_t events)
         if (!good)
             (void)close(fds[i]);
         else if (!(sup->relays[i] = relay_new(sup->loop, fds[i], &sup->launch->forwards[i],
-                                              RELAY_CONNECTIONS_MAX, &err)))
+                                              RELAY_CONNECTIONS_MAX, &err)) ||
+                 guard(sup, i, &err) < 0)
             good = false;
     }
     if (!good)

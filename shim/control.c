@@ -224,6 +224,14 @@ void control_answer(struct control *control, uint64_t client, json_t *packet)
     json_decref(packet);
 }
 
+bool control_heard(const struct control *control)
+{
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        if (control->clients[i].source.fd >= 0 && control->clients[i].trusted)
+            return true;
+    return false;
+}
+
 void control_free(struct control *control)
 {
     if (!control)

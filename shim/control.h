@@ -28,4 +28,6 @@ void control_broadcast(struct control *control);
 void control_send(struct control *control, json_t *packet);
 /* The same to one client only, if it is still there: its number is never given twice. */
 void control_answer(struct control *control, uint64_t client, json_t *packet);
+/* Whether anybody who said hello is there. */
+bool control_heard(const struct control *control);
 void control_free(struct control *control);

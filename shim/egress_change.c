@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "api/plan.h"
+#include "api/rule_match.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -26,7 +27,6 @@ enum {
     TICK_MS = 2,
     REQUEST_MAX = 4 * 1024 * 1024,
     CONFIG_MAX = 2 * 1024 * 1024,
-    RULES_MAX = 4096,
 };
 
 static void start_next(struct supervisor *sup);
@@ -38,41 +38,18 @@ void egress_change_init(struct supervisor *sup)
 
 /* --- The request ------------------------------------------------------------------------------ */
 
-static void rules_free(struct rule_list *rules)
+static void list_free(struct rule_list *list)
 {
-    for (size_t i = 0; i < rules->count; i++)
-        free((char *)rules->items[i].host);
-    free(rules->items);
-    *rules = (struct rule_list){0};
+    rules_free(list->items, list->count);
+    *list = (struct rule_list){0};
 }
 
 static void request_free(struct change_request *request)
 {
-    rules_free(&request->rules);
+    list_free(&request->rules);
     free(request->name);
     free(request->content);
     *request = (struct change_request){0};
-}
-
-static int read_rules(const json_t *list, struct rule_list *ret, struct error *err)
-{
-    size_t count = json_array_size(list);
-
-    if (!json_is_array(list) || count > RULES_MAX)
-        return error_set(err, NULL, "the new egress has no rules, or too many");
-    ret->items = calloc(count + 1, sizeof *ret->items);
-    if (!ret->items)
-        return error_set(err, NULL, "out of memory");
-    for (size_t i = 0; i < count; i++) {
-        const json_t *item = json_array_get(list, i);
-        const char *text =
-            json_is_object(item) ? json_member_string(item, "host") : json_string_value(item);
-        const char *wrong = text ? egress_rule_parse(text, &ret->items[ret->count]) : "is no text";
-        if (wrong)
-            return error_set(err, NULL, "rule %zu of the new egress %s", i, wrong);
-        ret->items[ret->count++].private_ok = json_is_true(json_object_get(item, "private"));
-    }
-    return 0;
 }
 
 static int read_file(const json_t *files, struct change_request *ret, struct error *err)
@@ -123,9 +100,9 @@ static int read_request(int fd, struct change_request *ret, struct error *err)
 
     if (!json)
         return error_wrap(err, "the new egress");
-    return read_rules(json_object_get(json, "rules"), &ret->rules, err) < 0
-               ? -1
-               : read_file(json_object_get(json, "files"), ret, err);
+    if (rules_decode(json_object_get(json, "rules"), &ret->rules.items, &ret->rules.count, err) < 0)
+        return error_wrap(err, "the new egress");
+    return read_file(json_object_get(json, "files"), ret, err);
 }
 
 static void answer(struct supervisor *sup, const struct change_request *request, const char *error)
@@ -232,7 +209,7 @@ static void finish(struct supervisor *sup, const char *error)
     change->before = NULL;
     change->step = CHANGE_NONE;
     if (!error) {
-        rules_free(&change->rules);
+        list_free(&change->rules);
         change->rules = change->now.rules;
         change->now.rules = (struct rule_list){0};
         change->changed = true;
@@ -439,6 +416,6 @@ void egress_change_free(struct supervisor *sup)
     sink_close(&change->check.out);
     request_free(&change->now);
     request_free(&change->next);
-    rules_free(&change->rules);
+    list_free(&change->rules);
     free(change->before);
 }

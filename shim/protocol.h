@@ -18,6 +18,16 @@
  * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"},
  * {"op":"report","id":N} and {"op":"egress","id":N} (N from 1 on).
  *
+ * What the bottle tried to reach comes by itself, every 500 ms at most and only when there is news:
+ *
+ *   {"egress": [{"verdict": "allowed" | "denied", "host": "…", "port": N, "rule": "…" | null,
+ *                "why": "…" | null, "count": N, "bytes_out": N, "bytes_in": N, "last_ms": N}, …],
+ *    "lost": N, "totals": {"allowed": N, "denied": N, "bytes_out": N, "bytes_in": N}}
+ *
+ * An entry stands for all that are alike but for their times. `count` 0: bytes of an attempt that
+ * was told before. `lost` counts attempts without an entry, since the last packet; the totals miss
+ * nothing since the shim began.
+ *
  * A report's answer, within ten seconds: {"report": N, "error": "…"} or {"report": N, "checks":
  * [{"name", "tried", "expected", "got": "…", "passed": true | false}, …]}.
  *

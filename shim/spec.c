@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/rule_match.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
@@ -116,6 +117,16 @@ static void read_config(struct reader *reader, const json_t *object, struct side
         fault(reader, "config");
 }
 
+static void read_rules(struct reader *reader, const json_t *list, struct launch *ret)
+{
+    if (reader->failed)
+        return;
+    if (rules_decode(list, &ret->rules, &ret->n_rules, reader->err) < 0) {
+        reader->failed = true;
+        (void)error_wrap(reader->err, "launch spec: rules");
+    }
+}
+
 static void read_sidecars(struct reader *reader, const json_t *list, struct launch *ret)
 {
     if (!json_is_array(list) || json_array_size(list) > SIDECARS_MAX) {
@@ -201,6 +212,7 @@ static void read_bottle(struct reader *reader, const json_t *spec, struct launch
     ret->gvproxy_dynamic = json_is_true(json_object_get(gvproxy, "dynamic"));
     read_forwards(reader, json_object_get(spec, "forwards"), ret);
     read_sidecars(reader, json_object_get(spec, "sidecars"), ret);
+    read_rules(reader, json_object_get(spec, "rules"), ret);
     build_start(reader, json_object_get(spec, "guest"), ret);
 }
 
@@ -248,6 +260,7 @@ void launch_free(struct launch *launch)
     }
     for (size_t i = 0; i < launch->n_staged; i++)
         free(launch->staged[i]);
+    rules_free(launch->rules, launch->n_rules);
     free(launch->vm.argv);
     free(launch->start);
     json_decref(launch->json);

@@ -4,6 +4,7 @@
  *  "boot_timeout_ms","sidecar_timeout_ms","bwrap",
  *  "gvproxy": {"binary","config","cell","dynamic"},
  *  "forwards": [{"sidecar","gateway_port","host_port"}],
+ *  "rules": ["host[:port]" | {"host","private":bool}, …]  the plan's egress.allow,
  *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port",
  *                "config": null |
  * {"path","name","check":[…],"complaint"|null,"hangs_up","in_force"}}], "vm":
@@ -22,6 +23,7 @@
 
 #include "base/error.h"
 #include "renderers/config.h"
+#include "renderers/render.h"
 
 enum {
     SIDECARS_MAX = FORWARDS_MAX,
@@ -79,6 +81,8 @@ struct launch {
     struct resources resources;
     struct port_forward forwards[FORWARDS_MAX];
     size_t n_forwards;
+    struct egress_rule *rules; /* owned; those that the bottle starts with */
+    size_t n_rules;
     struct sidecar_spec sidecars[SIDECARS_MAX];
     size_t n_sidecars;
     bool probe;

@@ -113,6 +113,7 @@ static void finish(struct supervisor *sup)
 
     sup->finished_ms = clock_wall_ms();
     sup->phase = PHASE_OVER;
+    egress_tell_flush(sup->tell);
     CLEANUP_JSON json_t *status = status_encode(sup);
     CLEANUP_FREE char *text = json_text(status);
     if (!text || file_write(SHIM_EXIT_RECORD, text, strlen(text), 0600, true, &err) < 0)
@@ -440,7 +441,8 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
     sup->agent.on_end = supervisor_on_agent_end;
     sup->agent.context = sup;
     if (watch_signals(sup, err) < 0 || open_logs(sup, log_dir, err) < 0 ||
-        !(sup->control = control_new(sup->loop, launch, &owner, err)))
+        !(sup->control = control_new(sup->loop, launch, &owner, err)) ||
+        !(sup->tell = egress_tell_new(sup->loop, sup->control, err)))
         goto out;
     (void)write_all(ready_fd, "ok\n", 3);
     (void)close(ready_fd);
@@ -449,6 +451,7 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
     close_logs(sup);
     egress_change_free(sup);
 out:
+    egress_tell_free(sup->tell);
     control_free(sup->control);
     loop_free(sup->loop);
     free(sup);

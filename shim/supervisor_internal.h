@@ -6,6 +6,7 @@
 #include "shim/children.h"
 #include "shim/control.h"
 #include "shim/egress_change.h"
+#include "shim/egress_tell.h"
 #include "shim/health.h"
 #include "shim/relay.h"
 #include "shim/report.h"
@@ -24,6 +25,7 @@ struct supervisor {
     struct agent agent;
     struct health *health; /* from when the cell is ready */
     struct relay *relays[FORWARDS_MAX];
+    struct egress_tell *tell;
     struct report report;
     struct egress_change change;
     struct loop_timer report_deadline;

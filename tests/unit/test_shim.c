@@ -38,6 +38,7 @@ static const char good_spec[] =
     "\"sidecar_mib\":200,\"pids\":300},"
     "\"gvproxy\":{\"binary\":\"/g\",\"config\":\"/c\",\"cell\":\"/h\",\"dynamic\":false},"
     "\"forwards\":[{\"sidecar\":\"pipelock\",\"gateway_port\":8888,\"host_port\":20001}],"
+    "\"rules\":[\"*.example.org:8443\",{\"host\":\"Inner.example.\",\"private\":true}],"
     "\"sidecars\":[{\"name\":\"pipelock\",\"argv\":[\"/usr/sbin/"
     "squid\"],\"env\":{\"LISTEN\":\"x\"},"
     "\"binds\":[[\"/a\",\"/b\"]],\"host_port\":20001}],"
@@ -103,6 +104,10 @@ Test(launch_spec, decodes)
     cr_expect_eq(launch.uid, 7);
     cr_expect_eq(launch.n_forwards, 1);
     cr_expect_eq(launch.sidecars[0].host_port, 20001);
+    cr_assert_eq(launch.n_rules, 2);
+    cr_expect(launch.rules[0].suffix && launch.rules[0].port == 8443);
+    cr_expect_str_eq(launch.rules[1].host, "inner.example");
+    cr_expect(launch.rules[1].private_ok);
     cr_expect_str_eq(launch.vm.argv[2], "microvm");
     cr_assert_eq(frame_parse(launch.start, launch.start_length, START_PAYLOAD_MAX, &frame),
                  (int64_t)launch.start_length);
@@ -115,10 +120,10 @@ Test(launch_spec, decodes)
 
 Test(launch_spec, every_member_is_needed)
 {
-    static const char *const members[] = {"slug",  "run_dir", "log_dir",         "log_bytes",
-                                          "uid",   "gid",     "daemon_uid",      "token",
-                                          "bwrap", "gvproxy", "forwards",        "sidecars",
-                                          "vm",    "guest",   "boot_timeout_ms", "resources"};
+    static const char *const members[] = {
+        "slug",       "run_dir", "log_dir",         "log_bytes", "uid",      "gid",
+        "daemon_uid", "token",   "bwrap",           "gvproxy",   "forwards", "sidecars",
+        "vm",         "guest",   "boot_timeout_ms", "resources", "rules"};
 
     for (size_t i = 0; i < COUNT_OF(members); i++) {
         struct launch launch;
