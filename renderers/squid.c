@@ -15,10 +15,10 @@
  * pages, and max_filedescriptors bounds a table that would otherwise be sized by the limit that
  * squid was started with.
  *
- * The timers: a tunnel ends when its server says nothing for read_timeout or when its client has
- * been there for client_lifetime, whatever flows; so does a response. The others are for requests
- * that are long in coming. server_idle_pconn_timeout is squid's own: a server closes an idle
- * connection soon, and a request that is sent just then would be lost. */
+ * The timers: a tunnel ends when its server says nothing for read_timeout; so does a response,
+ * and when its client has been there for client_lifetime, whatever flows. The others are for
+ * requests that are long in coming. server_idle_pconn_timeout is squid's own: a server closes an
+ * idle connection soon, and a request that is sent just then would be lost. */
 static const char settings[] =
     "visible_hostname " PROXY_NAME "\n"
     "httpd_suppress_version_string on\n"
@@ -45,7 +45,6 @@ static const char settings[] =
     "request_timeout 1 hour\n"
     "client_idle_pconn_timeout 1 hour\n"
     "server_idle_pconn_timeout 1 minute\n"
-    "half_closed_clients on\n"
     "shutdown_lifetime 0 seconds\n"
     "err_page_stylesheet none\n"
     "logformat bottle {\"time\":\"%{%Y-%m-%dT%H:%M:%S}tg.%03tuZ\",\"client\":\"%>a\","

@@ -88,13 +88,15 @@ VERDICTS = [
 
 
 class Squid:
-    """The real program, running as an ordinary user. `words`: its stderr; `requests()`: its log so far."""
+    """The real program, running as an ordinary user. `words`: its stderr; `requests()`: its log so far.
 
-    def __init__(self, rules):
+    `edit` may change the rendered text before squid gets it."""
+
+    def __init__(self, rules, edit=lambda text: text):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.text = rendering.render("squid.conf", {"proxy": {"port": self.port, "rules": rules}})
+        self.text = edit(rendering.render("squid.conf", {"proxy": {"port": self.port, "rules": rules}}))
         began = time.monotonic()
         self.spawn()
         # It says so just before it listens: only a connection tells that it does.
@@ -148,8 +150,8 @@ def squid():
     assert SQUID, "squid is not installed: run tools/setup"
     made = []
 
-    def start(rules):
-        made.append(Squid(rules))
+    def start(rules, **options):
+        made.append(Squid(rules, **options))
         return made[-1]
 
     yield start

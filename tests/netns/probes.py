@@ -18,7 +18,8 @@ gw=$(ip route | sed -n 's/^default via \([0-9.]*\).*/\1/p'); net=${gw%.1}
 hold() { mkfifo "/tmp/hold.$id"; exec 8<>"/tmp/hold.$id"; }
 tcp() { hold; timeout 12 nc -w 10 "$1" "$2" <&8; }
 say() { hold; printf "$3" >&8; timeout 12 nc -w 10 "$1" "$2" <&8; }
-ask() { say proxy.internal 8888 "$1 HTTP/1.1\r\nHost: ${1#* }\r\nConnection: close\r\n\r\n"; }
+ask() { host=${1#*//}
+    say proxy.internal 8888 "$1 HTTP/1.1\r\nHost: ${host%%/*}\r\nConnection: close\r\n\r\n"; }
 tunnel() { say proxy.internal 8888 "CONNECT $1 HTTP/1.1\r\nHost: $1\r\n\r\nGET / HTTP/1.0\r\n\r\n"; }
 dns() { timeout "${4:-12}" nslookup -type="$1" "$2" "${3:-$gw}"; }
 udp() { timeout 4 tftp -g -r probe -l /dev/null "$1" "$2"; }
@@ -68,7 +69,7 @@ PROBES = [
           REACHED, r"HTTP/1\.[01] (200 \w+).*hello from the allowed server", r"\1, the page"),
     Probe("proxy-wget", "the same by wget, from the environment alone", "wget -q -O - http://allowed.example/",
           REACHED, r"hello from the allowed server", "the page"),
-    Probe("proxy-connect", "proxy.internal:8888, CONNECT allowed.example:443", "tunnel allowed.example:443",
+    Probe("proxy-connect", "proxy.internal:8888, CONNECT other.example:8080", "tunnel other.example:8080",
           REACHED, r"HTTP/1\.[01] (200 [\w ]+?)(?: HTTP|\s+\w+-).*hello from the allowed server", "200, a tunnel, the page"),
     denied("proxy-denied", "proxy, GET http://denied.example/", "ask 'GET http://denied.example/'"),
     denied("proxy-denied-connect", "proxy, CONNECT denied.example:443", "tunnel denied.example:443"),
@@ -104,7 +105,7 @@ PROBES = [
     no_name("dns-zone", "DNS: TXT proxy.internal", "dns txt proxy.internal"),
 ]
 
-ALLOW = ["allowed.example"]
+ALLOW = ["allowed.example", "other.example:8080"]
 # So that "the proxy's port on the host" is 51001 for sure, the daemon gets these and 51001 is free.
 HOST_PORTS = "51001-51003"
 

@@ -506,7 +506,6 @@ Test(proxy, squids_timers_let_quiet_streams_live)
         "\nclient_lifetime 30 days\n", "\nread_timeout 7 days\n",
         "\nwrite_timeout 7 days\n",    "\nrequest_start_timeout 1 hour\n",
         "\nrequest_timeout 1 hour\n",  "\nclient_idle_pconn_timeout 1 hour\n",
-        "\nhalf_closed_clients on\n",
     };
     struct proxy_config config = {.port = 20001};
     struct text out = TEXT_INIT;
