@@ -142,7 +142,11 @@ e2e-kvm: build $(TEST_TOOLS) ## those that need a KVM that works; without one, i
 
 .PHONY: attack
 attack: build $(TEST_TOOLS) $(ATTACK_GUEST) ## attack bottles from inside, a line a row: in the cell, and without one (PYTEST_ARGS='-k name' for some)
-	@$(PYTHON) -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) -m 'not kvm' tests/attacks
+	@$(PYTHON) -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) -m 'not kvm' --ignore=tests/attacks/test_floods.py tests/attacks
+
+.PHONY: attack-floods
+attack-floods: build $(TEST_TOOLS) $(ATTACK_GUEST) ## floods from inside one bottle, beside another that works
+	@$(PYTHON) -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) -m 'not kvm' tests/attacks/test_floods.py
 
 .PHONY: attack-kvm
 attack-kvm: build $(TEST_TOOLS) $(ATTACK_GUEST) ## the same on the backends that need a KVM that works; without one, in a nested test host (as root, by sudo)

@@ -98,7 +98,7 @@ static void handle(struct client *client, const json_t *request, int *fd)
 
 /* One packet; *ret_fd is the descriptor that came with it, or -1. A second one is closed by the
  * kernel: there is no room for it. */
-static ssize_t receive(int socket_fd, char *bytes, size_t size, int *ret_fd)
+static ssize_t receive(int socket_fd, void *bytes, size_t size, int *ret_fd)
 {
     char control[CMSG_SPACE(sizeof(int))];
     struct iovec data = {.iov_base = bytes, .iov_len = size};

@@ -188,12 +188,12 @@ static bool family_is_given(enum filter_kind kind, int family)
 static int deny_families(scmp_filter_ctx filter, enum filter_kind kind)
 {
     int result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
-                                  SCMP_A0(SCMP_CMP_GT, FAMILY_LAST));
+                                  SCMP_A0(SCMP_CMP_GT, FAMILY_LAST, 0));
 
     for (int family = 0; result == 0 && family <= FAMILY_LAST; family++)
         if (!family_is_given(kind, family))
             result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EAFNOSUPPORT), SCMP_SYS(socket), 1,
-                                      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)family));
+                                      SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)family, 0));
     return result;
 }
 

@@ -141,8 +141,7 @@ FORGED = [
     forged("raw-source-route", "a UDP frame with a loose source route over the gateway",
            lambda w, t: routed(w, with_route(w, t)), back=r"^silence$|icmp", wait=WAIT),
     forged("raw-ttl-one", "a UDP frame whose time to live is over",
-           lambda w, t: routed(w, ip(w.me, "8.8.4.4", frames.UDP, udp(w.me, "8.8.4.4", 9999, t)[20:], ttl=1)), back=r"^silence$|icmp 11",
-           control=None),
+           lambda w, t: routed(w, ip(w.me, "8.8.4.4", frames.UDP, udp(w.me, "8.8.4.4", 9999, t)[20:], ttl=1)), back=r"^silence$|icmp 11"),
     forged("raw-jumbo", "a UDP frame of 9,000 bytes", lambda w, t: routed(w, udp(w.me, "8.8.4.4", 9999, t + bytes(8950)))),
 ]  # fmt: skip
 

@@ -44,6 +44,12 @@ def named(name, sends, made, back=REFUSED, number=0, port=80, control=None):
                control=control or Permitted())  # fmt: skip
 
 
+def right_request():
+    """For what no rule can permit."""
+    return Instead("a right request", lambda w: through(w, get("http://proxy-get.rows.example/")),
+                   lambda heard, w: heard.count(lambda p, s: p.address == address_of("proxy-get")))  # fmt: skip
+
+
 def address_of(name):
     """The address that the tests' resolver gives to NAME.rows.example."""
     return f"198.51.100.{100 + OWN_NAMES.index(name)}"
@@ -105,9 +111,11 @@ RULES = [
     named("proxy-connect", "CONNECT to a host that no rule has", lambda h: [connect(f"{h}:443")], port=443),
     named("proxy-case", "the same in upper case", lambda h: [get(f"http://{h.upper()}/")]),
     named("proxy-dot", "the same with a dot at its end", lambda h: [get(f"http://{h}./")]),
-    named("proxy-userinfo", "the same with an allowed name as user", lambda h: [get(f"http://allowed.example:80@{h}/", h)], back=DENIED),
+    named("proxy-userinfo", "the same with an allowed name as user", lambda h: [get(f"http://allowed.example:80@{h}/", h)], back=DENIED,
+          control=right_request()),
     named("proxy-method", "the same by a method of no name", lambda h: [get(f"http://{h}/").replace("GET", "BREW", 1)], back=DENIED),
-    named("proxy-host-header", "GET of a denied host that names an allowed one in Host", lambda h: [get(f"http://{h}/", "allowed.example")]),
+    named("proxy-host-header", "GET of a denied host that names an allowed one in Host", lambda h: [get(f"http://{h}/", "allowed.example")], back=DENIED,
+          control=right_request()),
     named("proxy-suffix", "CONNECT to a name that merely begins like an allowed one", lambda h: [connect(f"{h}:443")], port=443),
     Row("proxy-port", "CONNECT to an allowed host on a port that is not allowed", lambda w: through(w, connect("allowed.example:22")), REFUSED,
         within=SECONDS, heard=by_target("tcp", "203.0.113.10", 22), control=Permitted()),
@@ -139,7 +147,8 @@ SMUGGLED = [
     smuggled("proxy-smuggle-lf", "bare line feeds", lambda h: [f"GET http://allowed.example/ HTTP/1.1\nHost: allowed.example\n\n{get(f'http://{h}/')}"]),
     smuggled("proxy-smuggle-chunk", "a chunk of a false length",
              lambda h: [post("Transfer-Encoding: chunked\r\n", "ffffffffffffffff1\r\n" + get(f"http://{h}/"))]),
-    named("proxy-http09", "a request of HTTP/0.9", lambda h: [f"GET http://{h}/\r\n\r\n"], back=r"40[03]|\[closed|^silence$"),
+    named("proxy-http09", "a request of HTTP/0.9", lambda h: [f"GET http://{h}/\r\n\r\n"], back=r"40[03]|\[closed|^silence$",
+          control=right_request()),
 ]  # fmt: skip
 
 def stays(name, sends, payload):
@@ -161,9 +170,7 @@ TUNNELS = [
 
 def answered(name, sends, piece, back, wait=2500):
     """Is answered or cut off at once, and nothing comes of it; a right request is answered."""
-    return Row(name, sends, lambda w: through(w, piece, wait=wait), back, within=wait, control=Instead(
-        "a right request", lambda w: through(w, get("http://proxy-get.rows.example/")),
-        lambda heard, w: heard.count(lambda p, s: p.address == address_of("proxy-get"))))  # fmt: skip
+    return Row(name, sends, lambda w: through(w, piece, wait=wait), back, within=wait, control=right_request())
 
 
 MALFORMED = r"HTTP/1\.[01] 4\d\d|\[closed"

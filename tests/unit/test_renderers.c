@@ -499,7 +499,6 @@ Test(proxy, pipelock_can_not_open_private_addresses_to_one_host)
     expect_has(err.text, "*.lan.example");
 }
 
-/* Days and hours, since a model may think for long and an event stream says little. */
 Test(proxy, squids_timers_let_quiet_streams_live)
 {
     static const char *const timers[] = {
