@@ -25,9 +25,7 @@ def grouped(daemon):
     daemon.create(PLAN, "?start=true&wait=running&timeout=90s")
     parent = pathlib.Path((daemon.state_dir / "cgroup").read_text())
     group = next(parent.glob("bottle-*"))
-    yield daemon, group
-    if daemon.bottle("grouped"):
-        daemon.remove("grouped")
+    return daemon, group
 
 
 def of(daemon, group):
