@@ -120,8 +120,9 @@ static bool make_below_root(struct host *host, const char *mount)
 
     sha256_hex(host->state_dir, strlen(host->state_dir), digest);
     (void)hand_down(host, mount);
-    (void)snprintf(host->cgroup_parent, sizeof host->cgroup_parent, "%s/bottled-%.8s", mount,
-                   digest);
+    if (snprintf(host->cgroup_parent, sizeof host->cgroup_parent, "%s/bottled-%.8s", mount,
+                 digest) >= (int)sizeof host->cgroup_parent)
+        return false;
     if (mkdir(host->cgroup_parent, 0755) < 0 && errno != EEXIST)
         return false;
     if (hand_down(host, host->cgroup_parent))
@@ -135,7 +136,9 @@ static bool make_below_own(struct host *host, const char *mount, const char *gro
 {
     char leaf[PATH_SIZE];
 
-    (void)snprintf(host->cgroup_parent, sizeof host->cgroup_parent, "%s%s", mount, group);
+    if (snprintf(host->cgroup_parent, sizeof host->cgroup_parent, "%s%s", mount, group) >=
+        (int)sizeof host->cgroup_parent)
+        return false;
     if (snprintf(leaf, sizeof leaf, "%s/" LEAF, host->cgroup_parent) >= (int)sizeof leaf ||
         (mkdir(leaf, 0755) < 0 && errno != EEXIST))
         return false;
