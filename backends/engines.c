@@ -10,6 +10,13 @@
 
 #define JAIL_PROGRAM_DIR "/opt/bottle"
 
+/* Whatever the engine can't do and the relay before it does (shim/relay_gate.c) is none. */
+#define RELAY_LIMITS                                                                               \
+    "a tunnel is looked at up to its TLS hello, which must name the tunnel's host (on port 443 "   \
+    "nothing else may begin one, on other ports anything may): an encrypted server name (ECH), "   \
+    "what is asked for inside TLS, and the Host of plain HTTP in a tunnel are not seen; what "     \
+    "follows a chunked http:// request on its connection is left to the engine"
+
 /* In the order of preference. */
 const struct engine_row engines[] = {
     {
@@ -17,8 +24,7 @@ const struct engine_row engines[] = {
         .sidecar = SIDECAR_PIPELOCK,
         .file = "pipelock.yaml",
         .render = render_pipelock,
-        .limits = "pipelock has no rule by port (any port of an allowed host), and lets a TLS "
-                  "client pass that sends no server name",
+        .limits = RELAY_LIMITS,
         .hint = "optional: install pipelock's release binary on PATH",
         .arguments = {"run", "--config", "%CONFIG", "--listen", "%LISTEN"},
         .check = {"check", "--config", "%CONFIG"},
@@ -29,8 +35,7 @@ const struct engine_row engines[] = {
         .sidecar = SIDECAR_PIPELOCK,
         .file = "squid.conf",
         .render = render_squid,
-        .limits = "squid does not compare the TLS server name with the CONNECT host, and a tunnel "
-                  "that is open stays open",
+        .limits = RELAY_LIMITS,
         .hint = "install it by: apt-get install squid",
         .arguments = {"-N", "-f", "%CONFIG"},
         .check = {"-k", "parse", "-f", "%CONFIG"},

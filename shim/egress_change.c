@@ -181,8 +181,9 @@ void egress_change_relays(struct supervisor *sup)
         return;
     for (size_t i = 0; i < sup->launch->n_forwards; i++)
         if (sup->relays[i] &&
-            strcmp(sup->launch->forwards[i].sidecar, sidecars[SIDECAR_PIPELOCK].name) == 0)
-            (void)relay_set_rules(sup->relays[i], change->rules.items, change->rules.count);
+            strcmp(sup->launch->forwards[i].sidecar, sidecars[SIDECAR_PIPELOCK].name) == 0 &&
+            relay_set_rules(sup->relays[i], change->rules.items, change->rules.count) < 0)
+            supervisor_fail(sup, "the relay could not take the new egress: memory is short");
 }
 
 /* --- Steps ------------------------------------------------------------------------------------ */
