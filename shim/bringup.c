@@ -180,10 +180,12 @@ static void on_listeners(struct loop_source *source, uint32_t events)
                  guard(sup, i, &err) < 0)
             good = false;
     }
+    if (good && egress_change_relays(sup) < 0) {
+        good = false;
+        (void)error_set(&err, NULL, "out of memory");
+    }
     if (!good)
         supervisor_fail(sup, "the cell's listeners: %s", err.text);
-    else
-        egress_change_relays(sup);
 }
 
 static int start_cell(struct supervisor *sup, struct error *err)

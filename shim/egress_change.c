@@ -173,17 +173,19 @@ static int tell_engine(struct supervisor *sup, struct error *err)
     return 0;
 }
 
-void egress_change_relays(struct supervisor *sup)
+int egress_change_relays(struct supervisor *sup)
 {
     struct egress_change *change = &sup->change;
+    int result = 0;
 
     if (!change->changed)
-        return;
+        return 0;
     for (size_t i = 0; i < sup->launch->n_forwards; i++)
         if (sup->relays[i] &&
             strcmp(sup->launch->forwards[i].sidecar, sidecars[SIDECAR_PIPELOCK].name) == 0 &&
             relay_set_rules(sup->relays[i], change->rules.items, change->rules.count) < 0)
-            supervisor_fail(sup, "the relay could not take the new egress: memory is short");
+            result = -1;
+    return result;
 }
 
 /* --- Steps ------------------------------------------------------------------------------------ */
@@ -198,10 +200,14 @@ static void enter(struct supervisor *sup, enum change_step step, int64_t within_
                    now + (step == CHANGE_CHECK ? within_ms : TICK_MS));
 }
 
-/* It is over: `error` NULL means that the new egress is in force. */
+/* It is over: `error` NULL means that the engine has the new egress. A relay that can't take it too
+ * ends the bottle: of an egress that is half in force nobody could say what it is. */
 static void finish(struct supervisor *sup, const char *error)
 {
+    static const char short_of_memory[] =
+        "the relay could not take the new egress: memory is short";
     struct egress_change *change = &sup->change;
+    bool torn = false;
 
     loop_timer_cancel(sup->loop, &change->tick);
     sink_await(&proxy_child(sup)->out, NULL, NULL, NULL);
@@ -214,11 +220,14 @@ static void finish(struct supervisor *sup, const char *error)
         change->rules = change->now.rules;
         change->now.rules = (struct rule_list){0};
         change->changed = true;
-        egress_change_relays(sup);
+        torn = egress_change_relays(sup) < 0;
     }
-    answer(sup, &change->now, error);
+    answer(sup, &change->now, torn ? short_of_memory : error);
     request_free(&change->now);
-    start_next(sup);
+    if (torn)
+        supervisor_fail(sup, "%s", short_of_memory);
+    else
+        start_next(sup);
 }
 
 static void finish_error(struct supervisor *sup, const char *what, struct error *err)

@@ -55,8 +55,8 @@ int egress_place_config(const struct sidecar_config *config, struct error *err);
 void egress_change_request(struct supervisor *sup, uint64_t client, int64_t id, int fd);
 /* The check, sup->change.check, has ended. */
 void egress_change_checked(struct supervisor *sup, int status);
-/* New relays get the newest rules. */
-void egress_change_relays(struct supervisor *sup);
+/* New relays get the newest rules. -1: memory is short, and one has older ones. */
+int egress_change_relays(struct supervisor *sup);
 /* The bottle ends: nothing more is changed, nor answered. */
 void egress_change_end(struct supervisor *sup);
 void egress_change_free(struct supervisor *sup);

@@ -4,23 +4,9 @@ import time
 
 import control
 import harness
+import vm_program
 
-PRELUDE = '''#!/usr/bin/python3
-import http.client, os, socket, struct, sys, time
-os.set_blocking(5, True)
-agent = socket.socket(fileno=5)
-
-def send(kind, payload=b""):
-    agent.sendall(struct.pack("<IB3x", len(payload), kind) + payload)
-
-def take():
-    head = agent.recv(8, socket.MSG_WAITALL)
-    if len(head) < 8:
-        sys.exit("the supervisor closed the channel")
-    length, kind = struct.unpack("<IB3x", head)
-    return kind, agent.recv(length, socket.MSG_WAITALL)
-
-wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+PRELUDE = vm_program.AGENT + '''wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 wire.bind("/run/bottle/vm.sock")
 wire.connect("/run/bottle/net.sock")
 send(1, struct.pack("<I", 1))

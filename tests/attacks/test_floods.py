@@ -123,8 +123,6 @@ def identity_of(slug):
 
 @pytest.fixture(scope="module", params=test_attacks.USERS)
 def who(request):
-    if test_attacks.USERS[request.param] is not None and os.getuid() != 0:
-        pytest.skip("the tests run as an ordinary user already")
     return request.param
 
 

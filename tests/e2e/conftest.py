@@ -17,7 +17,6 @@ import kvm_host  # noqa: E402
 import processes  # noqa: E402
 
 INSIDE = "BOTTLED_TESTS_INSIDE"
-OTHER_USER = 65534  # nobody: the user that root's tests of "an ordinary user" run as
 
 
 def pytest_configure(config):
@@ -130,15 +129,10 @@ def new_daemon(row):
             finish(one)
 
 
-@pytest.fixture(params=["same user", "ordinary user"])
+@pytest.fixture(params=harness.USERS)
 def any_user_daemon(request, row):
     """As the tests' user, and, when that is root, as an ordinary user as well."""
-    uid = None
-    if request.param == "ordinary user":
-        if os.getuid() != 0:
-            pytest.skip("the tests run as an ordinary user already")
-        uid = OTHER_USER
-    one = harness.Daemon(uid=uid)
+    one = harness.Daemon(uid=harness.USERS[request.param])
     try:
         one.start()
         yield one

@@ -24,6 +24,10 @@ READY_TIMEOUT = 20
 # How a user's shell finds programs on Debian: without the sbin folders.
 USER_PATH = "/usr/local/bin:/usr/bin:/bin"
 
+OTHER_USER = 65534  # nobody
+# Whom bottled runs as in tests for both kinds of user; where the tests are an ordinary user's, that is one already.
+USERS = {"same user": None, **({"ordinary user": OTHER_USER} if os.getuid() == 0 else {})}
+
 # The table of what happened: it tells of bottles that are gone.
 HISTORY = "events"
 DEFAULTS = {"log_level": "debug"}

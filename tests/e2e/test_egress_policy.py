@@ -2,6 +2,7 @@
 
 What a bottle's proxy lets through is asked at its host port, where the bottle's relay dials.
 """
+import hashlib
 import json
 import os
 import re
@@ -373,8 +374,8 @@ class Shim:
 
     def __init__(self, daemon, slug):
         with sqlite3.connect(daemon.state_dir / "bottled.db") as store:
-            token, pid = store.execute("SELECT shim_token, shim_pid FROM bottles WHERE slug = ?", (slug,)).fetchone()
-        path = next(path for path in daemon.run_dir.glob("b/*/shim.sock") if os.path.samefile(path.parent, f"/proc/{pid}/cwd"))
+            (token,) = store.execute("SELECT shim_token FROM bottles WHERE slug = ?", (slug,)).fetchone()
+        path = daemon.run_dir / "b" / hashlib.sha256(slug.encode()).hexdigest()[:16] / "shim.sock"
         self.wire = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.wire.settimeout(20)
         self.wire.connect(str(path))
@@ -398,7 +399,6 @@ class Shim:
         self.wire.close()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="the supervisor's folder is read by its user or root")
 def test_what_the_shim_refuses_changes_nothing(daemon):
     _, port = start(daemon, "firm", ["allowed.example"])
     good = daemon.get("/bottles/firm/plan/files/squid.conf").text

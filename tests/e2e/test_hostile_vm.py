@@ -4,35 +4,21 @@ A program of the test's own stands for QEMU, in QEMU's jail, and speaks the agen
 """
 import harness
 import pytest
+import vm_program
 
-PRELUDE = '''#!/usr/bin/python3
-import os, socket, struct, sys, time
-os.set_blocking(5, True)
-agent = socket.socket(fileno=5)
-
-def send(kind, payload=b""):
-    agent.sendall(struct.pack("<IB3x", len(payload), kind) + payload)
-
-def take():
-    head = agent.recv(8, socket.MSG_WAITALL)
-    if len(head) < 8:
-        sys.exit("the supervisor closed the channel")
-    length, kind = struct.unpack("<IB3x", head)
-    return kind, agent.recv(length, socket.MSG_WAITALL)
-
-HELLO, STARTED, OUTPUT, EXIT, FAILED, POWEROFF = 1, 2, 3, 4, 5, 66
+PRELUDE = vm_program.AGENT + '''HELLO, STARTED, OUTPUT, EXIT, FAILED, POWEROFF = 1, 2, 3, 4, 5, 66
 send(HELLO, struct.pack("<I", 1))
 take()
 '''
 PLAN = {"backend": "qemu", "slug": "taken", "command": ["true"]}
 
 
-@pytest.fixture(params=["same user", "ordinary user"])
+@pytest.fixture(params=harness.USERS)
 def taken_over(request, new_daemon):
     """Starts bottled with a QEMU that runs this program."""
 
     def start(program):
-        one = new_daemon(uid=65534 if request.param == "ordinary user" else None)
+        one = new_daemon(uid=harness.USERS[request.param])
         tools = one.base / "tools"
         tools.mkdir()
         qemu = tools / "qemu-system-x86_64"

@@ -4,7 +4,7 @@ import os
 import socket
 import stat
 
-import conftest
+import harness
 import pytest
 import yaml
 
@@ -59,9 +59,9 @@ def test_another_user_is_turned_away(daemon):
     if child == 0:
         status = 1
         try:
-            os.setresgid(conftest.OTHER_USER, conftest.OTHER_USER, conftest.OTHER_USER)
+            os.setresgid(harness.OTHER_USER, harness.OTHER_USER, harness.OTHER_USER)
             os.setgroups([])
-            os.setresuid(conftest.OTHER_USER, conftest.OTHER_USER, conftest.OTHER_USER)
+            os.setresuid(harness.OTHER_USER, harness.OTHER_USER, harness.OTHER_USER)
             status = 0 if daemon.get("/bottles").status == 403 else 1
         finally:
             os._exit(status)

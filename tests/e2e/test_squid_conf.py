@@ -18,7 +18,7 @@ import processes
 import rendering
 
 SQUID = shutil.which("squid", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
-OTHER_USER = 65534
+OTHER_USER = harness.OTHER_USER
 CONFIG = "/etc/bottle/squid.conf"
 JAIL = [
     "bwrap", "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent", "--new-session",
