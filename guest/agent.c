@@ -101,17 +101,16 @@ int agent_put(struct agent *agent, enum frame_type type, const void *payload, si
     return put(agent, header, sizeof header) < 0 ? -1 : put(agent, payload, cut);
 }
 
-uint8_t *agent_output_room(struct agent *agent)
+uint8_t *agent_room(struct agent *agent)
 {
-    return agent_idle(agent) ? agent->out + FRAME_HEADER_SIZE + 1 : NULL;
+    return agent_idle(agent) ? agent->out + FRAME_HEADER_SIZE : NULL;
 }
 
-void agent_output(struct agent *agent, int stream, size_t length)
+void agent_frame(struct agent *agent, enum frame_type type, size_t length)
 {
-    frame_header(agent->out, FRAME_OUTPUT, (uint32_t)length + 1);
-    agent->out[FRAME_HEADER_SIZE] = (uint8_t)stream;
+    frame_header(agent->out, type, (uint32_t)length);
     agent->out_at = 0;
-    agent->out_end = FRAME_HEADER_SIZE + 1 + length;
+    agent->out_end = FRAME_HEADER_SIZE + length;
 }
 
 bool agent_idle(const struct agent *agent)

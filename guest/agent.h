@@ -16,8 +16,8 @@
 #include "guest/protocol.h"
 
 enum {
-    /* A frame of output is one write: the kernel's driver takes at most 32 KiB in one. */
-    AGENT_OUTPUT_MAX = 32 * 1024 - FRAME_HEADER_SIZE - 1,
+    /* A frame is one write: the kernel's driver takes at most 32 KiB in one. */
+    AGENT_FRAME_MAX = 32 * 1024 - FRAME_HEADER_SIZE,
     AGENT_SMALL_MAX = 1024,
     AGENT_ROOM = 32 * 1024 + 4 * (AGENT_SMALL_MAX + FRAME_HEADER_SIZE),
 };
@@ -49,11 +49,11 @@ int agent_open(struct agent *agent, struct error *err);
 /* Queues a frame of at most AGENT_SMALL_MAX bytes; longer payloads are cut. -1 when the buffer has
  * no room. */
 int agent_put(struct agent *agent, enum frame_type type, const void *payload, size_t length);
-/* Where the bytes of the next OUTPUT frame go, AGENT_OUTPUT_MAX of them, or NULL while the last is
+/* Where the payload of the next large frame goes, AGENT_FRAME_MAX bytes, or NULL while something is
  * under way. */
-uint8_t *agent_output_room(struct agent *agent);
-/* Queues the OUTPUT frame of the `length` bytes put there. */
-void agent_output(struct agent *agent, int stream, size_t length);
+uint8_t *agent_room(struct agent *agent);
+/* Queues the frame of the payload that was put there. */
+void agent_frame(struct agent *agent, enum frame_type type, size_t length);
 /* Writes what the port takes. */
 void agent_write(struct agent *agent);
 bool agent_idle(const struct agent *agent);

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,10 +57,10 @@ static const char *search_path(char *const *env)
 }
 
 /* Tries one directory of the search path ("" is the work directory). Returns with errno. */
-static void try_directory(const char *directory, size_t length, const struct start_message *start)
+static void try_directory(const char *directory, size_t length, const struct command_plan *plan)
 {
     char path[PATH_MAX];
-    const char *name = start->args[0];
+    const char *name = plan->args[0];
     size_t name_length = strlen(name);
 
     if (length + 1 + name_length >= sizeof path) {
@@ -70,23 +71,23 @@ static void try_directory(const char *directory, size_t length, const struct sta
     if (length)
         path[length++] = '/';
     memcpy(path + length, name, name_length + 1);
-    (void)execve(path, start->args, start->env);
+    (void)execve(path, plan->args, plan->env);
 }
 
 /* Returns, with errno, only when the program can not be run. A program that may not be run is
  * passed over, as a shell does, yet named as the reason when no other is found. */
-static void search_and_exec(const struct start_message *start)
+static void search_and_exec(const struct command_plan *plan)
 {
-    const char *at = search_path(start->env);
+    const char *at = search_path(plan->env);
     bool forbidden = false;
 
-    if (strchr(start->args[0], '/') || !start->args[0][0]) {
-        (void)execve(start->args[0], start->args, start->env);
+    if (strchr(plan->args[0], '/') || !plan->args[0][0]) {
+        (void)execve(plan->args[0], plan->args, plan->env);
         return;
     }
     for (;;) {
         size_t length = strcspn(at, ":");
-        try_directory(at, length, start);
+        try_directory(at, length, plan);
         forbidden = forbidden || errno == EACCES;
         if (errno != ENOENT && errno != ENOTDIR && errno != EACCES && errno != ENAMETOOLONG)
             return;
@@ -108,22 +109,30 @@ static void default_signals(void)
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void child(const struct start_message *start, const int out[2], int report_fd)
+/* One of the three standard descriptors of the child, for each. */
+static int take_ends(const int ends[3])
+{
+    for (int i = 0; i < 3; i++)
+        if (dup2(ends[i], i) < 0)
+            return -1;
+    return close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
+}
+
+static void child(const struct command_plan *plan, const int ends[3], int report_fd)
     __attribute__((noreturn));
 
-static void child(const struct start_message *start, const int out[2], int report_fd)
+static void child(const struct command_plan *plan, const int ends[3], int report_fd)
 {
     const struct rlimit files = {.rlim_cur = 1024, .rlim_max = OPEN_FILES_MAX};
-    int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
     default_signals();
     (void)setrlimit(RLIMIT_NOFILE, &files);
-    if (setsid() < 0 || null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(out[0], 1) < 0 ||
-        dup2(out[1], 2) < 0 || close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+    if (setsid() < 0 || take_ends(ends) < 0 ||
+        ((plan->flags & EXEC_TERMINAL) && ioctl(0, TIOCSCTTY, 0) < 0))
         give_up(report_fd, STAGE_PREPARE);
-    if (root_make_directory(start->workdir) < 0 || chdir(start->workdir) < 0)
+    if (root_make_directory(plan->workdir) < 0 || chdir(plan->workdir) < 0)
         give_up(report_fd, STAGE_WORKDIR);
-    search_and_exec(start);
+    search_and_exec(plan);
     give_up(report_fd, STAGE_EXEC);
 }
 
@@ -143,11 +152,11 @@ static const char *shown(const char *name, char ret[NAME_SHOWN_MAX + 4])
     return ret;
 }
 
-static enum command_result refused(const struct report *report, const struct start_message *start,
+static enum command_result refused(const struct report *report, const struct command_plan *plan,
                                    struct command *ret, struct error *err)
 {
     char name[NAME_SHOWN_MAX + 4];
-    const char *program = start->args[0];
+    const char *program = plan->args[0];
 
     ret->exit_code = 126;
     errno = report->error;
@@ -157,7 +166,7 @@ static enum command_result refused(const struct report *report, const struct sta
     }
     if (report->stage == STAGE_WORKDIR) {
         (void)error_errno(err, NULL, "the work directory \"%s\" can not be used",
-                          shown(start->workdir, name));
+                          shown(plan->workdir, name));
         return COMMAND_REFUSED;
     }
     if (report->error == ENOENT)
@@ -171,7 +180,7 @@ static enum command_result refused(const struct report *report, const struct sta
 }
 
 /* Waits for exec: what the child reports, or nothing. */
-static enum command_result hear(int report_fd, const struct start_message *start,
+static enum command_result hear(int report_fd, const struct command_plan *plan,
                                 struct command *ret, struct error *err)
 {
     struct report report = {0};
@@ -184,49 +193,88 @@ static enum command_result hear(int report_fd, const struct start_message *start
         return COMMAND_RUNS;
     (void)waitpid(ret->pid, NULL, 0);
     if (got == (ssize_t)sizeof report)
-        return refused(&report, start, ret, err);
+        return refused(&report, plan, ret, err);
     (void)error_set(err, NULL, "the command's process ended before its program started");
     return COMMAND_FAULT;
 }
 
-static void close_pair(int pair[2])
+static void close_all(int *fds, size_t count)
 {
-    for (int i = 0; i < 2; i++)
-        if (pair[i] >= 0)
-            (void)close(pair[i]);
+    for (size_t i = 0; i < count; i++)
+        if (fds[i] >= 0)
+            (void)close(fds[i]);
 }
 
-enum command_result command_start(const struct start_message *start, struct command *ret,
+/* Both ends of a terminal; TIOCGPTPEER needs no path to it. */
+static int open_terminal(const struct command_plan *plan, int ours[3], int theirs[3])
+{
+    const struct winsize size = {.ws_row = plan->rows, .ws_col = plan->columns};
+    int unlock = 0;
+
+    ours[1] = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    if (ours[1] < 0 || ioctl(ours[1], TIOCSPTLCK, &unlock) < 0 ||
+        ioctl(ours[1], TIOCSWINSZ, &size) < 0)
+        return -1;
+    theirs[1] = ioctl(ours[1], TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (theirs[1] < 0)
+        return -1;
+    ours[0] = fcntl(ours[1], F_DUPFD_CLOEXEC, 3);
+    theirs[0] = fcntl(theirs[1], F_DUPFD_CLOEXEC, 3);
+    theirs[2] = fcntl(theirs[1], F_DUPFD_CLOEXEC, 3);
+    return ours[0] < 0 || theirs[0] < 0 || theirs[2] < 0 ? -1 : 0;
+}
+
+static int open_pipe(int *reads, int *writes, int *ours)
+{
+    int pair[2];
+
+    if (pipe2(pair, O_CLOEXEC) < 0)
+        return -1;
+    *reads = pair[0];
+    *writes = pair[1];
+    return fcntl(*ours, F_SETFL, O_NONBLOCK);
+}
+
+static int open_ends(const struct command_plan *plan, int ours[3], int theirs[3])
+{
+    if (plan->flags & EXEC_TERMINAL)
+        return open_terminal(plan, ours, theirs);
+    for (int i = 1; i < 3; i++)
+        if (open_pipe(&ours[i], &theirs[i], &ours[i]) < 0)
+            return -1;
+    if (plan->flags & EXEC_STDIN)
+        return open_pipe(&theirs[0], &ours[0], &ours[0]);
+    theirs[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return theirs[0] < 0 ? -1 : 0;
+}
+
+enum command_result command_start(const struct command_plan *plan, struct command *ret,
                                   struct error *err)
 {
-    int out[2] = {-1, -1}, error_out[2] = {-1, -1}, report[2] = {-1, -1};
-    struct command command = {.pid = -1};
+    struct command command = {.pid = -1, .ends = {-1, -1, -1}};
+    int theirs[3] = {-1, -1, -1}, report[2] = {-1, -1};
     enum command_result result = COMMAND_FAULT;
 
-    if (pipe2(out, O_CLOEXEC) < 0 || pipe2(error_out, O_CLOEXEC) < 0 ||
-        pipe2(report, O_CLOEXEC) < 0 || fcntl(out[0], F_SETFL, O_NONBLOCK) < 0 ||
-        fcntl(error_out[0], F_SETFL, O_NONBLOCK) < 0) {
+    if (open_ends(plan, command.ends, theirs) < 0 || pipe2(report, O_CLOEXEC) < 0) {
         (void)error_errno(err, NULL, "making the command's pipes");
         goto out;
     }
     command.pid = fork();
     if (command.pid == 0)
-        child(start, (const int[2]){out[1], error_out[1]}, report[1]);
+        child(plan, theirs, report[1]);
     if (command.pid < 0) {
         (void)error_errno(err, NULL, "starting the command's process");
         goto out;
     }
-    (void)close(report[1]);
-    report[1] = -1;
-    result = hear(report[0], start, &command, err);
-    if (result == COMMAND_RUNS) {
-        command.pipes[0] = steal_fd(&out[0]);
-        command.pipes[1] = steal_fd(&error_out[0]);
-    }
-    *ret = command;
+    (void)close(steal_fd(&report[1]));
+    result = hear(report[0], plan, &command, err);
 out:
-    close_pair(out);
-    close_pair(error_out);
-    close_pair(report);
+    if (result != COMMAND_RUNS) {
+        close_all(command.ends, 3);
+        command.ends[0] = command.ends[1] = command.ends[2] = -1;
+    }
+    close_all(theirs, 3);
+    close_all(report, 2);
+    *ret = command;
     return result;
 }

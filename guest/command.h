@@ -1,5 +1,5 @@
-/* Starting the bottle's command: exactly the arguments and the environment of START, nothing else
- * inherited. */
+/* Starting a program of the bottle: exactly the arguments and the environment that are given, nothing
+ * else inherited. */
 #pragma once
 
 #include <stdint.h>
@@ -8,17 +8,26 @@
 #include "base/error.h"
 #include "guest/protocol.h"
 
+struct command_plan {
+    char *const *args, *const *env; /* NULL-terminated */
+    const char *workdir;
+    uint32_t flags; /* EXEC_TERMINAL, EXEC_STDIN */
+    uint16_t rows, columns;
+};
+
 struct command {
-    pid_t pid;          /* leader of its own session and process group */
-    int pipes[2];       /* what it prints on stdout and stderr; non-blocking; the caller closes */
+    pid_t pid; /* leader of its own session and process group */
+    /* Ours of its stdin, stdout and stderr, non-blocking; the caller closes. -1: there is none: of
+     * stdin without EXEC_STDIN, of stderr on a terminal. */
+    int ends[3];
     uint32_t exit_code; /* when refused: 127 not found, 126 otherwise, as a shell has it */
 };
 
 enum command_result {
     COMMAND_RUNS,    /* exec succeeded */
-    COMMAND_REFUSED, /* the plan's command can not be run: the error says why */
+    COMMAND_REFUSED, /* that can not be run: the error says why */
     COMMAND_FAULT,   /* the guest itself failed */
 };
 
-enum command_result command_start(const struct start_message *start, struct command *ret,
+enum command_result command_start(const struct command_plan *plan, struct command *ret,
                                   struct error *err);

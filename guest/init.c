@@ -46,10 +46,12 @@ static void hello(void)
     (void)agent_put(&agent, FRAME_HELLO, payload, 4 + length);
 }
 
-/* 1 and *ret_start, whose strings lie in *ret_payload; 0 when the host wants no more; -1. */
-static int await_start(struct start_message *ret_start, struct error *err)
+/* 1 and *ret_start, whose strings lie in *ret_payload, which the caller frees after it; 0 when the
+ * host wants no more; -1. */
+static int await_start(struct start_message *ret_start, uint8_t **ret_payload, struct error *err)
 {
     struct frame frame;
+    uint8_t *payload;
 
     for (;;) {
         switch (agent_read(&agent, &frame)) {
@@ -67,9 +69,15 @@ static int await_start(struct start_message *ret_start, struct error *err)
             return 0;
         if (frame.type != FRAME_START)
             return error_set(err, NULL, "the host sent another frame in place of START");
-        if (start_message_parse(frame.payload, frame.length, ret_start) < 0)
+        payload = malloc(frame.length + 1);
+        if (!payload)
+            return error_set(err, NULL, "out of memory");
+        memcpy(payload, frame.payload, frame.length);
+        if (start_message_parse(payload, frame.length, ret_start) < 0) {
+            free(payload);
             return error_set(err, NULL, "the host sent a malformed START");
-        agent.in_max = GUEST_PAYLOAD_MAX;
+        }
+        *ret_payload = payload;
         return 1;
     }
 }
@@ -86,13 +94,14 @@ static int prepare(const struct start_message *start, struct error *err)
 static int serve(struct error *err)
 {
     struct start_message start;
+    uint8_t *payload = NULL;
     int result = agent_open(&agent, err);
 
     if (result < 0)
         return -1;
     hello();
     agent_write(&agent);
-    result = await_start(&start, err);
+    result = await_start(&start, &payload, err);
     if (result <= 0)
         return result;
     result = prepare(&start, err);
@@ -101,6 +110,7 @@ static int serve(struct error *err)
         result = end == RUN_MALFORMED ? -1 : end == RUN_EXITED;
     }
     start_message_free(&start);
+    free(payload);
     return result;
 }
 

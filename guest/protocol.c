@@ -3,6 +3,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+void put_u16(uint8_t out[2], uint16_t value)
+{
+    out[0] = (uint8_t)value;
+    out[1] = (uint8_t)(value >> 8);
+}
+
+uint16_t get_u16(const uint8_t in[2])
+{
+    return (uint16_t)(in[0] | in[1] << 8);
+}
+
 void put_u32(uint8_t out[4], uint32_t value)
 {
     for (int i = 0; i < 4; i++)
@@ -63,6 +74,24 @@ static char **next_strings(const uint8_t **at, const uint8_t *end, uint32_t coun
     return strings;
 }
 
+/* The arguments and the variables, which are the rest of a payload. 0, or -1 with nothing left to
+ * free. */
+static int take_arrays(const uint8_t *at, const uint8_t *end, uint32_t n_args, uint32_t n_env,
+                       char ***ret_args, char ***ret_env)
+{
+    char **args = n_args ? next_strings(&at, end, n_args) : NULL;
+    char **env = args ? next_strings(&at, end, n_env) : NULL;
+
+    if (!env || at != end) {
+        free(args);
+        free(env);
+        return -1;
+    }
+    *ret_args = args;
+    *ret_env = env;
+    return 0;
+}
+
 int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret)
 {
     struct start_message message = {0};
@@ -76,20 +105,43 @@ int start_message_parse(const uint8_t *payload, size_t length, struct start_mess
     message.guest_ip = next_string(&at, end);
     message.gateway = next_string(&at, end);
     message.workdir = next_string(&at, end);
-    if (!message.workdir || message.n_args == 0)
+    if (!message.workdir ||
+        take_arrays(at, end, message.n_args, message.n_env, &message.args, &message.env) < 0)
         return -1;
-    message.args = next_strings(&at, end, message.n_args);
-    if (message.args)
-        message.env = next_strings(&at, end, message.n_env);
-    if (!message.env || at != end) {
-        start_message_free(&message);
-        return -1;
-    }
     *ret = message;
     return 0;
 }
 
 void start_message_free(struct start_message *message)
+{
+    free(message->args);
+    free(message->env);
+    message->args = message->env = NULL;
+}
+
+int exec_message_parse(const uint8_t *payload, size_t length, struct exec_message *ret)
+{
+    struct exec_message message = {0};
+
+    if (length < EXEC_FIXED_SIZE)
+        return -1;
+    const uint8_t *at = payload + EXEC_FIXED_SIZE, *end = payload + length;
+    message.id = get_u32(payload);
+    message.flags = get_u32(payload + 4);
+    message.timeout_ms = get_u32(payload + 8);
+    message.rows = get_u16(payload + 12);
+    message.columns = get_u16(payload + 14);
+    message.n_args = get_u32(payload + 16);
+    message.n_env = get_u32(payload + 20);
+    message.workdir = next_string(&at, end);
+    if (!message.workdir || (message.flags & ~(uint32_t)EXEC_FLAGS) ||
+        take_arrays(at, end, message.n_args, message.n_env, &message.args, &message.env) < 0)
+        return -1;
+    *ret = message;
+    return 0;
+}
+
+void exec_message_free(struct exec_message *message)
 {
     free(message->args);
     free(message->env);

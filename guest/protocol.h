@@ -19,6 +19,21 @@
  *   FAILED(why)              >                                the guest could not do its part
  *                            < POWEROFF                       sync and power off now
  *
+ * Beside the command, while it runs, other programs: at most EXECS_MAX at once, each with an id that
+ * the host chooses and never gives twice.
+ *
+ *                            < EXEC(id, …)                    a program is to be run
+ *                            < EXEC_WINDOW(id, bytes)         the host takes so much more output
+ *   EXEC_WINDOW(id, bytes)   >                                the guest takes so much more input
+ *                            < EXEC_INPUT(id, bytes)          none: the end of its input
+ *   EXEC_OUTPUT(id, …)       >                                within the window
+ *                            < EXEC_SIGNAL(id, number)        to its process group
+ *                            < EXEC_RESIZE(id, rows, columns) of its terminal
+ *   EXEC_EXIT(id, …)         >                                always the last of its id
+ *
+ * Windows begin at 0 both ways, so one stream that nobody reads holds up no other. What the host
+ * says of an exec that has ended crossed its EXEC_EXIT, and is ignored.
+ *
  * A frame that the guest has written is not yet one that the host has read, and the machine's end
  * takes what is between. So the host answers EXIT and FAILED with POWEROFF, and the guest waits for
  * that answer, three seconds at most.
@@ -31,10 +46,13 @@
 #define AGENT_PORT_NAME "bottled.agent"
 
 enum {
-    PROTOCOL_VERSION = 1,
+    PROTOCOL_VERSION = 2,
     FRAME_HEADER_SIZE = 8,
     GUEST_PAYLOAD_MAX = 64 * 1024,
-    START_PAYLOAD_MAX = 2 * 1024 * 1024,
+    START_PAYLOAD_MAX = 2 * 1024 * 1024, /* and EXEC's */
+    EXECS_MAX = 64,
+    EXEC_WINDOW_MAX = 128 * 1024, /* more is never granted */
+    EXEC_FIXED_SIZE = 24,
 };
 
 enum frame_type {
@@ -47,13 +65,31 @@ enum frame_type {
     FRAME_CHECK = 6,   /* u32 id of the report, u8 number (guest/checks.h), u8 passed (0 or 1), then
                           at most CHECK_WORDS_MAX bytes: what came back */
     FRAME_REPORT_END = 7, /* u32 id */
+    FRAME_EXEC_OUTPUT = 8, /* u32 id, u8 stream (1 or 2; a terminal has 1 only), then bytes */
+    FRAME_EXEC_EXIT = 9,   /* u32 id, u32 exit code, u32 signal (0: none), u8 timed out (0 or 1),
+                              then words, maybe empty. Code EXEC_LOST is not the guest's: the shim
+                              says so of one whose end it never learns */
     /* host → guest */
     FRAME_START = 64,    /* see struct start_message */
     FRAME_SIGNAL = 65,   /* u32 number */
     FRAME_POWEROFF = 66, /* empty */
     FRAME_REPORT = 67,   /* u32 id, u8 number of ports, each a u16 in little endian: the gateway's
                             port forwards. A newer report ends an older one */
+    FRAME_EXEC = 68,         /* see struct exec_message */
+    FRAME_EXEC_INPUT = 69,   /* u32 id, then bytes, at most EXEC_INPUT_MAX */
+    FRAME_EXEC_SIGNAL = 70,  /* u32 id, u32 number */
+    FRAME_EXEC_RESIZE = 71,  /* u32 id, u16 rows, u16 columns */
+    /* both ways */
+    FRAME_EXEC_WINDOW = 80, /* u32 id, u32 bytes */
 };
+
+enum {
+    EXEC_INPUT_MAX = 16 * 1024,
+    EXEC_TERMINAL = 1, /* flags: on a terminal, which has one stream of output */
+    EXEC_STDIN = 2,    /*        with input; without, it reads /dev/null */
+    EXEC_FLAGS = EXEC_TERMINAL | EXEC_STDIN,
+};
+#define EXEC_LOST UINT32_MAX
 
 struct frame {
     enum frame_type type;
@@ -61,6 +97,8 @@ struct frame {
     uint32_t length;
 };
 
+uint16_t get_u16(const uint8_t in[2]);
+void put_u16(uint8_t out[2], uint16_t value);
 void put_u32(uint8_t out[4], uint32_t value);
 uint32_t get_u32(const uint8_t in[4]);
 void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t length);
@@ -80,3 +118,18 @@ struct start_message {
 /* 0, or -1 when malformed or memory is short. start_message_free releases the arrays. */
 int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret);
 void start_message_free(struct start_message *message);
+
+/* EXEC's payload: u32 id, u32 flags, u32 milliseconds until it is killed (0: never), u16 rows, u16
+ * columns, u32 number of arguments, u32 number of variables, then NUL-terminated strings: the work
+ * directory ("": the command's), the arguments, and variables as NAME=value, which come on top of
+ * the command's. Nothing after. */
+struct exec_message {
+    uint32_t id, flags, timeout_ms;
+    uint16_t rows, columns;
+    const char *workdir;
+    uint32_t n_args, n_env;
+    char **args, **env; /* as in struct start_message */
+};
+/* As start_message_parse. */
+int exec_message_parse(const uint8_t *payload, size_t length, struct exec_message *ret);
+void exec_message_free(struct exec_message *message);

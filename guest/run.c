@@ -1,17 +1,12 @@
-/* One loop over three things: the port, the command's two pipes and SIGCHLD.
- *
- * The command's end is known from its wait status, never from the pipes: a process that it left
- * behind may hold them. Then what the pipes hold is owed to the host, however slow it takes it;
- * what comes later is passed on until both are at their end, for a second at most. */
+/* One loop over the port, the command's two pipes, SIGCHLD, the checks of a report, and what the host
+ * has run beside the command. */
 #include "guest/run.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,29 +14,20 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "guest/command.h"
+#include "guest/exec.h"
+#include "guest/output.h"
 #include "guest/report.h"
-
-enum {
-    DRAIN_MS = 1000,
-};
-
-struct pipe_end {
-    int fd;      /* -1 at its end */
-    size_t owed; /* bytes that were in it when the command ended */
-};
 
 struct run {
     struct agent *agent;
     struct error *err;
-    char gateway[16]; /* a copy: START's bytes go with the next frame */
+    const char *gateway;
     struct report report;
+    struct execs execs;
+    struct output output;
     int signals; /* signalfd for SIGCHLD */
     pid_t pid;
-    bool ended;
     int status; /* once it ended */
-    int64_t drain_until;
-    struct pipe_end pipes[2]; /* stdout, stderr */
-    int turn;                 /* the pipe that is read first: each gets its turn */
 };
 
 static void put_exit(struct agent *agent, uint32_t code, uint32_t signal_number, const char *words)
@@ -63,18 +49,6 @@ static void put_status(struct agent *agent, int status)
         put_exit(agent, (uint32_t)WEXITSTATUS(status), 0, "");
 }
 
-static void note_end(struct run *run, int status)
-{
-    run->ended = true;
-    run->status = status;
-    run->drain_until = clock_monotonic_ms() + DRAIN_MS;
-    for (size_t i = 0; i < COUNT_OF(run->pipes); i++) {
-        int waiting = 0;
-        if (run->pipes[i].fd >= 0 && ioctl(run->pipes[i].fd, FIONREAD, &waiting) == 0)
-            run->pipes[i].owed = (size_t)waiting;
-    }
-}
-
 /* Every process that lost its parent is ours to reap; one of them is the command. */
 static void reap(struct run *run)
 {
@@ -84,46 +58,13 @@ static void reap(struct run *run)
     while (read(run->signals, &info, sizeof info) > 0)
         ;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
-        if (pid == run->pid)
-            note_end(run, status);
-        else
+        if (pid == run->pid) {
+            run->status = status;
+            output_note_end(&run->output);
+        } else {
             report_reaped(&run->report, pid);
-}
-
-/* A process that the command left behind may print for ever: after the drain time only what is owed
- * is read. */
-static bool may_read(const struct run *run, const struct pipe_end *pipe_end)
-{
-    return pipe_end->fd >= 0 &&
-           (!run->ended || pipe_end->owed || clock_monotonic_ms() < run->drain_until);
-}
-
-static void pump_pipe(struct run *run, int index)
-{
-    struct pipe_end *pipe_end = &run->pipes[index];
-    uint8_t *room = may_read(run, pipe_end) ? agent_output_room(run->agent) : NULL;
-
-    if (!room)
-        return;
-    ssize_t got = read(pipe_end->fd, room, AGENT_OUTPUT_MAX);
-    if (got > 0) {
-        agent_output(run->agent, index + 1, (size_t)got);
-        agent_write(run->agent);
-        pipe_end->owed -= (size_t)got < pipe_end->owed ? (size_t)got : pipe_end->owed;
-    } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-        (void)close(pipe_end->fd);
-        *pipe_end = (struct pipe_end){.fd = -1};
-    }
-}
-
-/* Nothing more of the command's output is to be passed on. */
-static bool drained(const struct run *run)
-{
-    const struct pipe_end *pipes = run->pipes;
-
-    if (!run->ended || !agent_idle(run->agent) || pipes[0].owed || pipes[1].owed)
-        return false;
-    return (pipes[0].fd < 0 && pipes[1].fd < 0) || clock_monotonic_ms() >= run->drain_until;
+            execs_reaped(&run->execs, pid, status);
+        }
 }
 
 static bool malformed(struct run *run, enum run_end *ret, const char *words)
@@ -159,55 +100,68 @@ static bool obey(struct run *run, enum run_end *ret)
                 return malformed(run, ret, "a malformed REPORT");
             continue;
         }
+        if (execs_frame_is_theirs(frame.type)) {
+            if (execs_take(&run->execs, &frame) < 0)
+                return malformed(run, ret, "an EXEC that is malformed or one too many");
+            continue;
+        }
         if (frame.type != FRAME_SIGNAL || frame.length != 4)
             return malformed(run, ret, "a frame that does not belong here");
         uint32_t number = get_u32(frame.payload);
         if (number == 0 || number > (uint32_t)SIGRTMAX)
             return malformed(run, ret, "a signal that does not exist");
-        if (!run->ended)
+        if (!run->output.ended)
             (void)kill(-run->pid, (int)number);
     }
+}
+
+static int sooner(int a, int b)
+{
+    return a < 0 || (b >= 0 && b < a) ? b : a;
 }
 
 static int wait_ms(const struct run *run)
 {
     int64_t now = clock_monotonic_ms();
+    int wait = sooner(execs_wait_ms(&run->execs), output_wait_ms(&run->output));
 
-    if (!run->ended && run->report.fd < 0)
-        return -1;
-    if (!run->ended)
-        return now < run->report.until_ms ? (int)(run->report.until_ms - now) : 100;
-    int64_t left = run->drain_until - now;
-    return left > 0 ? (int)left : agent_idle(run->agent) ? 0 : -1;
+    if (run->report.fd >= 0)
+        wait = sooner(wait, now < run->report.until_ms ? (int)(run->report.until_ms - now) : 100);
+    return wait;
 }
+
+enum { PORT, SIGNALS, REPORT, COMMAND, EXECS = COMMAND + 2, POLL_MAX = EXECS + EXEC_POLL_MAX };
 
 static enum run_end loop(struct run *run)
 {
+    const struct output_way way = {.agent = run->agent, .type = FRAME_OUTPUT};
+    struct pollfd fds[POLL_MAX];
     enum run_end end = RUN_EXITED;
 
-    while (!drained(run)) {
+    while (!output_drained(&run->output) || !agent_idle(run->agent)) {
         bool idle = agent_idle(run->agent);
-        struct pollfd fds[5] = {
-            {.fd = run->agent->fd, .events = (short)(POLLIN | (idle ? 0 : POLLOUT))},
-            {.fd = run->signals, .events = POLLIN},
-            {.fd = idle ? run->pipes[0].fd : -1, .events = POLLIN},
-            {.fd = idle ? run->pipes[1].fd : -1, .events = POLLIN},
-            {.fd = idle ? run->report.fd : -1, .events = POLLIN},
-        };
-        if (poll(fds, COUNT_OF(fds), wait_ms(run)) < 0 && errno != EINTR) {
+        fds[PORT] = (struct pollfd){.fd = run->agent->fd,
+                                    .events = (short)(POLLIN | (idle ? 0 : POLLOUT))};
+        fds[SIGNALS] = (struct pollfd){.fd = run->signals, .events = POLLIN};
+        fds[REPORT] = (struct pollfd){.fd = idle ? run->report.fd : -1, .events = POLLIN};
+        output_poll(&run->output, idle, fds + COMMAND);
+        size_t count = EXECS + execs_poll(&run->execs, idle, fds + EXECS);
+        if (poll(fds, count, wait_ms(run)) < 0) {
+            if (errno == EINTR)
+                continue;
             (void)error_errno(run->err, NULL, "waiting for events");
             return RUN_MALFORMED;
         }
+        output_polled(&run->output, fds + COMMAND);
+        execs_polled(&run->execs, fds + EXECS);
         agent_write(run->agent);
-        if (fds[0].revents && obey(run, &end))
+        if (fds[PORT].revents && obey(run, &end))
             return end;
-        if (fds[1].revents)
+        if (fds[SIGNALS].revents)
             reap(run);
         report_pump(&run->report, run->agent);
-        /* Whichever has nothing does not take the other's turn. */
-        run->turn = !run->turn;
-        pump_pipe(run, run->turn);
-        pump_pipe(run, !run->turn);
+        output_pump(&run->output, &way);
+        execs_pump(&run->execs);
         if (run->agent->closed)
             return RUN_CLOSED;
     }
@@ -228,13 +182,18 @@ static int watch_children(struct error *err)
 
 enum run_end run_command(struct agent *agent, const struct start_message *start, struct error *err)
 {
-    struct run run = {.agent = agent, .err = err, .report.fd = -1};
+    struct run run = {.agent = agent,
+                      .err = err,
+                      .gateway = start->gateway,
+                      .report.fd = -1,
+                      .execs = {.agent = agent, .start = start}};
+    const struct command_plan plan = {
+        .args = start->args, .env = start->env, .workdir = start->workdir};
     struct command command;
 
-    (void)snprintf(run.gateway, sizeof run.gateway, "%s", start->gateway);
     if ((run.signals = watch_children(err)) < 0)
         return RUN_MALFORMED;
-    switch (command_start(start, &command, err)) {
+    switch (command_start(&plan, &command, err)) {
     case COMMAND_FAULT:
         (void)close(run.signals);
         return RUN_MALFORMED;
@@ -246,14 +205,12 @@ enum run_end run_command(struct agent *agent, const struct start_message *start,
         break;
     }
     run.pid = command.pid;
-    for (size_t i = 0; i < COUNT_OF(run.pipes); i++)
-        run.pipes[i].fd = command.pipes[i];
+    memcpy(run.output.fds, command.ends + 1, sizeof run.output.fds);
     (void)agent_put(agent, FRAME_STARTED, NULL, 0);
     enum run_end end = loop(&run);
     report_end(&run.report);
-    for (size_t i = 0; i < COUNT_OF(run.pipes); i++)
-        if (run.pipes[i].fd >= 0)
-            (void)close(run.pipes[i].fd);
+    execs_end(&run.execs);
+    output_close(&run.output);
     (void)close(run.signals);
     return end;
 }

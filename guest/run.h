@@ -12,5 +12,5 @@ enum run_end {
     RUN_MALFORMED, /* the host broke the protocol; the error says how */
 };
 
-/* Runs the command of START to its end, or to another end. */
+/* Runs the command of START, whose strings outlive the call, to its end, or to another end. */
 enum run_end run_command(struct agent *agent, const struct start_message *start, struct error *err);

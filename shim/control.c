@@ -73,6 +73,7 @@ static void handle(struct client *client, const json_t *request, int *fd)
 {
     struct control *control = client->control;
     const char *op = json_member_string(request, "op");
+    const char *id = json_member_string(request, "id"); /* of an exec; others have a number */
 
     if (!client->trusted) {
         client->trusted = op && strcmp(op, "hello") == 0 &&
@@ -90,6 +91,11 @@ static void handle(struct client *client, const json_t *request, int *fd)
     else if (op && strcmp(op, "egress") == 0 && *fd >= 0)
         control->owner.egress(control->owner.context, client->number,
                               json_member_integer(request, "id", 0), steal_fd(fd));
+    else if (op && strcmp(op, "exec") == 0 && *fd >= 0 && id)
+        control->owner.exec(control->owner.context, id, steal_fd(fd));
+    else if (op && strcmp(op, "exec-result") == 0 && id)
+        control_answer(control, client->number,
+                       control->owner.exec_result(control->owner.context, id));
     else if (op && strcmp(op, "status") == 0)
         send_status(client);
     else

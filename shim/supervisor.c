@@ -138,6 +138,7 @@ static void begin_ending(struct supervisor *sup)
     loop_timer_cancel(sup->loop, &sup->tick);
     loop_timer_cancel(sup->loop, &sup->report_deadline);
     egress_change_end(sup);
+    execs_lost(sup, "the bottle ended first");
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
@@ -222,6 +223,12 @@ void supervisor_on_frame(void *context, const struct frame *frame)
     case FRAME_CHECK:
     case FRAME_REPORT_END:
         if (report_frame(sup, frame) < 0)
+            supervisor_fail(sup, "the guest's agent broke the protocol");
+        return;
+    case FRAME_EXEC_OUTPUT:
+    case FRAME_EXEC_WINDOW:
+    case FRAME_EXEC_EXIT:
+        if (exec_frame(sup, frame) < 0)
             supervisor_fail(sup, "the guest's agent broke the protocol");
         return;
     case FRAME_FAILED:
@@ -359,6 +366,16 @@ static void on_egress(void *context, uint64_t client, int64_t id, int fd)
     egress_change_request(context, client, id, fd);
 }
 
+static void on_exec(void *context, const char *id, int fd)
+{
+    exec_request(context, id, fd);
+}
+
+static json_t *on_exec_result(void *context, const char *id)
+{
+    return exec_result_encode(context, id);
+}
+
 static void on_signal(struct loop_source *source, uint32_t events)
 {
     struct supervisor *sup = source->data;
@@ -427,7 +444,8 @@ static void close_logs(struct supervisor *sup)
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)
 {
     struct supervisor *sup = calloc(1, sizeof *sup);
-    const struct control_owner owner = {status_encode, on_stop, on_report, on_egress, sup};
+    const struct control_owner owner = {status_encode, on_stop, on_report,      on_egress,
+                                        on_exec,       on_exec_result, sup};
     int result = -1;
 
     if (!sup || !(sup->loop = loop_new(err))) {
@@ -450,6 +468,7 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
     result = loop_run(sup->loop, err);
     close_logs(sup);
     egress_change_free(sup);
+    execs_free(sup);
 out:
     egress_tell_free(sup->tell);
     control_free(sup->control);

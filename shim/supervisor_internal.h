@@ -7,6 +7,7 @@
 #include "shim/control.h"
 #include "shim/egress_change.h"
 #include "shim/egress_tell.h"
+#include "shim/exec.h"
 #include "shim/health.h"
 #include "shim/relay.h"
 #include "shim/report.h"
@@ -28,6 +29,7 @@ struct supervisor {
     struct egress_tell *tell;
     struct report report;
     struct egress_change change;
+    struct execs execs;
     struct loop_timer report_deadline;
     enum phase phase;
     bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;

@@ -1,0 +1,378 @@
+#include "shim/exec.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "base/util.h"
+#include "shim/supervisor_internal.h"
+
+enum {
+    READ_SIZE = 16 * 1024,
+    INPUT_WINDOW_MAX = 128 * 1024, /* what we believe of a guest */
+    EXIT_FIXED_SIZE = 13,
+};
+
+struct exec {
+    struct supervisor *sup;
+    char id[EXEC_ID_LENGTH + 1];
+    uint32_t number;           /* to the guest; 0: it knows nothing of it yet */
+    struct loop_source source; /* bottled's; fd -1: it is gone */
+    struct text in, out;       /* from and to bottled */
+    uint32_t window;           /* how much the guest may still send */
+    uint32_t input_window;     /* how much bottled may still send */
+    bool ended;                /* EXEC_EXIT is in `out`, or bottled is gone too */
+    struct exec *next;
+};
+
+static void exec_free(struct exec *exec)
+{
+    struct execs *execs = &exec->sup->execs;
+    struct exec **at = &execs->first;
+
+    while (*at != exec)
+        at = &(*at)->next;
+    *at = exec->next;
+    execs->count--;
+    if (exec->source.fd >= 0) {
+        loop_remove(exec->sup->loop, &exec->source);
+        (void)close(exec->source.fd);
+    }
+    text_free(&exec->in);
+    text_free(&exec->out);
+    free(exec);
+}
+
+/* ── to the guest ── */
+
+static void send_guest(struct exec *exec, enum frame_type type, const void *rest, size_t length)
+{
+    uint8_t head[FRAME_HEADER_SIZE + 4];
+    CLEANUP_TEXT struct text frame = TEXT_INIT;
+
+    frame_header(head, type, (uint32_t)(4 + length));
+    put_u32(head + FRAME_HEADER_SIZE, exec->number);
+    text_add_bytes(&frame, head, sizeof head);
+    text_add_bytes(&frame, rest, length);
+    if (!frame.failed)
+        (void)agent_send(&exec->sup->agent, (const uint8_t *)frame.data, frame.length);
+}
+
+static void widen(struct exec *exec, uint32_t more)
+{
+    uint8_t bytes[4];
+
+    put_u32(bytes, more);
+    exec->window += more;
+    send_guest(exec, FRAME_EXEC_WINDOW, bytes, sizeof bytes);
+}
+
+/* Bottled is gone: the program goes on, and nobody hears it. */
+static void orphan(struct exec *exec)
+{
+    loop_remove(exec->sup->loop, &exec->source);
+    (void)close(exec->source.fd);
+    exec->source.fd = -1;
+    text_free(&exec->in);
+    text_free(&exec->out);
+    if (exec->ended || exec->number == 0)
+        exec_free(exec);
+    else if (exec->window < EXEC_WINDOW_MAX)
+        widen(exec, EXEC_WINDOW_MAX - exec->window);
+}
+
+/* ── from bottled ── */
+
+/* What may come after EXEC; 0 when it may be passed on. */
+static int check(struct exec *exec, const struct frame *frame)
+{
+    uint32_t length = frame->length - 4;
+
+    switch (frame->type) {
+    case FRAME_EXEC_INPUT:
+        if (length > EXEC_INPUT_MAX || length > exec->input_window)
+            return -1;
+        exec->input_window -= length;
+        return 0;
+    case FRAME_EXEC_WINDOW:
+        if (length != 4 || get_u32(frame->payload + 4) > EXEC_WINDOW_MAX - exec->window)
+            return -1;
+        exec->window += get_u32(frame->payload + 4);
+        return 0;
+    case FRAME_EXEC_SIGNAL:
+    case FRAME_EXEC_RESIZE:
+        return length == 4 ? 0 : -1;
+    default:
+        return -1;
+    }
+}
+
+/* -1: bottled broke the protocol. */
+static int take(struct exec *exec, const struct frame *frame)
+{
+    if (frame->length < 4)
+        return -1;
+    if (exec->ended)
+        return 0;
+    if (exec->number == 0) {
+        if (frame->type != FRAME_EXEC)
+            return -1;
+        exec->number = ++exec->sup->execs.last_number;
+    } else if (check(exec, frame) < 0) {
+        return -1;
+    }
+    send_guest(exec, frame->type, frame->payload + 4, frame->length - 4);
+    return 0;
+}
+
+static int take_frames(struct exec *exec)
+{
+    size_t at = 0;
+    struct frame frame;
+    int64_t size = 0;
+
+    while (!exec->in.failed &&
+           (size = frame_parse((const uint8_t *)exec->in.data + at, exec->in.length - at,
+                               START_PAYLOAD_MAX, &frame)) > 0) {
+        if (take(exec, &frame) < 0)
+            return -1;
+        at += (size_t)size;
+    }
+    if (size < 0 || exec->in.failed)
+        return -1;
+    memmove(exec->in.data, exec->in.data + at, exec->in.length - at);
+    exec->in.length -= at;
+    return 0;
+}
+
+/* ── to bottled ── */
+
+static void flush(struct exec *exec)
+{
+    struct text *out = &exec->out;
+
+    while (out->length > 0) {
+        ssize_t put = send(exec->source.fd, out->data, out->length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0 && errno == EAGAIN)
+            break;
+        if (put < 0) {
+            orphan(exec);
+            return;
+        }
+        memmove(out->data, out->data + put, out->length - (size_t)put);
+        out->length -= (size_t)put;
+    }
+    if (exec->ended && out->length == 0)
+        exec_free(exec);
+    else
+        (void)loop_modify(exec->sup->loop, &exec->source,
+                          EPOLLIN | (out->length ? (uint32_t)EPOLLOUT : 0));
+}
+
+/* Queues a frame for bottled, with id 0. */
+static void send_bottled(struct exec *exec, enum frame_type type, const uint8_t *rest,
+                         size_t length)
+{
+    uint8_t bytes[FRAME_HEADER_SIZE + 4] = {0};
+
+    if (exec->source.fd < 0)
+        return;
+    frame_header(bytes, type, (uint32_t)(4 + length));
+    text_add_bytes(&exec->out, bytes, sizeof bytes);
+    text_add_bytes(&exec->out, rest, length);
+}
+
+static void on_event(struct loop_source *source, uint32_t events)
+{
+    struct exec *exec = source->data;
+    char bytes[READ_SIZE];
+
+    if (events & EPOLLOUT) {
+        flush(exec); /* which may be its end: the rest brings another event */
+        return;
+    }
+    ssize_t got = recv(source->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (got > 0)
+        text_add_bytes(&exec->in, bytes, (size_t)got);
+    if (got <= 0 || take_frames(exec) < 0)
+        orphan(exec);
+}
+
+/* ── its end ── */
+
+static void note_result(struct exec *exec, uint32_t code, uint32_t signal_number, bool timed_out,
+                        const char *reason, size_t length)
+{
+    struct execs *execs = &exec->sup->execs;
+    struct exec_result *result = &execs->results[execs->n_results++ % EXEC_RESULTS_MAX];
+
+    *result = (struct exec_result){
+        .code = code, .signal_number = signal_number, .timed_out = timed_out};
+    memcpy(result->id, exec->id, sizeof result->id);
+    (void)snprintf(result->reason, sizeof result->reason, "%.*s", (int)length, reason);
+}
+
+static void finish(struct exec *exec, const uint8_t *rest, size_t length)
+{
+    note_result(exec, get_u32(rest), get_u32(rest + 4), rest[8], (const char *)rest + 9,
+                length - 9 < EXEC_REASON_SIZE ? length - 9 : EXEC_REASON_SIZE - 1);
+    exec->ended = true;
+    if (exec->source.fd < 0) {
+        exec_free(exec);
+        return;
+    }
+    send_bottled(exec, FRAME_EXEC_EXIT, rest, length);
+    flush(exec);
+}
+
+static void lose(struct exec *exec, const char *why)
+{
+    uint8_t rest[EXIT_FIXED_SIZE - 4 + EXEC_REASON_SIZE] = {0};
+    size_t length = strnlen(why, EXEC_REASON_SIZE - 1);
+
+    put_u32(rest, EXEC_LOST);
+    memcpy(rest + 9, why, length);
+    finish(exec, rest, 9 + length);
+}
+
+void execs_lost(struct supervisor *sup, const char *why)
+{
+    for (struct exec *exec = sup->execs.first, *next; exec; exec = next) {
+        next = exec->next;
+        if (!exec->ended)
+            lose(exec, why);
+    }
+}
+
+void execs_free(struct supervisor *sup)
+{
+    while (sup->execs.first)
+        exec_free(sup->execs.first);
+}
+
+/* ── from the guest ── */
+
+static int on_output(struct exec *exec, const struct frame *frame)
+{
+    uint32_t bytes = frame->length - 5;
+
+    if (frame->length < 6 || frame->payload[4] < 1 || frame->payload[4] > 2 ||
+        bytes > exec->window)
+        return -1;
+    exec->window -= bytes;
+    if (exec->source.fd < 0) {
+        if (exec->window <= EXEC_WINDOW_MAX / 2)
+            widen(exec, EXEC_WINDOW_MAX - exec->window);
+        return 0;
+    }
+    send_bottled(exec, FRAME_EXEC_OUTPUT, frame->payload + 4, frame->length - 4);
+    flush(exec);
+    return 0;
+}
+
+static int on_window(struct exec *exec, const struct frame *frame)
+{
+    uint32_t more = frame->length == 8 ? get_u32(frame->payload + 4) : 0;
+
+    if (more == 0 || more > INPUT_WINDOW_MAX - exec->input_window)
+        return -1;
+    exec->input_window += more;
+    if (exec->source.fd < 0)
+        return 0;
+    send_bottled(exec, FRAME_EXEC_WINDOW, frame->payload + 4, 4);
+    flush(exec);
+    return 0;
+}
+
+int exec_frame(struct supervisor *sup, const struct frame *frame)
+{
+    struct exec *exec = sup->execs.first;
+
+    while (exec && frame->length >= 4 && exec->number != get_u32(frame->payload))
+        exec = exec->next;
+    if (!exec || frame->length < 4 || exec->number == 0 || exec->ended)
+        return -1;
+    switch (frame->type) {
+    case FRAME_EXEC_OUTPUT:
+        return on_output(exec, frame);
+    case FRAME_EXEC_WINDOW:
+        return on_window(exec, frame);
+    case FRAME_EXEC_EXIT:
+        if (frame->length < EXIT_FIXED_SIZE || frame->payload[12] > 1 ||
+            get_u32(frame->payload + 4) == EXEC_LOST)
+            return -1;
+        finish(exec, frame->payload + 4, frame->length - 4);
+        return 0;
+    default:
+        return -1;
+    }
+}
+
+/* ── requests ── */
+
+void exec_request(struct supervisor *sup, const char *id, int fd)
+{
+    struct exec *exec = calloc(1, sizeof *exec);
+
+    if (!exec || strlen(id) != EXEC_ID_LENGTH) {
+        (void)close(fd);
+        free(exec);
+        return;
+    }
+    exec->sup = sup;
+    memcpy(exec->id, id, sizeof exec->id);
+    exec->source =
+        (struct loop_source){.fd = fd, .events = EPOLLIN, .callback = on_event, .data = exec};
+    exec->next = sup->execs.first;
+    sup->execs.first = exec;
+    sup->execs.count++;
+    if (loop_add(sup->loop, &exec->source, NULL) < 0)
+        exec_free(exec);
+    else if (sup->phase != PHASE_RUNNING || sup->ended)
+        lose(exec, "the bottle's command does not run");
+    else if (sup->execs.count > EXECS_MAX)
+        lose(exec, "too many programs run beside the bottle's command");
+}
+
+/* NULL: it is running, or nothing is known of it. */
+static const struct exec_result *find_result(const struct execs *execs, const char *id)
+{
+    for (size_t i = 0; i < EXEC_RESULTS_MAX && i < execs->n_results; i++)
+        if (strcmp(execs->results[i].id, id) == 0)
+            return &execs->results[i];
+    return NULL;
+}
+
+static bool is_running(const struct execs *execs, const char *id)
+{
+    for (const struct exec *exec = execs->first; exec; exec = exec->next)
+        if (strcmp(exec->id, id) == 0 && !exec->ended)
+            return true;
+    return false;
+}
+
+json_t *exec_result_encode(const struct supervisor *sup, const char *id)
+{
+    const struct exec_result *result = find_result(&sup->execs, id);
+    bool lost = result && result->code == EXEC_LOST;
+
+    if (!result)
+        return json_pack("{s:s, s:s}", "exec", id, "state",
+                         is_running(&sup->execs, id) ? "running" : "unknown");
+    return json_pack("{s:s, s:s, s:o, s:o, s:b, s:o}", "exec", id, "state", "ended", "exit_code",
+                     lost ? json_null() : json_integer((json_int_t)result->code), "signal",
+                     result->signal_number ? json_integer((json_int_t)result->signal_number)
+                                           : json_null(),
+                     "timed_out", (int)result->timed_out, "reason",
+                     result->reason[0] ? json_string_lossy(result->reason) : json_null());
+}
