@@ -31,6 +31,7 @@ const struct problem_type problem_types[] = {
     {"uri-too-long", "The request's address is too long", 414},
     {"unsupported-media-type", "The body has to be application/json", 415},
     {"invalid-plan", "The plan is not valid", 422},
+    {"invalid-exec", "The program to run is not described as it must be", 422},
     {"unsupported-rule", "The egress proxy can not enforce a rule of the plan", 422},
     {"socket-path-too-long", "A socket's path would be longer than the kernel takes", 422},
     {"headers-too-large", "The request's headers are larger than bottled takes", 431},

@@ -11,10 +11,10 @@
 #include <string.h>
 
 #include "api/plan.h"
+#include "api/spec_items.h"
 #include "base/util.h"
 
 enum {
-    ARG_STRING_MAX = 131072,
     ENV_NAME_MAX = 256,
     ENV_VALUE_MAX = ARG_STRING_MAX - ENV_NAME_MAX - 2,
     RULES_MAX = 1000,
@@ -42,7 +42,7 @@ static const char *image_check(const char *value)
                  "._/:@-";
 }
 
-static const char *workdir_check(const char *value)
+const char *workdir_check(const char *value)
 {
     const char *part = value;
 
@@ -89,15 +89,15 @@ static const char *rule_check(const char *value)
 static const char *const backend_values[] = {"auto", "qemu", "smolmachines", NULL};
 static const char *const engine_values[] = {"auto", "pipelock", "squid", NULL};
 
-static const struct field argument = {
+const struct field field_argument = {
     .name = "*", .type = FIELD_STRING, .max = ARG_STRING_MAX - 1, .doc = "One argument."};
 
-static const struct field env_name = {.type = FIELD_STRING,
+const struct field field_env_name = {.type = FIELD_STRING,
                                       .min = 1,
                                       .max = ENV_NAME_MAX,
                                       .pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
                                       .check = env_name_check};
-static const struct field env_value = {
+const struct field field_env_value = {
     .name = "*",
     .type = FIELD_STRING,
     .max = ENV_VALUE_MAX,
@@ -233,14 +233,14 @@ static const struct field plan_rows[] = {
      .min = 1,
      .max = 256,
      .total = ARG_STRING_MAX,
-     .item = &argument,
+     .item = &field_argument,
      .doc = "The program to run and its arguments; no shell takes part."},
     {.name = "workdir",
      .type = FIELD_STRING,
      .offset = offsetof(struct spec, workdir),
      .min = 1,
      .max = 4095,
-     .pattern = "^/$|^(/([^./][^/]*|[.][^./][^/]*|[.][.][^/]+))+$",
+     .pattern = WORKDIR_PATTERN,
      .check = workdir_check,
      .fallback = "/",
      .doc = "The directory in the guest that the command starts in; made when it is missing."},
@@ -249,8 +249,8 @@ static const struct field plan_rows[] = {
      .offset = offsetof(struct spec, env),
      .max = 1024,
      .total = 900000,
-     .names = &env_name,
-     .item = &env_value,
+     .names = &field_env_name,
+     .item = &field_env_value,
      .doc = "Variables for the command. Those that bottled sets itself are refused."},
     {.name = "resources",
      .type = FIELD_OBJECT,

@@ -69,5 +69,7 @@ const struct spec_field *spec_fields(size_t *ret_count);
 /* The rows as JSON, for GET /limits: [{pointer, type, required, supported, description, …}], with
  * the bounds that a row has. Caller owns; NULL when memory is short. */
 json_t *spec_fields_encode(void);
+/* The same of an exec's. */
+json_t *exec_fields_encode(void);
 /* The table itself; the rows above are made from it. */
 const struct field *spec_rows(size_t *ret_count);

@@ -1,17 +1,20 @@
-/* The plan's table as a flat list with pointers: what GET /limits shows and what the tests compare
- * with openapi.yaml. Made once, on first use. */
+/* The tables of a plan and of an exec as flat lists with pointers: what GET /limits shows and what the
+ * tests compare with openapi.yaml. Made once, on first use. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/exec_spec.h"
 #include "api/spec.h"
 #include "base/util.h"
 
 enum { ROWS_MAX = 48, POINTER_MAX = 64 };
 
-static struct spec_field rows[ROWS_MAX];
-static char pointers[ROWS_MAX][POINTER_MAX];
-static size_t n_rows;
+static struct table {
+    struct spec_field rows[ROWS_MAX];
+    char pointers[ROWS_MAX][POINTER_MAX];
+    size_t n_rows;
+} plan, exec;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static bool has_bounds(const struct field *row)
@@ -20,15 +23,15 @@ static bool has_bounds(const struct field *row)
            row->type != FIELD_BOOLEAN;
 }
 
-static void flatten(const struct field *row, const char *parent)
+static void flatten(struct table *table, const struct field *row, const char *parent)
 {
     CLEANUP_FREE char *pointer = field_pointer(parent, row->name);
 
-    if (n_rows == ROWS_MAX || !pointer || strlen(pointer) >= POINTER_MAX)
+    if (table->n_rows == ROWS_MAX || !pointer || strlen(pointer) >= POINTER_MAX)
         abort(); /* the table outgrew this file's bounds: any test that reads a row sees it */
-    memcpy(pointers[n_rows], pointer, strlen(pointer) + 1);
-    rows[n_rows] = (struct spec_field){
-        .pointer = pointers[n_rows],
+    memcpy(table->pointers[table->n_rows], pointer, strlen(pointer) + 1);
+    table->rows[table->n_rows] = (struct spec_field){
+        .pointer = table->pointers[table->n_rows],
         .type = field_type_name(row->type),
         .minimum = has_bounds(row) ? row->min : -1,
         .maximum = has_bounds(row) ? row->max : -1,
@@ -44,27 +47,30 @@ static void flatten(const struct field *row, const char *parent)
         .unsupported = (row->flags & FIELD_UNSUPPORTED) != 0,
         .doc = row->doc,
     };
-    n_rows++;
+    table->n_rows++;
     for (size_t i = 0; i < row->n_fields; i++)
-        flatten(&row->fields[i], pointer);
+        flatten(table, &row->fields[i], pointer);
     if (row->item)
-        flatten(row->item, pointer);
+        flatten(table, row->item, pointer);
 }
 
 static void make(void)
 {
     size_t count;
-    const struct field *table = spec_rows(&count);
+    const struct field *fields = spec_rows(&count);
 
     for (size_t i = 0; i < count; i++)
-        flatten(&table[i], "");
+        flatten(&plan, &fields[i], "");
+    fields = exec_spec_rows(&count);
+    for (size_t i = 0; i < count; i++)
+        flatten(&exec, &fields[i], "");
 }
 
 const struct spec_field *spec_fields(size_t *ret_count)
 {
     (void)pthread_once(&once, make);
-    *ret_count = n_rows;
-    return rows;
+    *ret_count = plan.n_rows;
+    return plan.rows;
 }
 
 /* Sets a member that a row may lack. */
@@ -109,17 +115,26 @@ static json_t *encode_row(const struct spec_field *row)
     return ret;
 }
 
-json_t *spec_fields_encode(void)
+static json_t *encode(const struct table *table)
 {
-    size_t count;
-    const struct spec_field *fields = spec_fields(&count);
+    (void)pthread_once(&once, make);
     json_t *ret = json_array();
 
-    for (size_t i = 0; i < count; i++) {
-        if (json_array_append_new(ret, encode_row(&fields[i])) == 0)
+    for (size_t i = 0; i < table->n_rows; i++) {
+        if (json_array_append_new(ret, encode_row(&table->rows[i])) == 0)
             continue;
         json_decref(ret);
         return NULL;
     }
     return ret;
+}
+
+json_t *spec_fields_encode(void)
+{
+    return encode(&plan);
+}
+
+json_t *exec_fields_encode(void)
+{
+    return encode(&exec);
 }

@@ -61,3 +61,15 @@ void engine_cleanup_plan(struct app *app, const char *slug, engine_cleanup_done 
  * on. */
 void engine_delete(struct app *app, const char *slug, const char *if_match, bool keep_logs,
                    engine_cleanup_done *done, void *context);
+
+enum { EXEC_ID_SIZE = 17 }; /* 16 hexadecimal digits */
+
+/* `stream` speaks frames with the supervisor (shim/protocol.h, "exec") and is the callee's; -1 with a
+ * problem. */
+typedef void engine_exec_done(void *context, int stream, const char *id,
+                              const struct problem *problem);
+/* Prepares a program's run beside the command of a running bottle. */
+void engine_exec(struct app *app, const char *slug, engine_exec_done *done, void *context);
+/* How an exec stands: {"id", "state", "exit_code", …}, borrowed. */
+void engine_exec_result(struct app *app, const char *slug, const char *id, engine_report_done *done,
+                        void *context);

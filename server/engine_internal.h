@@ -107,7 +107,8 @@ void engine_work(struct engine *engine, struct job *job);
 
 /* --- Requests --------------------------------------------------------------------------------- */
 
-enum verb { VERB_START, VERB_STOP, VERB_DELETE, VERB_PLAN, VERB_PATCH, VERB_REPORT, VERB_SHOW };
+enum verb { VERB_START, VERB_STOP, VERB_DELETE, VERB_PLAN, VERB_PATCH, VERB_REPORT, VERB_SHOW,
+            VERB_EXEC,  VERB_EXEC_RESULT };
 
 struct op {
     struct message message;
@@ -119,7 +120,9 @@ struct op {
     char *if_match;
     engine_done *done;
     engine_cleanup_done *cleaned; /* of DELETE and PLAN */
-    engine_report_done *reported; /* of REPORT */
+    engine_report_done *reported; /* of REPORT and EXEC_RESULT */
+    engine_exec_done *streams;    /* of EXEC */
+    char exec_id[EXEC_ID_SIZE];
     json_t *patch;                /* of PATCH */
     void *context;
 };
@@ -129,6 +132,7 @@ void op_answer(struct op *op, struct snapshot *snapshot);
 void op_answer_present(struct engine *engine, struct op *op); /* with what the registry has */
 void op_cleaned(struct op *op, const struct cleanup_plan *plan);
 void op_reported(struct op *op, const json_t *report);
+void op_streams(struct op *op, int stream, const char *id);
 void op_refuse(struct op *op, const char *type, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void op_refuse_unknown(struct op *op);
@@ -198,6 +202,7 @@ struct runner {
     struct patch *patch;                 /* under way */
     struct op *patches;                  /* those that wait for it */
     struct report *report;               /* under way */
+    struct op *exec_asks;                /* EXEC_RESULT: the supervisor was asked */
 
     struct launch *launch; /* while its mark is being stored */
     struct deletion *deletion;
@@ -290,6 +295,12 @@ void report_heard(struct runner *runner, const json_t *packet);
 json_t *report_encode(const json_t *packet);
 /* Ends a report that is under way with a problem. */
 void report_end(struct runner *runner, const char *type, const char *words);
+/* exec.c */
+void exec_op(struct runner *runner, struct op *op);
+void exec_result_op(struct runner *runner, struct op *op);
+void exec_heard(struct runner *runner, const json_t *packet);
+/* Answers those who asked with a problem. */
+void exec_end(struct runner *runner, const char *type, const char *words);
 /* wait.c */
 void waiters_notify(struct engine *engine, struct snapshot *snapshot);
 void waiters_gone(struct engine *engine, const char *slug);

@@ -12,7 +12,8 @@
 #include "server/row.h"
 
 static const char *const other_types[] = {"sidecar.ready", "sidecar.exited", "egress.allowed",
-                                          "egress.denied", "egress.lost",    "cleanup.finished"};
+                                          "egress.denied", "egress.lost",    "exec.finished",
+                                          "cleanup.finished"};
 
 static const char *const state_types[N_STATES] = {
     [STATE_PREPARED] = "bottle.prepared", [STATE_STARTING] = "bottle.starting",

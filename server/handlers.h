@@ -17,6 +17,8 @@ handler handle_bottle_start, handle_bottle_stop, handle_bottle_delete, handle_cl
 handler handle_bottle_patch;
 /* handlers_live.c */
 handler handle_bottle_stats, handle_egress_report;
+/* handlers_exec.c */
+handler handle_exec, handle_exec_result;
 /* handlers_events.c */
 handler handle_events;
 /* handlers_logs.c */

@@ -153,6 +153,7 @@ void handle_limits(struct request *request)
                   "uri_bytes", URI_LENGTH_MAX, "query_parameters", QUERY_MAX);
 
     reply_json(request, 200,
-               json_pack("{s:o, s:o, s:o}", "plan", spec_fields_encode(), "http", http, "daemon",
+               json_pack("{s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",
+                         exec_fields_encode(), "http", http, "daemon",
                          daemon_limits(&request_app(request)->config)));
 }

@@ -397,6 +397,7 @@ struct http *http_start(struct app *app, struct error *err)
         return NULL;
     }
     http->app = app;
+    http->waker_epoll = http->waker_end = -1;
     if (getrandom(&http->run_number, sizeof http->run_number, 0) < 0)
         http->run_number = (unsigned)app->started_ms;
     (void)pthread_mutex_init(&http->lock, NULL);
@@ -408,6 +409,8 @@ struct http *http_start(struct app *app, struct error *err)
     int result = auth_load(app->config.token_file, &http->auth, err);
     if (result == 0)
         result = ticker_start(http, err);
+    if (result == 0)
+        result = waker_start(http, err);
     if (result == 0)
         result = open_listener(http, app->config.socket, false, err);
     for (unsigned i = 0; i < app->config.n_listen && result == 0; i++)
@@ -463,6 +466,7 @@ void http_stop(struct http *http)
     if (http->ticker_runs)
         (void)pthread_join(http->ticker, NULL);
     http->ticker_runs = false;
+    waker_stop(http);
     (void)pthread_mutex_lock(&http->lock);
     wait_for(http, true, FAREWELL_MS);
     (void)pthread_mutex_unlock(&http->lock);

@@ -30,6 +30,12 @@ void op_reported(struct op *op, const json_t *report)
     op_free(op);
 }
 
+void op_streams(struct op *op, int stream, const char *id)
+{
+    op->streams(op->context, stream, id, NULL);
+    op_free(op);
+}
+
 struct op *ops_take(struct op **list)
 {
     struct op *op = *list;
@@ -45,6 +51,8 @@ void op_problem(struct op *op, const struct problem *problem)
         op->cleaned(op->context, NULL, problem);
     else if (op->reported)
         op->reported(op->context, NULL, problem);
+    else if (op->streams)
+        op->streams(op->context, -1, NULL, problem);
     else
         op->done(op->context, NULL, problem);
     op_free(op);
@@ -195,5 +203,23 @@ void engine_report(struct app *app, const char *slug, engine_report_done *done, 
     struct op *op = op_new(slug, VERB_REPORT, context);
 
     op->reported = done;
+    op_submit(app, op);
+}
+
+void engine_exec(struct app *app, const char *slug, engine_exec_done *done, void *context)
+{
+    struct op *op = op_new(slug, VERB_EXEC, context);
+
+    op->streams = done;
+    op_submit(app, op);
+}
+
+void engine_exec_result(struct app *app, const char *slug, const char *id, engine_report_done *done,
+                        void *context)
+{
+    struct op *op = op_new(slug, VERB_EXEC_RESULT, context);
+
+    op->reported = done;
+    (void)snprintf(op->exec_id, sizeof op->exec_id, "%s", id);
     op_submit(app, op);
 }

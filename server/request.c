@@ -282,7 +282,8 @@ static ssize_t stream_read(void *context, uint64_t position, char *out, size_t r
     if (length > 0)
         return length;
     if (length < 0 || connection_gone(body->connection, body->tcp) ||
-        !ticker_park(body->http, &body->parked, body->connection))
+        !ticker_park(body->http, &body->parked, body->connection,
+                     body->stream.fd ? *body->stream.fd : -1))
         return MHD_CONTENT_READER_END_OF_STREAM;
     return 0;
 }

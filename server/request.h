@@ -53,12 +53,13 @@ void reply_fault(struct request *request, const char *type, const char *format, 
 void reply_error(struct request *request, const struct error *err);
 
 /* A body that is made piece by piece: `next` fills at most `room` bytes and returns their number, 0
- * for "nothing now: ask again soon" (it is asked again within 100 ms without burning a core), or -1
+ * for "nothing now: ask again soon" (within 100 ms without burning a core), or -1
  * at the end. `done` is called once, always. */
 struct stream {
     ssize_t (*next)(void *context, char *out, size_t room);
     void (*done)(void *context);
     void *context;
+    const int *fd; /* it is asked again as soon as there is something to read; NULL: none */
 };
 void reply_stream(struct request *request, unsigned status, const char *content_type,
                   struct stream stream);

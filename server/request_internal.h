@@ -41,6 +41,7 @@ struct listener {
 /* A stream that had nothing to say: its connection is suspended until the ticker resumes it. */
 struct parked {
     struct MHD_Connection *connection;
+    int fd; /* something to read there ends the wait sooner; -1: none */
     struct parked *next;
 };
 
@@ -53,6 +54,9 @@ struct http {
     size_t n_listeners;
     pthread_t ticker;
     bool ticker_runs;
+    pthread_t waker;
+    bool waker_runs;
+    int waker_epoll, waker_end; /* -1: none */
     pthread_mutex_t lock; /* guards all below, and what struct request says */
     pthread_cond_t changed;
     bool stopping;   /* no new work */
@@ -116,8 +120,15 @@ void http_deliver(struct request *request, unsigned status, struct MHD_Response 
 /* ticker.c: resumes parked streams every 100 ms, and lets go of suspended requests whose client has
  * gone. */
 int ticker_start(struct http *http, struct error *err);
-/* Suspends the connection until the ticker's next round; false when it should end instead. */
-bool ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection);
+/* Suspends the connection until the ticker's next round, or until `fd` (-1: none) has something to
+ * read; false when it should end instead. */
+bool ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection,
+                 int fd);
+/* waker.c: the same thread for all streams; `watch` and `forget` under the lock. */
+int waker_start(struct http *http, struct error *err);
+void waker_stop(struct http *http);
+void waker_watch(struct http *http, struct parked *parked);
+void waker_forget(struct http *http, const struct parked *parked);
 /* Is nobody at the other end any more? */
 bool connection_gone(struct MHD_Connection *connection, bool tcp);
 /* Under the lock: resumes a suspended request so that its connection ends with this response (may

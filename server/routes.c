@@ -107,6 +107,18 @@ const struct route routes[] = {
      BODY_NONE,
      "Try the confinement from inside the live guest",
      {{0}}},
+    {"POST",
+     "/bottles/{slug}/exec",
+     handle_exec,
+     BODY_JSON,
+     "Run a program beside the command of a running bottle",
+     {{0}}},
+    {"GET",
+     "/bottles/{slug}/execs/{exec}",
+     handle_exec_result,
+     BODY_NONE,
+     "How such a program stands, or how it ended",
+     {{0}}},
     {"GET",
      "/events",
      handle_events,
@@ -130,10 +142,16 @@ static bool file_name_valid(const char *name)
     return length > 0 && length <= 64 && name[length] == '\0' && name[0] != '.';
 }
 
+static bool exec_id_valid(const char *id)
+{
+    return strlen(id) == 16 && strspn(id, "0123456789abcdef") == 16;
+}
+
 static const struct {
     const char *name;
     bool (*valid)(const char *value);
-} param_kinds[] = {{"slug", slug_valid}, {"name", file_name_valid}};
+} param_kinds[] = {
+    {"slug", slug_valid}, {"name", file_name_valid}, {"exec", exec_id_valid}};
 
 /* Does the decoded segment fit this part of a pattern? Fills *param when the part is a parameter.
  */

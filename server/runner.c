@@ -133,7 +133,8 @@ static void run_now(struct runner *runner, struct op *op)
 {
     static void (*const verbs[])(struct runner *, struct op *) = {
         [VERB_START] = start_op, [VERB_STOP] = stop_op,     [VERB_DELETE] = delete_op,
-        [VERB_PATCH] = patch_op, [VERB_REPORT] = report_op, [VERB_SHOW] = show_op};
+        [VERB_PATCH] = patch_op, [VERB_REPORT] = report_op, [VERB_SHOW] = show_op,
+        [VERB_EXEC] = exec_op,   [VERB_EXEC_RESULT] = exec_result_op};
 
     verbs[op->verb](runner, op);
 }
@@ -157,6 +158,7 @@ void runner_refuse_all(struct runner *runner)
     runner->starter = NULL;
     patch_refuse(runner);
     report_end(runner, "shutting-down", words);
+    exec_end(runner, "shutting-down", words);
     delete_refuse(runner);
 }
 

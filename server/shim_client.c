@@ -224,3 +224,11 @@ int shim_report(int fd, int64_t id, struct error *err)
 
     return send_packet(fd, text, length, err);
 }
+
+int shim_exec_result(int fd, const char *id, struct error *err)
+{
+    char text[96];
+    int length = snprintf(text, sizeof text, "{\"op\":\"exec-result\",\"id\":\"%s\"}", id);
+
+    return send_packet(fd, text, length, err);
+}

@@ -30,15 +30,15 @@ bool connection_gone(struct MHD_Connection *connection, bool tcp)
     return poll(&state, 1, 0) > 0 && state.revents & (POLLHUP | POLLERR | POLLRDHUP);
 }
 
-bool ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection)
+bool ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection, int fd)
 {
     (void)pthread_mutex_lock(&http->lock);
     bool parks = !http->stopping;
     if (parks) {
-        parked->connection = connection;
-        parked->next = http->parked;
+        *parked = (struct parked){.connection = connection, .fd = fd, .next = http->parked};
         http->parked = parked;
         MHD_suspend_connection(connection);
+        waker_watch(http, parked);
         (void)pthread_cond_broadcast(&http->changed);
     }
     (void)pthread_mutex_unlock(&http->lock);
@@ -53,6 +53,7 @@ static void resume_parked(struct http *http)
     /* Resumed, a connection may end at once and take its `parked` with it: read `next` first. */
     for (struct parked *parked = http->parked; parked; parked = next) {
         next = parked->next;
+        waker_forget(http, parked);
         MHD_resume_connection(parked->connection);
     }
     http->parked = NULL;

@@ -68,6 +68,15 @@ static bool token_equal(const char *a, const char *b)
     return difference == 0;
 }
 
+static void answer_result(struct client *client, const char *id)
+{
+    const struct control_owner *owner = &client->control->owner;
+    json_t *packet = owner->exec_result(owner->context, id);
+
+    (void)json_object_set_new(packet, "asked", json_true());
+    control_answer(client->control, client->number, packet);
+}
+
 /* `fd`: the descriptor that came with it, or -1; taken over by setting it to -1. */
 static void handle(struct client *client, const json_t *request, int *fd)
 {
@@ -94,8 +103,7 @@ static void handle(struct client *client, const json_t *request, int *fd)
     else if (op && strcmp(op, "exec") == 0 && *fd >= 0 && id)
         control->owner.exec(control->owner.context, id, steal_fd(fd));
     else if (op && strcmp(op, "exec-result") == 0 && id)
-        control_answer(control, client->number,
-                       control->owner.exec_result(control->owner.context, id));
+        answer_result(client, id);
     else if (op && strcmp(op, "status") == 0)
         send_status(client);
     else

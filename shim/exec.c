@@ -220,6 +220,7 @@ static void note_result(struct exec *exec, uint32_t code, uint32_t signal_number
         .code = code, .signal_number = signal_number, .timed_out = timed_out};
     memcpy(result->id, exec->id, sizeof result->id);
     (void)snprintf(result->reason, sizeof result->reason, "%.*s", (int)length, reason);
+    control_send(exec->sup->control, exec_result_encode(exec->sup, exec->id));
 }
 
 static void finish(struct exec *exec, const uint8_t *rest, size_t length)

@@ -44,9 +44,10 @@
  * of its output before), EXEC_SIGNAL, EXEC_RESIZE; back EXEC_OUTPUT, EXEC_WINDOW and, last of all,
  * EXEC_EXIT, with code EXEC_LOST when its end is not known. A socket that ends without it was cut.
  * When bottled closes its end, the program runs on; what it prints is thrown away. EXEC_SIGNAL 9
- * before that ends it. {"op":"exec-result","id":"…"} is answered by {"exec":"…","state":"running" |
- * "unknown"} or {"exec":"…","state":"ended","exit_code":N | null,"signal":N | null,"timed_out":…,
- * "reason":"…" | null}; the last EXEC_RESULTS_MAX are known.
+ * before that ends it. Each end is told by {"exec":"…","state":"ended","exit_code":N | null,
+ * "signal":N | null,"timed_out":…,"reason":"…" | null}; {"op":"exec-result","id":"…"} is answered by
+ * the same, with "asked":true, or by {"exec":"…","state":"running" | "unknown","asked":true}. The last
+ * EXEC_RESULTS_MAX are known.
  *
  * End: the last status is also in <run_dir>/exit.json, written whole and synced before the shim
  * ends. A shim that is gone without an exit.json was killed; everything it started died with it

@@ -69,8 +69,8 @@ int main(void)
     for (int i = 0; event_type(i); i++)
         json_array_append_new(events, json_string(event_type(i)));
     CLEANUP_JSON json_t *all = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "events", events, "fields",
-        spec_fields_encode(), "problems", encode_problems(), "states",
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "events", events, "fields",
+        spec_fields_encode(), "exec", exec_fields_encode(), "problems", encode_problems(), "states",
         encode_names(state_name, N_STATES), "kinds", encode_names(kind_name, N_CLEANUP_KINDS),
         "sidecars", encode_names(sidecar_name, N_SIDECARS), "routes", encode_routes(),
         "problem_prefix", PROBLEM_URI_PREFIX);
