@@ -1,7 +1,7 @@
 """Tests marked `kvm` need a KVM that works. Where a guest boots on this machine's own, they run as all others.
-Elsewhere they run inside tests/kvmhost, before the first of the others, in as many nested hosts of one CPU as this
-machine has CPUs (a second CPU makes a nested host no faster); what became of each there is told here as if it had run
-here. With CI set, none of them may be skipped.
+Elsewhere they run inside tests/kvmhost, before the first of the others, in nested hosts of one CPU, on half of this
+machine's CPUs (a second one makes a nested host no faster, and other tests run beside); what became of each there is
+told here as if it had run here. With CI set, none of them may be skipped.
 """
 import collections
 import concurrent.futures
@@ -18,9 +18,9 @@ import pytest
 
 RUN = harness.ROOT / "tests" / "kvmhost" / "run"
 INSIDE = "BOTTLED_KVM_HOST"  # set in the nested host: the file that takes the reports
-BASE_SECONDS, SECONDS_EACH = 120, 60  # the host is killed after that, for so many tests
+BASE_SECONDS, SECONDS_EACH, SECONDS_MAX = 120, 60, 1200  # the host is killed after that, for so many tests
 HOST_FAILED = 125  # tests/kvmhost/run's word for it
-HOSTS_AT_ONCE = min(4, len(os.sched_getaffinity(0)))
+HOSTS_AT_ONCE = min(4, max(1, len(os.sched_getaffinity(0)) // 2))
 # KVM emulated by TCG fails now and then: a host's kernel hangs, or a guest resets while it boots, for which bottled has
 # these words. The tests that are left go on in another host, and so does a test of such a guest, if there are few.
 TRIES = 4
@@ -113,7 +113,7 @@ class Outside:
 
     def run_in_host(self, items):
         tests = [f"{item.path}::{item.nodeid.split('::', 1)[1]}" for item in items]
-        seconds = BASE_SECONDS + SECONDS_EACH * len(tests)
+        seconds = min(BASE_SECONDS + SECONDS_EACH * len(tests), SECONDS_MAX)
         self.say(f"{len(tests)} tests in a nested host (at most {seconds} s)")
         with tempfile.TemporaryDirectory(prefix="kvm") as folder:
             reports = pathlib.Path(folder) / "reports"

@@ -1,6 +1,7 @@
 """Egress rules in force: at the real squid alone, and in real bottles, whose egress changes while they work.
 
-What a bottle's proxy lets through is asked at its host port, where the bottle's relay dials.
+What a bottle's engine lets through is asked at its host port, where the bottle's relay dials; what the relay does, in
+the cell, where gvproxy dials, or by the guest.
 """
 import hashlib
 import json
@@ -12,6 +13,7 @@ import statistics
 import threading
 import time
 
+import cell
 import harness
 import pytest
 from test_squid_conf import squid  # noqa: F401  (a fixture)
@@ -114,6 +116,11 @@ class Echo:
                 pass  # a tunnel that was cut
 
 
+def engine(port):
+    """dial() of an engine at its port of the host."""
+    return lambda: socket.create_connection(("127.0.0.1", port), 20)
+
+
 class Refused(Exception):
     """The proxy's answer was not 200."""
 
@@ -123,20 +130,20 @@ class Tunnel:
 
     retries = 0
 
-    def __init__(self, port, target):
+    def __init__(self, dial, target):
         end = time.monotonic() + 1
         while True:
-            self.wire = socket.socket()
-            self.wire.settimeout(20)
+            self.wire = None
             try:
-                self.wire.connect(("127.0.0.1", port))
+                self.wire = dial()
                 self.wire.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
                 head = self.read_head()
                 break
             except (ConnectionRefusedError, ConnectionResetError, BrokenPipeError):
-                self.wire.close()
+                if self.wire:
+                    self.wire.close()
                 Tunnel.retries += 1
-                assert time.monotonic() < end, f"the proxy at {port} does not answer"
+                assert time.monotonic() < end, "the proxy does not answer"
         self.status = int(head.split()[1])
 
     def read_head(self):
@@ -168,8 +175,8 @@ class Tunnel:
         self.wire.close()
 
 
-def ask(port, target):
-    tunnel = Tunnel(port, target)
+def ask(dial, target):
+    tunnel = Tunnel(dial, target)
     tunnel.wire.close()
     return tunnel.status
 
@@ -199,7 +206,7 @@ def test_the_timer_is_what_ends_a_quiet_tunnel_and_it_is_long(squid):  # noqa: F
     rules = [{"host": "allowed.example", "port": ECHO[1]}]
     with Echo():
         quiet, real = squid(rules, edit=scaled("read_timeout")), squid(rules)
-        with Tunnel(real.port, "allowed.example:8443") as lives, Tunnel(quiet.port, "allowed.example:8443") as one:
+        with Tunnel(engine(real.port), "allowed.example:8443") as lives, Tunnel(engine(quiet.port), "allowed.example:8443") as one:
             one.ping()
             lives.ping()
             with harness.Clock() as until:
@@ -227,7 +234,7 @@ def change(daemon, slug, allow, **egress):
 
 def start(daemon, slug, allow, query="?start=true&wait=running", **egress):
     bottle = daemon.create({"slug": slug, "command": LASTING, "egress": {"allow": allow, "engine": "squid", **egress}}, query)
-    return bottle, proxy_port(daemon, slug)
+    return bottle, engine(proxy_port(daemon, slug))
 
 
 def squids(daemon):
@@ -236,23 +243,23 @@ def squids(daemon):
 
 def test_a_change_is_in_force_when_it_is_answered(any_user_daemon):
     daemon = any_user_daemon
-    bottle, port = start(daemon, "swap", ["allowed.example", "lan.example"])
+    bottle, dial = start(daemon, "swap", ["allowed.example", "lan.example"])
     assert bottle["engine"] == "squid"
     before = [(p.pid, p.start_time) for p in squids(daemon)]
-    assert [ask(port, t) for t in ("allowed.example:443", "other.example:8080", "lan.example:443")] == [200, 403, 403]
+    assert [ask(dial, t) for t in ("allowed.example:443", "other.example:8080", "lan.example:443")] == [200, 403, 403]
     reply = change(daemon, "swap", ["other.example:8080", {"host": "LAN.example.", "private": True}])
     assert reply.status == 200, reply
-    assert [ask(port, t) for t in ("allowed.example:443", "other.example:8080", "lan.example:443")] == [403, 200, 200]
+    assert [ask(dial, t) for t in ("allowed.example:443", "other.example:8080", "lan.example:443")] == [403, 200, 200]
     assert change(daemon, "swap", []).status == 200
-    assert [ask(port, t) for t in ("allowed.example:443", "other.example:8080", "lan.example:443")] == [403, 403, 403]
+    assert [ask(dial, t) for t in ("allowed.example:443", "other.example:8080", "lan.example:443")] == [403, 403, 403]
     assert [(p.pid, p.start_time) for p in squids(daemon)] == before, "the same process"
     # Another daemon finds the supervisor with the newest, and changes it again.
     daemon.kill()
     daemon.start()
     assert daemon.bottle("swap")["engine"] == "squid"
-    assert ask(port, "other.example:8080") == 403
+    assert ask(dial, "other.example:8080") == 403
     assert change(daemon, "swap", ["allowed.example"]).status == 200
-    assert ask(port, "allowed.example:443") == 200
+    assert ask(dial, "allowed.example:443") == 200
 
 
 def test_the_engine_sees_its_config_and_can_not_write_it(daemon):
@@ -266,16 +273,16 @@ def test_the_engine_sees_its_config_and_can_not_write_it(daemon):
 
 def test_while_it_starts(daemon):
     """The engine may not even listen yet: the change waits for it, and holds."""
-    _, port = start(daemon, "early", ["allowed.example"], query="?start=true")
+    _, dial = start(daemon, "early", ["allowed.example"], query="?start=true")
     reply = change(daemon, "early", ["other.example:8080"])
     assert reply.status == 200, reply
     assert daemon.wait("early", "running")["state"] == "running"
-    assert [ask(port, t) for t in ("allowed.example:443", "other.example:8080")] == [403, 200]
+    assert [ask(dial, t) for t in ("allowed.example:443", "other.example:8080")] == [403, 200]
 
 
 def test_many_changes_at_once(daemon):
     """They are made one after the other; the last one's rules are those in force."""
-    _, port = start(daemon, "many", ["allowed.example"])
+    _, dial = start(daemon, "many", ["allowed.example"])
     replies = [None] * 8
 
     def make(n):
@@ -288,14 +295,14 @@ def test_many_changes_at_once(daemon):
         thread.join(100)
     assert [reply.status for reply in replies] == [200] * len(replies), replies
     allow = daemon.get("/bottles/many/plan").json()["spec"]["egress"]["allow"]
-    assert [n for n in range(len(replies)) if ask(port, f"n{n}.example:443") == 200] == [int(allow[0][1])]
+    assert [n for n in range(len(replies)) if ask(dial, f"n{n}.example:443") == 200] == [int(allow[0][1])]
 
 
 class Load:
     """Clients that do not end: tunnels that live through all, new ones all the time, and one that is never allowed."""
 
-    def __init__(self, port):
-        self.port, self.over, self.broken, self.opened, self.pings = port, threading.Event(), [], 0, [0] * TUNNELS
+    def __init__(self, dial):
+        self.dial, self.over, self.broken, self.opened, self.pings = dial, threading.Event(), [], 0, [0] * TUNNELS
         self.slowest = 0.0
         jobs = [lambda n=n: self.live(n) for n in range(TUNNELS)] + [self.open_anew, self.try_forbidden]
         self.up = threading.Barrier(len(jobs) + 1)
@@ -309,7 +316,7 @@ class Load:
             self.up.abort()
 
     def live(self, number):
-        with Tunnel(self.port, "allowed.example:8443") as tunnel:
+        with Tunnel(self.dial, "allowed.example:8443") as tunnel:
             tunnel.ping()
             self.up.wait(30)
             while not self.over.is_set():
@@ -320,7 +327,7 @@ class Load:
     def open_anew(self):
         self.up.wait(30)
         while not self.over.is_set():
-            with harness.Clock() as clock, Tunnel(self.port, "allowed.example:8443") as tunnel:
+            with harness.Clock() as clock, Tunnel(self.dial, "allowed.example:8443") as tunnel:
                 tunnel.ping()
             self.slowest = max(self.slowest, clock.seconds)
             self.opened += 1
@@ -328,7 +335,7 @@ class Load:
     def try_forbidden(self):
         self.up.wait(30)
         while not self.over.is_set():
-            status = ask(self.port, "never.example:443")
+            status = ask(self.dial, "never.example:443")
             assert status == 403, f"never.example: {status}"
 
     def __enter__(self):
@@ -343,18 +350,25 @@ class Load:
             thread.join(30)
 
 
-def test_a_hundred_changes_under_load(daemon):
+# Where a bottle's clients are: before its engine alone, or where gvproxy dials, before the relay.
+PLACES = ["engine"] if os.geteuid() else ["engine", "relay"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_hundred_changes_under_load(daemon, place):
     """Zero broken tunnels that stay allowed, each change within a second, none lets through what neither side allows."""
     keep = "allowed.example:8443"
-    _, port = start(daemon, "busy", [keep])
+    _, dial = start(daemon, "busy", [keep])
+    if place == "relay":
+        dial = cell.relay_of(daemon)
     times, wrong, Tunnel.retries = [], [], 0
-    with Echo(), Load(port) as load:
+    with Echo(), Load(dial) as load:
         for n in range(CHANGES):
             with harness.Clock() as clock:
                 reply = change(daemon, "busy", [keep, f"n{n}.example"])
             times.append(clock.seconds)
             assert reply.status == 200, reply
-            found = [ask(port, f"n{k}.example:443") for k in (n, n - 1)]
+            found = [ask(dial, f"n{k}.example:443") for k in (n, n - 1)]
             if found != [200, 403]:
                 wrong.append((n, found))
     print(f"\n{CHANGES} changes: median {statistics.median(times) * 1000:.0f} ms, slowest {max(times) * 1000:.0f} ms; "
@@ -364,6 +378,41 @@ def test_a_hundred_changes_under_load(daemon):
     assert not wrong
     assert max(times) < 1
     assert min(load.pings) > CHANGES and load.opened > CHANGES
+
+
+# A tunnel of each number, whose first line comes back once all are there.
+MANY = 200
+TOGETHER = f"""mkdir /tmp/got
+for n in $(seq {MANY}); do
+  {{ printf 'CONNECT allowed.example:8443 HTTP/1.1\\r\\nHost: allowed.example:8443\\r\\n\\r\\nhello %s\\n' $n; sleep 1000; }} |
+    nc proxy.internal 8888 >/tmp/got/$n &
+done
+while [ $(cat /tmp/got/* | grep -c hello) -lt {MANY} ]; do usleep 100000; done
+for f in /tmp/got/*; do grep -qx "hello ${{f##*/}}" $f || exit 1; done"""
+
+
+class Gathering(Echo):
+    """Sends back nothing until as many peers are there as are waited for."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.barrier = threading.Barrier(count)
+
+    def serve(self, wire):
+        try:
+            self.barrier.wait(100)
+        except threading.BrokenBarrierError:
+            wire.close()
+            return
+        super().serve(wire)
+
+
+def test_200_tunnels_at_once_from_a_guest(any_user_daemon):
+    daemon = any_user_daemon
+    plan = {"slug": "many", "command": ["sh", "-c", TOGETHER], "egress": {"allow": ["allowed.example:8443"]}}
+    with Gathering(MANY):
+        bottle = daemon.run(plan, timeout=100)
+    assert (bottle["state"], bottle["exit_code"]) == ("exited", 0), (bottle, daemon.log("many"))
 
 
 # --- Changes that can't be made ------------------------------------------------------------------
@@ -400,7 +449,7 @@ class Shim:
 
 
 def test_what_the_shim_refuses_changes_nothing(daemon):
-    _, port = start(daemon, "firm", ["allowed.example"])
+    _, dial = start(daemon, "firm", ["allowed.example"])
     good = daemon.get("/bottles/firm/plan/files/squid.conf").text
     bad = good.replace("http_access deny all", "acl broken nonsense\nhttp_access deny all")
     shim = Shim(daemon, "firm")
@@ -416,17 +465,17 @@ def test_what_the_shim_refuses_changes_nothing(daemon):
     for number, (body, words) in enumerate(cases, 1):
         error = shim.egress(number, body)
         assert error and words in error, (body, error)
-        assert [ask(port, t) for t in ("allowed.example:443", "other.example:8080")] == [200, 403]
+        assert [ask(dial, t) for t in ("allowed.example:443", "other.example:8080")] == [200, 403]
     more = good.replace("http_access deny all", "acl more dstdomain -n other.example\nhttp_access allow more\nhttp_access deny all")
     assert shim.egress(50, {"rules": ["other.example:8080"], "files": [{"name": "squid.conf", "content": more}]}) is None
-    assert ask(port, "other.example:8080") == 200
+    assert ask(dial, "other.example:8080") == 200
     shim.close()
     assert daemon.bottle("firm")["state"] == "running"
 
 
 def test_an_engine_that_does_not_take_it(daemon):
     """Stopped, it can't say that it did: the answer says so, and once it goes on it has the old config."""
-    _, port = start(daemon, "stuck", ["allowed.example"])
+    _, dial = start(daemon, "stuck", ["allowed.example"])
     engine = [p for p in squids(daemon) if (p.program or p.name).startswith("squid")][-1]
     os.kill(engine.pid, 19)
     try:
@@ -436,9 +485,9 @@ def test_an_engine_that_does_not_take_it(daemon):
         os.kill(engine.pid, 18)
     assert reply.status != 200 and reply.problem == "egress-not-applied", reply
     assert clock.seconds < 10
-    assert [ask(port, t) for t in ("allowed.example:443", "other.example:8080")] == [200, 403]
+    assert [ask(dial, t) for t in ("allowed.example:443", "other.example:8080")] == [200, 403]
     assert change(daemon, "stuck", ["other.example:8080"]).status == 200
-    assert [ask(port, t) for t in ("allowed.example:443", "other.example:8080")] == [403, 200]
+    assert [ask(dial, t) for t in ("allowed.example:443", "other.example:8080")] == [403, 200]
 
 
 # --- The engine ----------------------------------------------------------------------------------
