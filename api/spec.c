@@ -93,10 +93,10 @@ const struct field field_argument = {
     .name = "*", .type = FIELD_STRING, .max = ARG_STRING_MAX - 1, .doc = "One argument."};
 
 const struct field field_env_name = {.type = FIELD_STRING,
-                                      .min = 1,
-                                      .max = ENV_NAME_MAX,
-                                      .pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
-                                      .check = env_name_check};
+                                     .min = 1,
+                                     .max = ENV_NAME_MAX,
+                                     .pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
+                                     .check = env_name_check};
 const struct field field_env_value = {
     .name = "*",
     .type = FIELD_STRING,

@@ -1,5 +1,5 @@
-/* The tables of a plan and of an exec as flat lists with pointers: what GET /limits shows and what the
- * tests compare with openapi.yaml. Made once, on first use. */
+/* The tables of a plan and of an exec as flat lists with pointers: what GET /limits shows and what
+ * the tests compare with openapi.yaml. Made once, on first use. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

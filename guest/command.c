@@ -180,8 +180,8 @@ static enum command_result refused(const struct report *report, const struct com
 }
 
 /* Waits for exec: what the child reports, or nothing. */
-static enum command_result hear(int report_fd, const struct command_plan *plan,
-                                struct command *ret, struct error *err)
+static enum command_result hear(int report_fd, const struct command_plan *plan, struct command *ret,
+                                struct error *err)
 {
     struct report report = {0};
     ssize_t got;

@@ -1,5 +1,5 @@
-/* Starting a program of the bottle: exactly the arguments and the environment that are given, nothing
- * else inherited. */
+/* Starting a program of the bottle: exactly the arguments and the environment that are given,
+ * nothing else inherited. */
 #pragma once
 
 #include <stdint.h>

@@ -2,7 +2,8 @@
  * window goes, and input is taken into a buffer as large as the window that we give. So each stream
  * waits for itself alone.
  *
- * One that could not be started is kept as ended, until EXEC_EXIT has found room like any other's. */
+ * One that could not be started is kept as ended, until EXEC_EXIT has found room like any other's.
+ */
 #include "guest/exec.h"
 
 #include <errno.h>
@@ -28,8 +29,8 @@ enum {
 };
 
 struct input {
-    int fd;       /* -1: there is none, or it is closed */
-    bool open;    /* the host has not ended it */
+    int fd;    /* -1: there is none, or it is closed */
+    bool open; /* the host has not ended it */
     bool ready;
     uint8_t *bytes; /* INPUT_SIZE and an END_OF_INPUT; `at` to `end` are still to be written */
     size_t at, end;
@@ -139,7 +140,8 @@ static int begin(struct execs *execs, const struct frame *frame)
 {
     struct exec_message message;
 
-    if (execs->count == EXECS_MAX || exec_message_parse(frame->payload, frame->length, &message) < 0)
+    if (execs->count == EXECS_MAX ||
+        exec_message_parse(frame->payload, frame->length, &message) < 0)
         return -1;
     struct exec *exec = find(execs, message.id) ? NULL : calloc(1, sizeof *exec);
     bool input = message.flags & EXEC_STDIN;
@@ -393,7 +395,7 @@ void execs_reaped(struct execs *execs, pid_t pid, int status)
             continue;
         exec->pid = 0;
         exec->signal_number = WIFSIGNALED(status) ? (uint32_t)WTERMSIG(status) : 0;
-        exec->code = exec->timed_out ? TIMED_OUT
+        exec->code = exec->timed_out       ? TIMED_OUT
                      : WIFSIGNALED(status) ? 128 + exec->signal_number
                                            : (uint32_t)WEXITSTATUS(status);
         close_input(exec);

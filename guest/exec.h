@@ -24,7 +24,8 @@ struct execs {
 bool execs_frame_is_theirs(enum frame_type type);
 /* Takes one. -1 when the host broke the protocol. */
 int execs_take(struct execs *execs, const struct frame *frame);
-/* Fills in what is to be waited for; how many, EXEC_POLL_MAX at most. `idle`: the agent has room. */
+/* Fills in what is to be waited for; how many, EXEC_POLL_MAX at most. `idle`: the agent has room.
+ */
 size_t execs_poll(struct execs *execs, bool idle, struct pollfd *fds);
 /* What came of it, in the same order. */
 void execs_polled(struct execs *execs, const struct pollfd *fds);

@@ -13,8 +13,8 @@ enum { DRAIN_MS = 1000 };
  * is read. */
 static bool may_read(const struct output *output, unsigned i)
 {
-    return output->fds[i] >= 0 && (!output->ended || output->owed[i] ||
-                                   clock_monotonic_ms() < output->drain_until);
+    return output->fds[i] >= 0 &&
+           (!output->ended || output->owed[i] || clock_monotonic_ms() < output->drain_until);
 }
 
 void output_poll(const struct output *output, bool room, struct pollfd fds[2])

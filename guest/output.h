@@ -1,8 +1,8 @@
 /* What a program of the bottle prints, on its way to the host.
  *
  * The program's end is known from its wait status, never from its pipes: a process that it left
- * behind may hold them. Then what the pipes hold is owed to the host, however slow it takes it; what
- * comes later is passed on until both are at their end, for a second at most. */
+ * behind may hold them. Then what the pipes hold is owed to the host, however slow it takes it;
+ * what comes later is passed on until both are at their end, for a second at most. */
 #pragma once
 
 #include <poll.h>
@@ -21,8 +21,8 @@ struct output {
     unsigned turn; /* which one is read first: each gets its turn */
 };
 
-/* The frames that it goes in: `label` comes before the stream's number. `window`: how many bytes the
- * host still takes (NULL: any number). */
+/* The frames that it goes in: `label` comes before the stream's number. `window`: how many bytes
+ * the host still takes (NULL: any number). */
 struct output_way {
     struct agent *agent;
     enum frame_type type;

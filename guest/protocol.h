@@ -19,8 +19,8 @@
  *   FAILED(why)              >                                the guest could not do its part
  *                            < POWEROFF                       sync and power off now
  *
- * Beside the command, while it runs, other programs: at most EXECS_MAX at once, each with an id that
- * the host chooses and never gives twice.
+ * Beside the command, while it runs, other programs: at most EXECS_MAX at once, each with an id
+ * that the host chooses and never gives twice.
  *
  *                            < EXEC(id, …)                    a program is to be run
  *                            < EXEC_WINDOW(id, bytes)         the host takes so much more output
@@ -64,21 +64,21 @@ enum frame_type {
     FRAME_FAILED = 5,  /* words */
     FRAME_CHECK = 6,   /* u32 id of the report, u8 number (guest/checks.h), u8 passed (0 or 1), then
                           at most CHECK_WORDS_MAX bytes: what came back */
-    FRAME_REPORT_END = 7, /* u32 id */
+    FRAME_REPORT_END = 7,  /* u32 id */
     FRAME_EXEC_OUTPUT = 8, /* u32 id, u8 stream (1 or 2; a terminal has 1 only), then bytes */
     FRAME_EXEC_EXIT = 9,   /* u32 id, u32 exit code, u32 signal (0: none), u8 timed out (0 or 1),
                               then words, maybe empty. Code EXEC_LOST is not the guest's: the shim
                               says so of one whose end it never learns */
     /* host → guest */
-    FRAME_START = 64,    /* see struct start_message */
-    FRAME_SIGNAL = 65,   /* u32 number */
-    FRAME_POWEROFF = 66, /* empty */
-    FRAME_REPORT = 67,   /* u32 id, u8 number of ports, each a u16 in little endian: the gateway's
-                            port forwards. A newer report ends an older one */
-    FRAME_EXEC = 68,         /* see struct exec_message */
-    FRAME_EXEC_INPUT = 69,   /* u32 id, then bytes, at most EXEC_INPUT_MAX */
-    FRAME_EXEC_SIGNAL = 70,  /* u32 id, u32 number */
-    FRAME_EXEC_RESIZE = 71,  /* u32 id, u16 rows, u16 columns */
+    FRAME_START = 64,      /* see struct start_message */
+    FRAME_SIGNAL = 65,     /* u32 number */
+    FRAME_POWEROFF = 66,   /* empty */
+    FRAME_REPORT = 67,     /* u32 id, u8 number of ports, each a u16 in little endian: the gateway's
+                              port forwards. A newer report ends an older one */
+    FRAME_EXEC = 68,       /* see struct exec_message */
+    FRAME_EXEC_INPUT = 69, /* u32 id, then bytes, at most EXEC_INPUT_MAX */
+    FRAME_EXEC_SIGNAL = 70, /* u32 id, u32 number */
+    FRAME_EXEC_RESIZE = 71, /* u32 id, u16 rows, u16 columns */
     /* both ways */
     FRAME_EXEC_WINDOW = 80, /* u32 id, u32 bytes */
 };

@@ -1,5 +1,5 @@
-/* One loop over the port, the command's two pipes, SIGCHLD, the checks of a report, and what the host
- * has run beside the command. */
+/* One loop over the port, the command's two pipes, SIGCHLD, the checks of a report, and what the
+ * host has run beside the command. */
 #include "guest/run.h"
 
 #include <errno.h>
@@ -140,8 +140,8 @@ static enum run_end loop(struct run *run)
 
     while (!output_drained(&run->output) || !agent_idle(run->agent)) {
         bool idle = agent_idle(run->agent);
-        fds[PORT] = (struct pollfd){.fd = run->agent->fd,
-                                    .events = (short)(POLLIN | (idle ? 0 : POLLOUT))};
+        fds[PORT] =
+            (struct pollfd){.fd = run->agent->fd, .events = (short)(POLLIN | (idle ? 0 : POLLOUT))};
         fds[SIGNALS] = (struct pollfd){.fd = run->signals, .events = POLLIN};
         fds[REPORT] = (struct pollfd){.fd = idle ? run->report.fd : -1, .events = POLLIN};
         output_poll(&run->output, idle, fds + COMMAND);

@@ -64,8 +64,8 @@ void engine_delete(struct app *app, const char *slug, const char *if_match, bool
 
 enum { EXEC_ID_SIZE = 17 }; /* 16 hexadecimal digits */
 
-/* `stream` speaks frames with the supervisor (shim/protocol.h, "exec") and is the callee's; -1 with a
- * problem. */
+/* `stream` speaks frames with the supervisor (shim/protocol.h, "exec") and is the callee's; -1 with
+ * a problem. */
 typedef void engine_exec_done(void *context, int stream, const char *id,
                               const struct problem *problem);
 /* Prepares a program's run beside the command of a running bottle. */

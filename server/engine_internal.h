@@ -107,8 +107,17 @@ void engine_work(struct engine *engine, struct job *job);
 
 /* --- Requests --------------------------------------------------------------------------------- */
 
-enum verb { VERB_START, VERB_STOP, VERB_DELETE, VERB_PLAN, VERB_PATCH, VERB_REPORT, VERB_SHOW,
-            VERB_EXEC,  VERB_EXEC_RESULT };
+enum verb {
+    VERB_START,
+    VERB_STOP,
+    VERB_DELETE,
+    VERB_PLAN,
+    VERB_PATCH,
+    VERB_REPORT,
+    VERB_SHOW,
+    VERB_EXEC,
+    VERB_EXEC_RESULT
+};
 
 struct op {
     struct message message;
@@ -123,7 +132,7 @@ struct op {
     engine_report_done *reported; /* of REPORT and EXEC_RESULT */
     engine_exec_done *streams;    /* of EXEC */
     char exec_id[EXEC_ID_SIZE];
-    json_t *patch;                /* of PATCH */
+    json_t *patch; /* of PATCH */
     void *context;
 };
 

@@ -11,8 +11,8 @@
 #include "server/log.h"
 #include "server/row.h"
 
-static const char *const other_types[] = {"sidecar.ready", "sidecar.exited", "egress.allowed",
-                                          "egress.denied", "egress.lost",    "exec.finished",
+static const char *const other_types[] = {"sidecar.ready",   "sidecar.exited", "egress.allowed",
+                                          "egress.denied",   "egress.lost",    "exec.finished",
                                           "cleanup.finished"};
 
 static const char *const state_types[N_STATES] = {

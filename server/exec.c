@@ -1,5 +1,5 @@
-/* Execs, the engine's part: a running bottle's supervisor gets one end of a socketpair, whoever asked
- * the other, and the engine hears of the end only. What flows between does not pass it.
+/* Execs, the engine's part: a running bottle's supervisor gets one end of a socketpair, whoever
+ * asked the other, and the engine hears of the end only. What flows between does not pass it.
  *
  * What the supervisor says is checked: it runs as the bottle's user. */
 #include <stdio.h>

@@ -1,6 +1,7 @@
-/* The client sets the pace: the next frame is read once what the last one gave has gone out, and what
- * has gone out is what the window is given again for. So a slow reader stops the program, and memory
- * is bounded by a frame. In a whole answer output beyond its bound is counted and thrown away.
+/* The client sets the pace: the next frame is read once what the last one gave has gone out, and
+ * what has gone out is what the window is given again for. So a slow reader stops the program, and
+ * memory is bounded by a frame. In a whole answer output beyond its bound is counted and thrown
+ * away.
  *
  * Text is UTF-8 or else Base64, and says which. A sequence that a frame's end cuts waits for its
  * rest. */
@@ -228,11 +229,11 @@ static void say_end(struct exec_stream *stream, uint32_t code, uint32_t signal_n
     for (unsigned i = 0; i < 2 && stream->form == EXEC_LINES; i++)
         if (outputs[i].carried)
             say_bytes(stream, i, outputs[i].carry, outputs[i].carried);
-    json_t *end = json_pack(
-        "{s:s, s:o, s:o, s:b, s:o}", "id", stream->id, "exit_code",
-        lost ? json_null() : json_integer(code & 0xff), "signal",
-        signal_number ? json_integer(signal_number & 0xff) : json_null(), "timed_out",
-        (int)timed_out, "reason", reason[0] ? json_string_lossy(reason) : json_null());
+    json_t *end =
+        json_pack("{s:s, s:o, s:o, s:b, s:o}", "id", stream->id, "exit_code",
+                  lost ? json_null() : json_integer(code & 0xff), "signal",
+                  signal_number ? json_integer(signal_number & 0xff) : json_null(), "timed_out",
+                  (int)timed_out, "reason", reason[0] ? json_string_lossy(reason) : json_null());
     if (stream->form == EXEC_WHOLE) {
         bool truncated = false;
         add_whole(end, "stdout", "stdout_base64", &outputs[0]);
@@ -300,10 +301,9 @@ static int take_frame(struct exec_stream *stream)
     struct frame frame;
 
     for (;;) {
-        int64_t size =
-            in->data ? frame_parse((const uint8_t *)in->data + stream->in_at,
-                                   in->length - stream->in_at, GUEST_PAYLOAD_MAX, &frame)
-                     : 0;
+        int64_t size = in->data ? frame_parse((const uint8_t *)in->data + stream->in_at,
+                                              in->length - stream->in_at, GUEST_PAYLOAD_MAX, &frame)
+                                : 0;
         if (size < 0)
             return -1;
         if (size > 0) {

@@ -1,4 +1,5 @@
-/* An exec as a response: frames with the supervisor on one side, what the client gets on the other. */
+/* An exec as a response: frames with the supervisor on one side, what the client gets on the other.
+ */
 #pragma once
 
 #include "api/exec_spec.h"

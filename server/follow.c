@@ -132,7 +132,10 @@ static void take_status(struct runner *runner, const struct shim_status *status)
 static const struct {
     const char *member;
     void (*take)(struct runner *runner, const json_t *packet);
-} packet_rows[] = {{"egress", egress_heard}, {"applied", patch_applied}, {"report", report_heard}, {"exec", exec_heard}};
+} packet_rows[] = {{"egress", egress_heard},
+                   {"applied", patch_applied},
+                   {"report", report_heard},
+                   {"exec", exec_heard}};
 
 static int take_packet(struct runner *runner, const char *bytes, size_t length, struct error *err)
 {

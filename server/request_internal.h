@@ -57,7 +57,7 @@ struct http {
     pthread_t waker;
     bool waker_runs;
     int waker_epoll, waker_end; /* -1: none */
-    pthread_mutex_t lock; /* guards all below, and what struct request says */
+    pthread_mutex_t lock;       /* guards all below, and what struct request says */
     pthread_cond_t changed;
     bool stopping;   /* no new work */
     bool farewell;   /* nothing is suspended any more */

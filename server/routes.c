@@ -150,8 +150,7 @@ static bool exec_id_valid(const char *id)
 static const struct {
     const char *name;
     bool (*valid)(const char *value);
-} param_kinds[] = {
-    {"slug", slug_valid}, {"name", file_name_valid}, {"exec", exec_id_valid}};
+} param_kinds[] = {{"slug", slug_valid}, {"name", file_name_valid}, {"exec", exec_id_valid}};
 
 /* Does the decoded segment fit this part of a pattern? Fills *param when the part is a parameter.
  */

@@ -132,9 +132,10 @@ static void show_op(struct runner *runner, struct op *op)
 static void run_now(struct runner *runner, struct op *op)
 {
     static void (*const verbs[])(struct runner *, struct op *) = {
-        [VERB_START] = start_op, [VERB_STOP] = stop_op,     [VERB_DELETE] = delete_op,
-        [VERB_PATCH] = patch_op, [VERB_REPORT] = report_op, [VERB_SHOW] = show_op,
-        [VERB_EXEC] = exec_op,   [VERB_EXEC_RESULT] = exec_result_op};
+        [VERB_START] = start_op,   [VERB_STOP] = stop_op,
+        [VERB_DELETE] = delete_op, [VERB_PATCH] = patch_op,
+        [VERB_REPORT] = report_op, [VERB_SHOW] = show_op,
+        [VERB_EXEC] = exec_op,     [VERB_EXEC_RESULT] = exec_result_op};
 
     verbs[op->verb](runner, op);
 }

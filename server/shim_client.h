@@ -62,8 +62,8 @@ int shim_stop(int fd, int64_t grace_ms, struct error *err);
 int shim_egress(int fd, int64_t id, const json_t *egress, struct error *err);
 /* Asks for a report; the answer is a packet with "report". */
 int shim_report(int fd, int64_t id, struct error *err);
-/* Has a program run beside the command: `stream` is the supervisor's end of a socketpair (the caller
- * closes its own copy). */
+/* Has a program run beside the command: `stream` is the supervisor's end of a socketpair (the
+ * caller closes its own copy). */
 int shim_exec(int fd, const char *id, int stream, struct error *err);
 /* Asks how an exec stands; the answer is a packet with "exec". */
 int shim_exec_result(int fd, const char *id, struct error *err);

@@ -30,7 +30,8 @@ bool connection_gone(struct MHD_Connection *connection, bool tcp)
     return poll(&state, 1, 0) > 0 && state.revents & (POLLHUP | POLLERR | POLLRDHUP);
 }
 
-bool ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection, int fd)
+bool ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection,
+                 int fd)
 {
     (void)pthread_mutex_lock(&http->lock);
     bool parks = !http->stopping;

@@ -1,5 +1,5 @@
-/* The waker: one thread that resumes a parked stream as soon as its descriptor has something to read,
- * and does not leave it to the ticker's next round.
+/* The waker: one thread that resumes a parked stream as soon as its descriptor has something to
+ * read, and does not leave it to the ticker's next round.
  *
  * A descriptor is watched from when its stream parks until whoever is first, ticker or waker,
  * resumes it; http->lock decides. */

@@ -216,8 +216,8 @@ static void note_result(struct exec *exec, uint32_t code, uint32_t signal_number
     struct execs *execs = &exec->sup->execs;
     struct exec_result *result = &execs->results[execs->n_results++ % EXEC_RESULTS_MAX];
 
-    *result = (struct exec_result){
-        .code = code, .signal_number = signal_number, .timed_out = timed_out};
+    *result =
+        (struct exec_result){.code = code, .signal_number = signal_number, .timed_out = timed_out};
     memcpy(result->id, exec->id, sizeof result->id);
     (void)snprintf(result->reason, sizeof result->reason, "%.*s", (int)length, reason);
     control_send(exec->sup->control, exec_result_encode(exec->sup, exec->id));
@@ -267,8 +267,7 @@ static int on_output(struct exec *exec, const struct frame *frame)
 {
     uint32_t bytes = frame->length - 5;
 
-    if (frame->length < 6 || frame->payload[4] < 1 || frame->payload[4] > 2 ||
-        bytes > exec->window)
+    if (frame->length < 6 || frame->payload[4] < 1 || frame->payload[4] > 2 || bytes > exec->window)
         return -1;
     exec->window -= bytes;
     if (exec->source.fd < 0) {

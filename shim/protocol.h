@@ -38,16 +38,16 @@
  * of it is in force, or {"applied": N, "error": "…"}, and then the former one is. Changes are made
  * one after the other; of those that wait only the newest is made, and the others' error says so.
  *
- * {"op":"exec","id":"<16 hexadecimal digits>"} with one descriptor, an end of a socketpair (stream):
- * a program is to be run beside the command. Over the socket go frames as in guest/protocol.h, with
- * id 0: first EXEC, then EXEC_INPUT within the windows that come back, EXEC_WINDOW (nothing is read
- * of its output before), EXEC_SIGNAL, EXEC_RESIZE; back EXEC_OUTPUT, EXEC_WINDOW and, last of all,
- * EXEC_EXIT, with code EXEC_LOST when its end is not known. A socket that ends without it was cut.
- * When bottled closes its end, the program runs on; what it prints is thrown away. EXEC_SIGNAL 9
- * before that ends it. Each end is told by {"exec":"…","state":"ended","exit_code":N | null,
- * "signal":N | null,"timed_out":…,"reason":"…" | null}; {"op":"exec-result","id":"…"} is answered by
- * the same, with "asked":true, or by {"exec":"…","state":"running" | "unknown","asked":true}. The last
- * EXEC_RESULTS_MAX are known.
+ * {"op":"exec","id":"<16 hexadecimal digits>"} with one descriptor, an end of a socketpair
+ * (stream): a program is to be run beside the command. Over the socket go frames as in
+ * guest/protocol.h, with id 0: first EXEC, then EXEC_INPUT within the windows that come back,
+ * EXEC_WINDOW (nothing is read of its output before), EXEC_SIGNAL, EXEC_RESIZE; back EXEC_OUTPUT,
+ * EXEC_WINDOW and, last of all, EXEC_EXIT, with code EXEC_LOST when its end is not known. A socket
+ * that ends without it was cut. When bottled closes its end, the program runs on; what it prints is
+ * thrown away. EXEC_SIGNAL 9 before that ends it. Each end is told by
+ * {"exec":"…","state":"ended","exit_code":N | null, "signal":N | null,"timed_out":…,"reason":"…" |
+ * null}; {"op":"exec-result","id":"…"} is answered by the same, with "asked":true, or by
+ * {"exec":"…","state":"running" | "unknown","asked":true}. The last EXEC_RESULTS_MAX are known.
  *
  * End: the last status is also in <run_dir>/exit.json, written whole and synced before the shim
  * ends. A shim that is gone without an exit.json was killed; everything it started died with it

@@ -444,7 +444,7 @@ static void close_logs(struct supervisor *sup)
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)
 {
     struct supervisor *sup = calloc(1, sizeof *sup);
-    const struct control_owner owner = {status_encode, on_stop, on_report,      on_egress,
+    const struct control_owner owner = {status_encode, on_stop,        on_report, on_egress,
                                         on_exec,       on_exec_result, sup};
     int result = -1;
 

@@ -73,9 +73,10 @@ def test_document_is_valid(document):
     openapi_spec_validator.validate(document)
 
 
-def test_plan_has_exactly_the_fields_of_the_table(document, tables):
-    rows = {row["pointer"]: row for row in tables["fields"] if row["supported"]}
-    fields = {pointer: (member, required) for pointer, member, required in flatten(schema(document, "Plan"))}
+@pytest.mark.parametrize("name, table", [("Plan", "fields"), ("Exec", "exec")])
+def test_a_body_has_exactly_the_fields_of_its_table(document, tables, name, table):
+    rows = {row["pointer"]: row for row in tables[table] if row["supported"]}
+    fields = {pointer: (member, required) for pointer, member, required in flatten(schema(document, name))}
     assert set(fields) == set(rows)
     for pointer, (member, required) in fields.items():
         structure = ("properties", "items", "additionalProperties", "required")
