@@ -307,7 +307,7 @@ static void write_input(struct exec *exec)
     input->ready = false;
     while (input->fd >= 0 && input->at < input->end) {
         ssize_t put = write(input->fd, input->bytes + input->at, input->end - input->at);
-        if (put < 0 && (errno == EAGAIN || errno == EINTR))
+        if (put == 0 || (put < 0 && (errno == EAGAIN || errno == EINTR)))
             return;
         if (put < 0) {
             input->owed += (uint32_t)(input->end - input->at);
@@ -332,6 +332,7 @@ static void grant(struct execs *execs, struct exec *exec)
     put_u32(payload + 4, input->owed);
     if (agent_put(execs->agent, FRAME_EXEC_WINDOW, payload, sizeof payload) < 0)
         return;
+    agent_write(execs->agent); /* a frame of output needs an idle channel */
     input->window += input->owed;
     input->owed = 0;
 }

@@ -137,6 +137,7 @@ static enum run_end loop(struct run *run)
     const struct output_way way = {.agent = run->agent, .type = FRAME_OUTPUT};
     struct pollfd fds[POLL_MAX];
     enum run_end end = RUN_EXITED;
+    bool execs_first = false;
 
     while (!output_drained(&run->output) || !agent_idle(run->agent)) {
         bool idle = agent_idle(run->agent);
@@ -160,8 +161,12 @@ static enum run_end loop(struct run *run)
         if (fds[SIGNALS].revents)
             reap(run);
         report_pump(&run->report, run->agent);
+        /* Whoever is first may fill the channel: each gets its turn. */
+        if ((execs_first = !execs_first))
+            execs_pump(&run->execs);
         output_pump(&run->output, &way);
-        execs_pump(&run->execs);
+        if (!execs_first)
+            execs_pump(&run->execs);
         if (run->agent->closed)
             return RUN_CLOSED;
     }

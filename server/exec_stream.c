@@ -117,7 +117,7 @@ static void put_input(struct exec_stream *stream)
     }
 }
 
-/* -1: the supervisor is gone. */
+/* -1: memory is short. */
 static int flush(struct exec_stream *stream)
 {
     struct text *out = &stream->out;
@@ -128,8 +128,10 @@ static int flush(struct exec_stream *stream)
         ssize_t put = send(stream->fd, out->data, out->length, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (put < 0 && errno == EINTR)
             continue;
+        if (put < 0 && errno == EAGAIN)
+            return 0;
         if (put < 0)
-            return errno == EAGAIN ? 0 : -1;
+            put = (ssize_t)out->length; /* it has ended: its last words are still to be read */
         memmove(out->data, out->data + put, out->length - (size_t)put);
         out->length -= (size_t)put;
     }

@@ -74,6 +74,10 @@ static void on_event(struct loop_source *source, uint32_t events)
         end(agent, "the agent's channel was closed");
         return;
     }
+    if ((events & EPOLLOUT) && agent->out_length == 0 && agent->on_room)
+        agent->on_room(agent->context);
+    if (agent->source.fd < 0) /* the callback closed us */
+        return;
     if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
         return;
     ssize_t got =

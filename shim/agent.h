@@ -15,6 +15,7 @@ struct agent {
     void (*on_frame)(void *context, const struct frame *frame);
     /* The channel is closed by then; `why` is in words, for the bottle's reason. */
     void (*on_end)(void *context, const char *why);
+    void (*on_room)(void *context); /* what was queued has been sent; NULL: nobody cares */
     void *context;
 };
 

@@ -17,6 +17,13 @@ enum {
     READ_SIZE = 16 * 1024,
     INPUT_WINDOW_MAX = 128 * 1024, /* what we believe of a guest */
     EXIT_FIXED_SIZE = 13,
+    EXIT_CODE_MAX = 255,
+    SIGNAL_MAX = 64,
+    /* The guest gets bottled's window in pieces: a byte may come in a frame of its own, which takes
+     * fourteen here. */
+    WINDOW_PIECE = 16 * 1024,
+    /* What waits for the guest, before we read no more from bottled. */
+    GUEST_QUEUE_MAX = 256 * 1024,
 };
 
 struct exec {
@@ -26,8 +33,13 @@ struct exec {
     struct loop_source source; /* bottled's; fd -1: it is gone */
     struct text in, out;       /* from and to bottled */
     uint32_t window;           /* how much the guest may still send */
+    uint32_t allowed;          /* how much bottled takes beyond that */
     uint32_t input_window;     /* how much bottled may still send */
-    bool ended;                /* EXEC_EXIT is in `out`, or bottled is gone too */
+    uint32_t input_owed;       /* how much of that is still to be told */
+    bool input_open;           /* bottled has not ended the input */
+    bool deaf;                 /* bottled takes no more, though what it said may still wait here */
+    bool paused;               /* bottled is not read, as the guest does not read */
+    bool ended;                /* EXEC_EXIT is in `out`, or was told to nobody */
     struct exec *next;
 };
 
@@ -64,48 +76,101 @@ static void send_guest(struct exec *exec, enum frame_type type, const void *rest
         (void)agent_send(&exec->sup->agent, (const uint8_t *)frame.data, frame.length);
 }
 
-static void widen(struct exec *exec, uint32_t more)
+/* Gives the guest its next piece of the window, once bottled has taken most of the last. */
+static void feed(struct exec *exec)
 {
     uint8_t bytes[4];
 
-    put_u32(bytes, more);
+    if (exec->deaf)
+        exec->allowed = EXEC_WINDOW_MAX; /* it is all thrown away */
+    if (exec->number == 0 || exec->ended || exec->window > WINDOW_PIECE / 2 ||
+        exec->out.length > WINDOW_PIECE)
+        return;
+    uint32_t room = WINDOW_PIECE - exec->window,
+             more = exec->allowed < room ? exec->allowed : room;
+    if (more == 0)
+        return;
+    exec->allowed -= more;
     exec->window += more;
+    put_u32(bytes, more);
     send_guest(exec, FRAME_EXEC_WINDOW, bytes, sizeof bytes);
 }
 
-/* Bottled is gone: the program goes on, and nobody hears it. */
+static void watch(struct exec *exec)
+{
+    (void)loop_modify(exec->sup->loop, &exec->source,
+                      (exec->paused ? 0 : (uint32_t)EPOLLIN) |
+                          (exec->out.length ? (uint32_t)EPOLLOUT : 0));
+}
+
+/* Nobody hears it from now on. */
+static void deafen(struct exec *exec)
+{
+    exec->deaf = true;
+    text_free(&exec->out);
+    feed(exec);
+}
+
+/* Bottled is gone: the program goes on. */
 static void orphan(struct exec *exec)
 {
     loop_remove(exec->sup->loop, &exec->source);
     (void)close(exec->source.fd);
     exec->source.fd = -1;
     text_free(&exec->in);
-    text_free(&exec->out);
+    deafen(exec);
     if (exec->ended || exec->number == 0)
         exec_free(exec);
-    else if (exec->window < EXEC_WINDOW_MAX)
-        widen(exec, EXEC_WINDOW_MAX - exec->window);
 }
 
 /* ── from bottled ── */
 
-/* What may come after EXEC; 0 when it may be passed on. */
-static int check(struct exec *exec, const struct frame *frame)
+/* What the guest would take for the end of all trust in us is stopped here. */
+static int take_exec(struct exec *exec, const struct frame *frame)
 {
-    uint32_t length = frame->length - 4;
+    struct exec_message message;
+
+    if (frame->type != FRAME_EXEC ||
+        exec_message_parse(frame->payload, frame->length, &message) < 0)
+        return -1;
+    exec->input_open = message.flags & EXEC_STDIN;
+    exec_message_free(&message);
+    exec->number = ++exec->sup->execs.last_number;
+    return 0;
+}
+
+static int take_input(struct exec *exec, uint32_t length)
+{
+    if (!exec->input_open || length > EXEC_INPUT_MAX ||
+        length > exec->input_window - exec->input_owed)
+        return -1;
+    exec->input_window -= length;
+    exec->input_open = length > 0;
+    return 0;
+}
+
+static int take_window(struct exec *exec, uint32_t more)
+{
+    if (more == 0 ||
+        (!exec->deaf && (uint64_t)exec->window + exec->allowed + more > EXEC_WINDOW_MAX))
+        return -1;
+    exec->allowed += more;
+    feed(exec);
+    return 0;
+}
+
+/* What may come after EXEC. */
+static int take_more(struct exec *exec, const struct frame *frame)
+{
+    uint32_t length = frame->length - 4, number = length == 4 ? get_u32(frame->payload + 4) : 0;
 
     switch (frame->type) {
     case FRAME_EXEC_INPUT:
-        if (length > EXEC_INPUT_MAX || length > exec->input_window)
-            return -1;
-        exec->input_window -= length;
-        return 0;
+        return take_input(exec, length);
     case FRAME_EXEC_WINDOW:
-        if (length != 4 || get_u32(frame->payload + 4) > EXEC_WINDOW_MAX - exec->window)
-            return -1;
-        exec->window += get_u32(frame->payload + 4);
-        return 0;
+        return take_window(exec, number);
     case FRAME_EXEC_SIGNAL:
+        return number > 0 && number <= SIGNAL_MAX ? 0 : -1;
     case FRAME_EXEC_RESIZE:
         return length == 4 ? 0 : -1;
     default:
@@ -120,14 +185,10 @@ static int take(struct exec *exec, const struct frame *frame)
         return -1;
     if (exec->ended)
         return 0;
-    if (exec->number == 0) {
-        if (frame->type != FRAME_EXEC)
-            return -1;
-        exec->number = ++exec->sup->execs.last_number;
-    } else if (check(exec, frame) < 0) {
+    if ((exec->number ? take_more : take_exec)(exec, frame) < 0)
         return -1;
-    }
-    send_guest(exec, frame->type, frame->payload + 4, frame->length - 4);
+    if (frame->type != FRAME_EXEC_WINDOW)
+        send_guest(exec, frame->type, frame->payload + 4, frame->length - 4);
     return 0;
 }
 
@@ -146,36 +207,15 @@ static int take_frames(struct exec *exec)
     }
     if (size < 0 || exec->in.failed)
         return -1;
-    memmove(exec->in.data, exec->in.data + at, exec->in.length - at);
     exec->in.length -= at;
+    if (exec->in.length == 0)
+        text_free(&exec->in); /* EXEC may have been large */
+    else
+        memmove(exec->in.data, exec->in.data + at, exec->in.length);
     return 0;
 }
 
 /* ── to bottled ── */
-
-static void flush(struct exec *exec)
-{
-    struct text *out = &exec->out;
-
-    while (out->length > 0) {
-        ssize_t put = send(exec->source.fd, out->data, out->length, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0 && errno == EAGAIN)
-            break;
-        if (put < 0) {
-            orphan(exec);
-            return;
-        }
-        memmove(out->data, out->data + put, out->length - (size_t)put);
-        out->length -= (size_t)put;
-    }
-    if (exec->ended && out->length == 0)
-        exec_free(exec);
-    else
-        (void)loop_modify(exec->sup->loop, &exec->source,
-                          EPOLLIN | (out->length ? (uint32_t)EPOLLOUT : 0));
-}
 
 /* Queues a frame for bottled, with id 0. */
 static void send_bottled(struct exec *exec, enum frame_type type, const uint8_t *rest,
@@ -183,11 +223,58 @@ static void send_bottled(struct exec *exec, enum frame_type type, const uint8_t 
 {
     uint8_t bytes[FRAME_HEADER_SIZE + 4] = {0};
 
-    if (exec->source.fd < 0)
+    if (exec->deaf)
         return;
     frame_header(bytes, type, (uint32_t)(4 + length));
     text_add_bytes(&exec->out, bytes, sizeof bytes);
     text_add_bytes(&exec->out, rest, length);
+}
+
+/* The guest's pieces of the input's window, as one. */
+static void tell_window(struct exec *exec)
+{
+    uint8_t bytes[4];
+
+    if (exec->input_owed == 0 || exec->ended || exec->out.length > WINDOW_PIECE)
+        return;
+    put_u32(bytes, exec->input_owed);
+    exec->input_owed = 0;
+    send_bottled(exec, FRAME_EXEC_WINDOW, bytes, sizeof bytes);
+}
+
+/* 0, or -1 when bottled takes no more. */
+static int send_out(struct exec *exec)
+{
+    struct text *out = &exec->out;
+
+    while (!out->failed && out->length > 0) {
+        ssize_t put = send(exec->source.fd, out->data, out->length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return errno == EAGAIN ? 0 : -1;
+        memmove(out->data, out->data + put, out->length - (size_t)put);
+        out->length -= (size_t)put;
+    }
+    return out->failed ? -1 : 0;
+}
+
+/* Passes on to bottled what it takes; the exec may be gone afterwards. That bottled closed its end
+ * is heard when all that it said before has been read. */
+static void flush(struct exec *exec)
+{
+    tell_window(exec);
+    if (!exec->deaf && send_out(exec) < 0) {
+        (void)shutdown(exec->source.fd, SHUT_WR); /* should it be there: a stream with a hole is cut */
+        deafen(exec);
+    }
+    if (exec->ended && exec->out.length == 0) {
+        exec_free(exec);
+        return;
+    }
+    feed(exec);
+    if (exec->source.fd >= 0)
+        watch(exec);
 }
 
 static void on_event(struct loop_source *source, uint32_t events)
@@ -199,6 +286,11 @@ static void on_event(struct loop_source *source, uint32_t events)
         flush(exec); /* which may be its end: the rest brings another event */
         return;
     }
+    if (exec->sup->agent.out_length > GUEST_QUEUE_MAX && !(events & EPOLLHUP)) {
+        exec->paused = true; /* until execs_go_on */
+        watch(exec);
+        return;
+    }
     ssize_t got = recv(source->fd, bytes, sizeof bytes, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
@@ -206,6 +298,15 @@ static void on_event(struct loop_source *source, uint32_t events)
         text_add_bytes(&exec->in, bytes, (size_t)got);
     if (got <= 0 || take_frames(exec) < 0)
         orphan(exec);
+}
+
+void execs_go_on(struct supervisor *sup)
+{
+    for (struct exec *exec = sup->execs.first; exec; exec = exec->next)
+        if (exec->paused && exec->source.fd >= 0) {
+            exec->paused = false;
+            watch(exec);
+        }
 }
 
 /* ── its end ── */
@@ -225,14 +326,13 @@ static void note_result(struct exec *exec, uint32_t code, uint32_t signal_number
 
 static void finish(struct exec *exec, const uint8_t *rest, size_t length)
 {
-    note_result(exec, get_u32(rest), get_u32(rest + 4), rest[8], (const char *)rest + 9,
-                length - 9 < EXEC_REASON_SIZE ? length - 9 : EXEC_REASON_SIZE - 1);
+    size_t fixed = EXIT_FIXED_SIZE - 4, words = length - fixed;
+
+    if (words >= EXEC_REASON_SIZE)
+        words = EXEC_REASON_SIZE - 1;
     exec->ended = true;
-    if (exec->source.fd < 0) {
-        exec_free(exec);
-        return;
-    }
-    send_bottled(exec, FRAME_EXEC_EXIT, rest, length);
+    note_result(exec, get_u32(rest), get_u32(rest + 4), rest[8], (const char *)rest + fixed, words);
+    send_bottled(exec, FRAME_EXEC_EXIT, rest, fixed + words);
     flush(exec);
 }
 
@@ -270,11 +370,6 @@ static int on_output(struct exec *exec, const struct frame *frame)
     if (frame->length < 6 || frame->payload[4] < 1 || frame->payload[4] > 2 || bytes > exec->window)
         return -1;
     exec->window -= bytes;
-    if (exec->source.fd < 0) {
-        if (exec->window <= EXEC_WINDOW_MAX / 2)
-            widen(exec, EXEC_WINDOW_MAX - exec->window);
-        return 0;
-    }
     send_bottled(exec, FRAME_EXEC_OUTPUT, frame->payload + 4, frame->length - 4);
     flush(exec);
     return 0;
@@ -287,10 +382,17 @@ static int on_window(struct exec *exec, const struct frame *frame)
     if (more == 0 || more > INPUT_WINDOW_MAX - exec->input_window)
         return -1;
     exec->input_window += more;
-    if (exec->source.fd < 0)
-        return 0;
-    send_bottled(exec, FRAME_EXEC_WINDOW, frame->payload + 4, 4);
+    exec->input_owed += more;
     flush(exec);
+    return 0;
+}
+
+static int on_end(struct exec *exec, const struct frame *frame)
+{
+    if (frame->length < EXIT_FIXED_SIZE || get_u32(frame->payload + 4) > EXIT_CODE_MAX ||
+        get_u32(frame->payload + 8) > SIGNAL_MAX || frame->payload[12] > 1)
+        return -1;
+    finish(exec, frame->payload + 4, frame->length - 4);
     return 0;
 }
 
@@ -308,11 +410,7 @@ int exec_frame(struct supervisor *sup, const struct frame *frame)
     case FRAME_EXEC_WINDOW:
         return on_window(exec, frame);
     case FRAME_EXEC_EXIT:
-        if (frame->length < EXIT_FIXED_SIZE || frame->payload[12] > 1 ||
-            get_u32(frame->payload + 4) == EXEC_LOST)
-            return -1;
-        finish(exec, frame->payload + 4, frame->length - 4);
-        return 0;
+        return on_end(exec, frame);
     default:
         return -1;
     }
@@ -338,7 +436,7 @@ void exec_request(struct supervisor *sup, const char *id, int fd)
     sup->execs.count++;
     if (loop_add(sup->loop, &exec->source, NULL) < 0)
         exec_free(exec);
-    else if (sup->phase != PHASE_RUNNING || sup->ended)
+    else if (sup->phase != PHASE_RUNNING || sup->ended || sup->agent.source.fd < 0)
         lose(exec, "the bottle's command does not run");
     else if (sup->execs.count > EXECS_MAX)
         lose(exec, "too many programs run beside the bottle's command");

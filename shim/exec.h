@@ -42,6 +42,8 @@ void exec_request(struct supervisor *sup, const char *id, int fd);
 json_t *exec_result_encode(const struct supervisor *sup, const char *id);
 /* A frame EXEC_… of the guest. -1: it breaks the protocol. */
 int exec_frame(struct supervisor *sup, const struct frame *frame);
+/* The guest has taken what waited for it: bottled is read again. */
+void execs_go_on(struct supervisor *sup);
 /* None of them will be heard of again. */
 void execs_lost(struct supervisor *sup, const char *why);
 void execs_free(struct supervisor *sup);

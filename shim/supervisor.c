@@ -192,6 +192,7 @@ static void on_exit_frame(struct supervisor *sup, const struct frame *frame)
     else if (signal_number)
         (void)snprintf(sup->reason, sizeof sup->reason, "the command was killed by signal %u",
                        signal_number);
+    execs_lost(sup, "the bottle's command ended first");
     (void)agent_send_empty(&sup->agent, FRAME_POWEROFF); /* the guest waits for this answer */
     expect_poweroff(sup);
 }
@@ -244,6 +245,7 @@ void supervisor_on_agent_end(void *context, const char *why)
 {
     struct supervisor *sup = context;
 
+    execs_lost(sup, "the guest's agent is gone");
     /* The VM's own end follows at once, and says more; a channel broken by the guest must be acted
      * on. */
     if (strstr(why, "protocol"))
@@ -376,6 +378,11 @@ static json_t *on_exec_result(void *context, const char *id)
     return exec_result_encode(context, id);
 }
 
+static void on_agent_room(void *context)
+{
+    execs_go_on(context);
+}
+
 static void on_signal(struct loop_source *source, uint32_t events)
 {
     struct supervisor *sup = source->data;
@@ -457,6 +464,7 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
     sup->agent.source.fd = -1;
     sup->agent.on_frame = supervisor_on_frame;
     sup->agent.on_end = supervisor_on_agent_end;
+    sup->agent.on_room = on_agent_room;
     sup->agent.context = sup;
     if (watch_signals(sup, err) < 0 || open_logs(sup, log_dir, err) < 0 ||
         !(sup->control = control_new(sup->loop, launch, &owner, err)) ||
