@@ -224,7 +224,7 @@ static int open_terminal(const struct command_plan *plan, int ours[3], int their
     return ours[0] < 0 || theirs[0] < 0 || theirs[2] < 0 ? -1 : 0;
 }
 
-static int open_pipe(int *reads, int *writes, int *ours)
+static int open_pipe(int *reads, int *writes, const int *ours)
 {
     int pair[2];
 

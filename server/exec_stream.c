@@ -312,7 +312,7 @@ static int take_frame(struct exec_stream *stream)
             stream->in_at += (size_t)size;
             return on_frame(stream, &frame) < 0 ? -1 : 1;
         }
-        if (stream->in_at) {
+        if (in->data && stream->in_at) {
             memmove(in->data, in->data + stream->in_at, in->length - stream->in_at);
             in->length -= stream->in_at;
             stream->in_at = 0;

@@ -86,8 +86,7 @@ static void feed(struct exec *exec)
     if (exec->number == 0 || exec->ended || exec->window > WINDOW_PIECE / 2 ||
         exec->out.length > WINDOW_PIECE)
         return;
-    uint32_t room = WINDOW_PIECE - exec->window,
-             more = exec->allowed < room ? exec->allowed : room;
+    uint32_t room = WINDOW_PIECE - exec->window, more = exec->allowed < room ? exec->allowed : room;
     if (more == 0)
         return;
     exec->allowed -= more;
@@ -265,7 +264,8 @@ static void flush(struct exec *exec)
 {
     tell_window(exec);
     if (!exec->deaf && send_out(exec) < 0) {
-        (void)shutdown(exec->source.fd, SHUT_WR); /* should it be there: a stream with a hole is cut */
+        (void)shutdown(exec->source.fd,
+                       SHUT_WR); /* should it be there: a stream with a hole is cut */
         deafen(exec);
     }
     if (exec->ended && exec->out.length == 0) {
