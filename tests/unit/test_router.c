@@ -27,16 +27,25 @@ static enum route_verdict find(const char *method, const char *target, struct ro
 /* The pattern with its parameters filled in. */
 static void fill_in(const char *pattern, char *ret, size_t size)
 {
-    const char *slug = strstr(pattern, "{slug}"), *name = strstr(pattern, "{name}");
+    static const struct {
+        const char *name, *value;
+    } parameters[] = {
+        {"{slug}", "my-bottle"}, {"{name}", "gvproxy.yaml"}, {"{exec}", "0123456789abcdef"}};
+    size_t length = 0;
 
-    if (!slug)
-        (void)snprintf(ret, size, "%s", pattern);
-    else if (!name)
-        (void)snprintf(ret, size, "%.*s%s%s", (int)(slug - pattern), pattern, "my-bottle",
-                       slug + 6);
-    else
-        (void)snprintf(ret, size, "%.*s%s%.*s%s%s", (int)(slug - pattern), pattern, "my-bottle",
-                       (int)(name - slug - 6), slug + 6, "gvproxy.yaml", name + 6);
+    while (*pattern && length + 1 < size) {
+        size_t i = 0;
+        while (i < COUNT_OF(parameters) &&
+               strncmp(pattern, parameters[i].name, strlen(parameters[i].name)) != 0)
+            i++;
+        if (i == COUNT_OF(parameters)) {
+            ret[length++] = *pattern++;
+            continue;
+        }
+        length += (size_t)snprintf(ret + length, size - length, "%s", parameters[i].value);
+        pattern += strlen(parameters[i].name);
+    }
+    ret[length < size ? length : size - 1] = '\0';
 }
 
 Test(router, every_row_is_found)
