@@ -45,14 +45,36 @@ bool env_reserved(const char *name)
     return false;
 }
 
-int env_build(const struct spec *spec, struct string_map *ret)
+static int add_images_own(const struct spec *spec, const struct image_config *image,
+                          struct string_map *ret)
 {
+    for (size_t i = 0; i < image->env.count; i++) {
+        CLEANUP_FREE char *name = strdup(image->env.items[i]);
+        char *equals = name ? strchr(name, '=') : NULL;
+        if (!equals)
+            return -1;
+        *equals = '\0';
+        if (!env_reserved(name) && !string_map_get(&spec->env, name) &&
+            !string_map_get(ret, name) && string_map_add(ret, name, equals + 1) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int env_build(const struct spec *spec, const struct image_config *image, struct string_map *ret)
+{
+    bool own_home = image && image->user[0];
+
     for (size_t i = 0; i < COUNT_OF(own_variables); i++)
         if (sidecar_active(spec, own_variables[i].sidecar) &&
             string_map_add(ret, own_variables[i].name, own_variables[i].value) < 0)
             return -1;
+    if (image && add_images_own(spec, image, ret) < 0)
+        return -1;
     for (size_t i = 0; i < COUNT_OF(defaults); i++)
         if (!string_map_get(&spec->env, defaults[i].name) &&
+            !string_map_get(ret, defaults[i].name) &&
+            !(own_home && strcmp(defaults[i].name, "HOME") == 0) &&
             string_map_add(ret, defaults[i].name, defaults[i].value) < 0)
             return -1;
     for (size_t i = 0; i < spec->env.count; i++)

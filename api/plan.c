@@ -85,6 +85,62 @@ static int resolve_network(struct plan *plan, const struct spec *spec, struct er
     return 0;
 }
 
+char *image_file_path(const char *state_dir, const char *digest)
+{
+    char *path;
+
+    return asprintf(&path, "%s/images/%s.erofs", state_dir, digest) < 0 ? NULL : path;
+}
+
+static int add_words(struct string_list *ret, const struct string_list *from)
+{
+    char **items = realloc(ret->items, (ret->count + from->count + 1) * sizeof *items);
+
+    if (!items)
+        return -1;
+    ret->items = items;
+    items[ret->count] = NULL;
+    for (size_t i = 0; i < from->count; i++) {
+        if (!(items[ret->count] = strdup(from->items[i])))
+            return -1;
+        items[++ret->count] = NULL;
+    }
+    return 0;
+}
+
+/* What the plan says wins over what the image says: its command over ENTRYPOINT and CMD, both. */
+static int resolve_image(struct plan *plan, const struct spec *spec, const struct plan_dirs *dirs,
+                         struct error *err)
+{
+    static char empty[1];
+    static const struct image_config none = {.workdir = empty, .user = empty};
+    const struct image *image = dirs->image;
+    const struct image_config *config = image ? &image->config : &none;
+    const char *workdir = spec->workdir ? spec->workdir : config->workdir;
+    int failed = spec->command.count ? add_words(&plan->command, &spec->command)
+                                     : add_words(&plan->command, &config->entrypoint) |
+                                           add_words(&plan->command, &config->command);
+
+    plan->workdir = strdup(workdir[0] ? workdir : "/");
+    plan->user = strdup(config->user);
+    if (image) {
+        memcpy(plan->image_id, image->id, sizeof plan->image_id);
+        memcpy(plan->image_digest, image->digest, sizeof plan->image_digest);
+        plan->image_file = image_file_path(dirs->state_dir, image->digest);
+        failed |= plan->image_file ? 0 : -1;
+    }
+    if (failed || !plan->workdir || !plan->user ||
+        env_build(spec, image ? config : NULL, &plan->env) < 0)
+        return error_set(err, NULL, "memory is short");
+    if (plan->command.count == 0 || plan->command.items[0][0] == '\0')
+        return error_set(
+            err, "invalid-plan",
+            "the image %.200s has no command of its own (no ENTRYPOINT and no CMD): the "
+            "plan needs \"command\"",
+            spec->image);
+    return 0;
+}
+
 struct plan *plan_resolve(struct spec *spec, const struct allocation *allocation,
                           const struct plan_dirs *dirs, struct error *err)
 {
@@ -101,17 +157,15 @@ struct plan *plan_resolve(struct spec *spec, const struct allocation *allocation
     }
     if (resolve_paths(plan, spec->slug, dirs, err) < 0 || resolve_network(plan, spec, err) < 0)
         goto fail;
-    if (env_build(spec, &plan->env) < 0) {
-        error_set(err, NULL, "memory is short");
+    if (resolve_image(plan, spec, dirs, err) < 0)
         goto fail;
-    }
     plan->spec = *spec;
     *spec = (struct spec){0};
     plan->guest = (struct guest_config){
         .image = plan->spec.image,
-        .command = (const char *const *)plan->spec.command.items,
-        .n_command = plan->spec.command.count,
-        .workdir = plan->spec.workdir,
+        .command = (const char *const *)plan->command.items,
+        .n_command = plan->command.count,
+        .workdir = plan->workdir,
         .env = plan->env.items,
         .n_env = plan->env.count,
         .cpus = (unsigned)plan->spec.cpus,
@@ -156,6 +210,10 @@ void plan_free(struct plan *plan)
         free(plan->files[i].content);
     spec_free(&plan->spec);
     string_map_free(&plan->env);
+    string_list_free(&plan->command);
+    free(plan->workdir);
+    free(plan->user);
+    free(plan->image_file);
     free(plan->limits_note);
     free(plan->stage_dir);
     free(plan->run_dir);

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "api/image.h"
 #include "api/spec.h"
 
 /* What the registry reserved for a bottle; unique among live bottles. */
@@ -50,6 +51,12 @@ struct plan {
     struct network network; /* points into this struct: a plan is never moved, only by pointer */
     struct string_map
         env; /* the guest's whole environment: proxy variables, defaults, then the plan's */
+    /* What the plan and the image say together. */
+    struct string_list command;
+    char *workdir, *user;         /* user: "" for root */
+    char image_id[IMAGE_ID_SIZE]; /* "" of the built-in one */
+    char image_digest[SHA256_HEX_SIZE];
+    char *image_file; /* NULL of the built-in one */
     struct guest_config guest;
     struct plan_file files[PLAN_FILES_MAX];
     size_t n_files;
@@ -57,6 +64,7 @@ struct plan {
 
 struct plan_dirs {
     const char *state_dir, *run_dir;
+    const struct image *image; /* the imported one that the plan asks for; NULL: none */
 };
 
 /* Resolves all but the files (which the backend's prepare adds) and what the backend decides. The
@@ -78,9 +86,13 @@ char *plan_page(const struct plan *plan);
 /* Which variables bottled sets itself, and a plan may not; the proxy variables in any mixture of
  * cases, since some clients read them so. */
 bool env_reserved(const char *name);
-/* The guest's whole environment: bottled's variables, then defaults (PATH, HOME) that the plan does
- * not set, then the plan's in its order. -1 when memory is short (string_map_free in any case). */
-int env_build(const struct spec *spec, struct string_map *ret);
+/* The guest's whole environment: bottled's variables, then the image's (NULL: none) that neither
+ * bottled nor the plan sets, then defaults (PATH, HOME) that nobody set, then the plan's in its
+ * order. HOME is left to the guest where the image names a user. -1 when memory is short
+ * (string_map_free in any case). */
+int env_build(const struct spec *spec, const struct image_config *image, struct string_map *ret);
+/* The file of an imported image. Caller frees; NULL when memory is short. */
+char *image_file_path(const char *state_dir, const char *digest);
 
 /* Subnets. A stable hash of the slug mod 254 gives the first choice: 0–253, the third octet of
  * 192.168.x.0/24. 17 is never taken; a taken one moves on to the next free, around the end; when

@@ -34,17 +34,21 @@ static json_t *encode_forwards(const struct network *network)
     return ret;
 }
 
-static json_t *encode_guest(const struct guest_config *guest)
+static json_t *encode_guest(const struct plan *plan)
 {
+    const struct guest_config *guest = &plan->guest;
     json_t *command = json_array(), *env = json_object();
 
     for (size_t i = 0; i < guest->n_command; i++)
         (void)json_array_append_new(command, json_string(guest->command[i]));
     for (size_t i = 0; i < guest->n_env; i++)
         (void)json_object_set_new(env, guest->env[i].name, json_string(guest->env[i].value));
-    return json_pack("{s:s, s:o, s:s, s:o, s:I, s:I}", "image", guest->image, "command", command,
-                     "workdir", guest->workdir, "env", env, "cpus", (json_int_t)guest->cpus,
-                     "memory_mib", (json_int_t)guest->memory_mib);
+    return json_pack("{s:s, s:s?, s:s?, s:o, s:s, s:s?, s:o, s:I, s:I, s:I}", "image", guest->image,
+                     "image_id", plan->image_id[0] ? plan->image_id : NULL, "image_digest",
+                     plan->image_id[0] ? plan->image_digest : NULL, "command", command, "workdir",
+                     guest->workdir, "user", plan->user[0] ? plan->user : NULL, "env", env, "cpus",
+                     (json_int_t)guest->cpus, "memory_mib", (json_int_t)guest->memory_mib,
+                     "disk_mib", (json_int_t)plan->spec.disk_mib);
 }
 
 static json_t *encode_files(const struct plan *plan, bool with_content)
@@ -73,7 +77,7 @@ json_t *plan_encode(const struct plan *plan, bool with_content)
                      words(plan->accelerator), "engine", words(plan->engine), "stage_dir",
                      plan->stage_dir, "subnet", plan->subnet, "gateway", plan->gateway, "guest_ip",
                      plan->guest_ip, "mac", plan->mac, "dns", encode_dns(&plan->network),
-                     "port_forwards", encode_forwards(&plan->network), "guest",
-                     encode_guest(&plan->guest), "limits", limits, "files",
-                     encode_files(plan, with_content), "spec", plan->spec.json);
+                     "port_forwards", encode_forwards(&plan->network), "guest", encode_guest(plan),
+                     "limits", limits, "files", encode_files(plan, with_content), "spec",
+                     plan->spec.json);
 }

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/image.h"
 #include "api/plan.h"
 #include "api/spec_items.h"
 #include "base/util.h"
@@ -18,12 +19,12 @@ enum {
     ENV_NAME_MAX = 256,
     ENV_VALUE_MAX = ARG_STRING_MAX - ENV_NAME_MAX - 2,
     RULES_MAX = 1000,
+    DISK_LEAST_MIB = 16,
 };
 
 #define LOWER "abcdefghijklmnopqrstuvwxyz"
 #define UPPER "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #define DIGITS "0123456789"
-#define BUILTIN_IMAGE "builtin:busybox"
 
 static const char *slug_check(const char *value)
 {
@@ -167,10 +168,11 @@ static const struct field resource_rows[] = {
      .doc = "The guest's memory in MiB."},
     {.name = "disk_mib",
      .type = FIELD_INTEGER,
-     .flags = FIELD_UNSUPPORTED,
-     .min = -1,
-     .max = -1,
-     .doc = "The size of the writable layer in MiB."},
+     .offset = offsetof(struct spec, disk_mib),
+     .max = 1048576,
+     .doc = "The size in MiB of a disk for what the guest writes, kept over stop and start; "
+            "without it, or 0, that is "
+            "in memory, and gone with each stop. 16 at least."},
 };
 
 static const struct field egress_rows[] = {
@@ -224,17 +226,21 @@ static const struct field plan_rows[] = {
      .pattern = "^[A-Za-z0-9][A-Za-z0-9._/:@-]*$",
      .check = image_check,
      .fallback = BUILTIN_IMAGE,
-     .doc = "The guest's root file system. Only \"" BUILTIN_IMAGE
-            "\", but backend smolmachines takes any image name into its file."},
+     .doc = "The guest's root file system: \"" BUILTIN_IMAGE
+            "\", or an image that was imported before by POST "
+            "/images: its source (\"oci:PATH\", \"dir:PATH\", \"docker://NAME\": the newest import "
+            "of it) or "
+            "its id."},
     {.name = "command",
      .type = FIELD_LIST,
-     .flags = FIELD_REQUIRED,
      .offset = offsetof(struct spec, command),
      .min = 1,
      .max = 256,
      .total = ARG_STRING_MAX,
      .item = &field_argument,
-     .doc = "The program to run and its arguments; no shell takes part."},
+     .doc = "The program to run and its arguments; no shell takes part. It replaces the image's "
+            "own ENTRYPOINT and "
+            "CMD, both; without it those are run. The built-in image has none."},
     {.name = "workdir",
      .type = FIELD_STRING,
      .offset = offsetof(struct spec, workdir),
@@ -242,8 +248,9 @@ static const struct field plan_rows[] = {
      .max = 4095,
      .pattern = WORKDIR_PATTERN,
      .check = workdir_check,
-     .fallback = "/",
-     .doc = "The directory in the guest that the command starts in; made when it is missing."},
+     .doc = "The directory in the guest that the command starts in; made when it is missing. "
+            "Without it the image's "
+            "WORKDIR, or /."},
     {.name = "env",
      .type = FIELD_MAP,
      .offset = offsetof(struct spec, env),
@@ -322,13 +329,35 @@ static void check_reserved(const struct spec *spec, struct problem *problem)
     }
 }
 
+/* Other names can't be started, but backend smolmachines takes them into its file. */
 static void check_image(const struct spec *spec, struct problem *problem)
 {
-    if (!spec->image || !spec->backend || image_check(spec->image) ||
-        strcmp(spec->image, BUILTIN_IMAGE) == 0 || strcmp(spec->backend, "smolmachines") == 0)
+    struct image_reference reference;
+
+    if (!spec->image || !spec->backend || image_check(spec->image))
         return;
-    problem_add_fault(problem, "/image", "unsupported",
-                      "this version boots only \"" BUILTIN_IMAGE "\"; leave image out");
+    const char *wrong = image_reference_parse(spec->image, &reference);
+    if (wrong && strcmp(spec->backend, "smolmachines") != 0)
+        problem_add_fault(problem, "/image", "unsupported", "%.64s %s", spec->image, wrong);
+}
+
+/* An image that was imported may have a command of its own: known when the plan is resolved. */
+static void check_command(const struct spec *spec, const json_t *body, struct problem *problem)
+{
+    struct image_reference reference;
+
+    if (!spec->image || json_object_get(body, "command") ||
+        (!image_reference_parse(spec->image, &reference) && reference.kind != IMAGE_BUILTIN))
+        return;
+    problem_add_fault(problem, "/command", "required", "is missing: the image has none of its own");
+}
+
+/* Below that no file system with a journal can be made. */
+static void check_disk(const struct spec *spec, struct problem *problem)
+{
+    if (spec->disk_mib > 0 && spec->disk_mib < DISK_LEAST_MIB)
+        problem_add_fault(problem, "/resources/disk_mib", "out-of-range",
+                          "must be 0 (none) or at least %d", (int)DISK_LEAST_MIB);
 }
 
 static bool same_rule(const struct egress_rule *a, const struct egress_rule *b)
@@ -376,6 +405,8 @@ int spec_decode(const json_t *body, struct spec *ret, struct problem *problem)
         check_program(&spec, problem);
         check_reserved(&spec, problem);
         check_image(&spec, problem);
+        check_command(&spec, body, problem);
+        check_disk(&spec, problem);
         if (build_rules(&spec, json_object_get(json_object_get(body, "egress"), "allow"), problem) <
             0)
             problem_set(problem, "internal", "memory is short");

@@ -24,10 +24,11 @@ struct spec {
     char *slug;    /* NULL: make one up */
     char *backend; /* "auto", "qemu", "smolmachines"; never NULL once decoded (defaults) */
     char *image;   /* "builtin:busybox" */
-    struct string_list command;
-    char *workdir; /* absolute, normal; default "/" */
+    struct string_list command; /* empty: the image's own */
+    char *workdir;              /* absolute, normal; NULL: the image's own */
     struct string_map env;
     int64_t cpus, memory_mib;
+    int64_t disk_mib;         /* 0: what the guest writes is in memory */
     struct string_list allow; /* the hosts as sent */
     struct rule_list rules;   /* the same, parsed */
     char *engine;             /* "auto" or a row of the engines' table (backends/engines.h) */

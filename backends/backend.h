@@ -9,6 +9,8 @@
 #include "api/plan.h"
 #include "base/error.h"
 
+struct images; /* server/images.h */
+
 /* What the operator configured and what was found out about this machine. Strings are borrowed. */
 struct host {
     const char *tools_path;  /* DIR[:DIR…], searched first to last; PATH is part of it already */
@@ -29,6 +31,7 @@ struct host {
     char cgroup_parent[1024];    /* of the bottles' groups; "" where there can be none */
     char cgroup_controllers[32]; /* "memory pids cpu", or those of them that are there */
     char cgroup_detail[640];     /* in words */
+    struct images *images;       /* NULL: none but the built-in one */
     unsigned uid_base;           /* 0: bottles run as our own user */
 };
 
@@ -86,6 +89,10 @@ int tool_find(const char *tools_path, const char *name, char *ret, size_t size);
 json_t *launch_frame(const struct host *host, json_t *vm, int64_t memory_mib, const char *slug,
                      const char *run_dir, const char *log_dir, unsigned uid, const char *token,
                      struct error *err);
+/* The bottle's own disk, in its stage directory. */
+#define DISK_FILE "disk.ext4"
+/* Adds it to a "vm" member, seen in the jail as `jail`; nothing where the plan wants none. */
+void bind_disk(json_t *vm, const struct plan *plan, const char *jail);
 /* The whole launch spec for bottle-shim, read by shim/spec.c. `uid` 0: stay as we are. Caller owns.
  */
 json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned uid,

@@ -9,6 +9,18 @@
 #include "backends/engines.h"
 #include "backends/tools.h"
 
+void bind_disk(json_t *vm, const struct plan *plan, const char *jail)
+{
+    char path[PATH_MAX];
+
+    if (plan->spec.disk_mib <= 0)
+        return;
+    (void)snprintf(path, sizeof path, "%s/" DISK_FILE, plan->stage_dir);
+    (void)json_array_append_new(json_object_get(vm, "binds"),
+                                json_pack("[s, s, b]", path, jail, 1));
+    (void)json_object_set_new(vm, "disk_mib", json_integer(plan->spec.disk_mib));
+}
+
 static json_t *resources_encode(const struct host *host, int64_t memory_mib)
 {
     return json_pack("{s:I, s:I, s:I, s:I, s:I}", "vm_mib", (json_int_t)memory_mib,
@@ -83,14 +95,14 @@ static json_t *guest_encode(const struct plan *plan)
 {
     json_t *command = json_array(), *env = json_array();
 
-    for (size_t i = 0; i < plan->spec.command.count; i++)
-        json_array_append_new(command, json_string(plan->spec.command.items[i]));
+    for (size_t i = 0; i < plan->command.count; i++)
+        json_array_append_new(command, json_string(plan->command.items[i]));
     for (size_t i = 0; i < plan->env.count; i++)
         json_array_append_new(
             env, json_pack("[s, s]", plan->env.items[i].name, plan->env.items[i].value));
-    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:o}", "hostname", plan->spec.slug, "guest_ip",
-                     plan->guest_ip, "gateway", plan->gateway, "workdir", plan->spec.workdir,
-                     "command", command, "env", env);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "hostname", plan->spec.slug, "guest_ip",
+                     plan->guest_ip, "gateway", plan->gateway, "workdir", plan->workdir, "user",
+                     plan->user, "command", command, "env", env);
 }
 
 json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned uid,

@@ -14,6 +14,7 @@
 #define JAIL_KERNEL "/vm/kernel"
 #define JAIL_INITRD "/vm/initrd"
 #define JAIL_IMAGE "/vm/image"
+#define JAIL_DISK "/vm/disk"
 #define JAIL_QEMU_ELSEWHERE "/vm/" QEMU
 
 enum { AGENT_FD = 5 };
@@ -32,6 +33,7 @@ void qemu_preflight(const struct host *host, const struct spec *spec, struct pre
     preflight_file(ret, "guest initramfs", host->guest_dir, INITRD_FILE, built);
     if (guest_image_path(host, image, path, sizeof path) == 0)
         preflight_file(ret, "guest image", "", path + 1, built);
+    preflight_disk(ret, host, spec);
 }
 
 /* Where QEMU is found, and where it is seen in its jail. */
@@ -60,6 +62,7 @@ int qemu_prepare(const struct host *host, struct plan *plan, struct error *err)
         .kernel = JAIL_KERNEL,
         .initrd = JAIL_INITRD,
         .image = JAIL_IMAGE,
+        .disk = plan->spec.disk_mib > 0 ? JAIL_DISK : NULL,
         .cpus = (unsigned)plan->spec.cpus,
         .memory_mib = (unsigned)plan->spec.memory_mib,
         .guest_mac = plan->mac,
@@ -108,13 +111,14 @@ int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_v
     if (find_qemu(host, qemu, sizeof qemu, err) < 0 ||
         rendered_argv("qemu.json", file->content, file->length, &argv, err) < 0)
         return -1;
-    if (guest_image_path(host, plan->spec.image, image, sizeof image) < 0) {
+    if (plan_image_path(host, plan, image, sizeof image, err) < 0) {
         json_decref(argv);
-        return error_set(err, "preflight-failed", "image %s is not known", plan->spec.image);
+        return -1;
     }
     bool kvm = plan->accelerator && strcmp(plan->accelerator, "kvm") == 0;
     *ret_vm = vm_encode(host, qemu, image, argv, kvm);
     json_decref(argv);
+    bind_disk(*ret_vm, plan, JAIL_DISK);
     return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
 }
 

@@ -25,8 +25,7 @@
 #define JAIL_FIRMWARE "/vm/" FIRMWARE
 #define JAIL_ROOT "/vm/root"
 #define JAIL_IMAGE "/vm/image"
-
-#define BUILTIN_IMAGE "builtin:busybox"
+#define JAIL_DISK "/vm/disk"
 
 enum { AGENT_FD = 5, PROBE_MIB = 128 };
 
@@ -154,6 +153,7 @@ void smolmachines_preflight(const struct host *host, const struct spec *spec, st
     /* Another image goes into the file all the same; starting the bottle then says why it can't. */
     if (guest_image_path(host, image, path, sizeof path) == 0)
         preflight_file(ret, "guest image", "", path + 1, built);
+    preflight_disk(ret, host, spec);
 }
 
 static int add_rendered(struct plan *plan, const char *name, struct text *out, struct error *err)
@@ -173,6 +173,7 @@ int smolmachines_prepare(const struct host *host, struct plan *plan, struct erro
 
     config.guest = &plan->guest;
     config.network = &plan->network;
+    config.disk = plan->spec.disk_mib > 0 ? JAIL_DISK : NULL;
     plan->accelerator = "kvm"; /* libkrun has no other */
     if (render_smolfile(&plan->guest, &plan->network, host->dialect, &smolfile, err) < 0)
         return error_wrap(err, "smolfile.toml");
@@ -217,15 +218,12 @@ int smolmachines_launch(const struct host *host, const struct plan *plan, json_t
     if (!host->kvm_works)
         return error_set(err, "preflight-failed", "smolvm's engine runs on KVM only: %s",
                          host->kvm_detail);
-    if (guest_image_path(host, plan->spec.image, image, sizeof image) < 0)
-        return error_set(
-            err, "preflight-failed",
-            "the image %s can't be started; create the bottle with \"image\": \"builtin:busybox\"",
-            plan->spec.image);
-    if (rendered_argv("krun.json", file->content, file->length, &argv, err) < 0)
+    if (plan_image_path(host, plan, image, sizeof image, err) < 0 ||
+        rendered_argv("krun.json", file->content, file->length, &argv, err) < 0)
         return -1;
     *ret_vm = vm_encode(host, &libraries, image, argv);
     json_decref(argv);
+    bind_disk(*ret_vm, plan, JAIL_DISK);
     return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
 }
 

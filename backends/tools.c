@@ -133,6 +133,27 @@ int guest_image_path(const struct host *host, const char *image, char *ret, size
                : -1;
 }
 
+int plan_image_path(const struct host *host, const struct plan *plan, char *ret, size_t size,
+                    struct error *err)
+{
+    int length = plan->image_file ? snprintf(ret, size, "%s", plan->image_file) : -1;
+
+    if (!plan->image_file && guest_image_path(host, plan->spec.image, ret, size) < 0)
+        return error_set(err, "preflight-failed",
+                         "the image %s can't be started; create the bottle with \"image\": "
+                         "\"builtin:busybox\", or with one that POST /images has imported",
+                         plan->spec.image);
+    if (length >= (int)size || access(ret, R_OK) < 0)
+        return error_errno(err, "preflight-failed", "the image's file %s", ret);
+    return 0;
+}
+
+void preflight_disk(struct preflight *preflight, const struct host *host, const struct spec *spec)
+{
+    if (spec && spec->disk_mib > 0)
+        preflight_program(preflight, host, "mkfs.ext4", "install it by: apt-get install e2fsprogs");
+}
+
 int rendered_argv(const char *name, const char *text, size_t length, json_t **ret,
                   struct error *err)
 {

@@ -22,6 +22,11 @@ bool program_is_dynamic(const char *path);
 /* "builtin:NAME" → <guest_dir>/images/NAME.erofs; -1 for other names. The name was validated with
  * the plan. */
 int guest_image_path(const struct host *host, const char *image, char *ret, size_t size);
+/* The file of the plan's image, which must be readable. Kind "preflight-failed". */
+int plan_image_path(const struct host *host, const struct plan *plan, char *ret, size_t size,
+                    struct error *err);
+/* A row for what makes the bottle's disk, where the plan wants one. */
+void preflight_disk(struct preflight *preflight, const struct host *host, const struct spec *spec);
 /* The argument vector that the rendered file `name` ("qemu.json") holds. The caller releases it. */
 int rendered_argv(const char *name, const char *text, size_t length, json_t **ret,
                   struct error *err);

@@ -6,8 +6,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/close_range.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
@@ -16,6 +19,7 @@
 
 #include "base/util.h"
 #include "guest/root.h"
+#include "guest/user.h"
 
 /* For a command whose environment has no PATH. */
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -23,11 +27,13 @@
 enum {
     NAME_SHOWN_MAX = 160, /* bytes of a name that is put into words */
     OPEN_FILES_MAX = 524288,
+    START_SECONDS = 10, /* PID 1 has more to do than to wait for a file system that hangs */
 };
 
 enum stage {
     STAGE_PREPARE = 1,
     STAGE_WORKDIR,
+    STAGE_USER,
     STAGE_EXEC,
 };
 
@@ -118,10 +124,29 @@ static int take_ends(const int ends[3])
     return close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
 }
 
-static void child(const struct command_plan *plan, const int ends[3], int report_fd)
-    __attribute__((noreturn));
+/* The environment, with HOME the user's where it has none. */
+static char *const *with_home(char *const *env, const struct user *user)
+{
+    static char home[USER_HOME_MAX + 8];
+    size_t count = 0;
 
-static void child(const struct command_plan *plan, const int ends[3], int report_fd)
+    for (; env[count]; count++)
+        if (strncmp(env[count], "HOME=", 5) == 0)
+            return env;
+    char **ret = calloc(count + 2, sizeof *ret);
+    if (!ret)
+        return env;
+    (void)snprintf(home, sizeof home, "HOME=%s", user->home);
+    memcpy(ret, env, count * sizeof *ret);
+    ret[count] = home;
+    return ret;
+}
+
+static void child(const struct command_plan *plan, const struct user *user, const int ends[3],
+                  int report_fd) __attribute__((noreturn));
+
+static void child(const struct command_plan *plan, const struct user *user, const int ends[3],
+                  int report_fd)
 {
     const struct rlimit files = {.rlim_cur = 1024, .rlim_max = OPEN_FILES_MAX};
 
@@ -132,7 +157,11 @@ static void child(const struct command_plan *plan, const int ends[3], int report
         give_up(report_fd, STAGE_PREPARE);
     if (root_make_directory(plan->workdir) < 0 || chdir(plan->workdir) < 0)
         give_up(report_fd, STAGE_WORKDIR);
-    search_and_exec(plan);
+    if (user_become(user) < 0)
+        give_up(report_fd, STAGE_USER);
+    struct command_plan own = *plan;
+    own.env = with_home(plan->env, user);
+    search_and_exec(&own);
     give_up(report_fd, STAGE_EXEC);
 }
 
@@ -169,6 +198,10 @@ static enum command_result refused(const struct report *report, const struct com
                           shown(plan->workdir, name));
         return COMMAND_REFUSED;
     }
+    if (report->stage == STAGE_USER) {
+        (void)error_errno(err, NULL, "becoming the image's user \"%s\"", shown(plan->user, name));
+        return COMMAND_REFUSED;
+    }
     if (report->error == ENOENT)
         ret->exit_code = 127;
     if (report->error == ENOENT && !strchr(program, '/'))
@@ -183,9 +216,15 @@ static enum command_result refused(const struct report *report, const struct com
 static enum command_result hear(int report_fd, const struct command_plan *plan, struct command *ret,
                                 struct error *err)
 {
+    struct pollfd end = {.fd = report_fd, .events = POLLIN};
     struct report report = {0};
     ssize_t got;
 
+    if (poll(&end, 1, START_SECONDS * 1000) == 0) {
+        (void)kill(ret->pid, SIGKILL); /* and it is reaped with all the others */
+        (void)error_set(err, NULL, "the program did not start within %d s", START_SECONDS);
+        return COMMAND_FAULT;
+    }
     do
         got = read(report_fd, &report, sizeof report);
     while (got < 0 && errno == EINTR);
@@ -254,14 +293,20 @@ enum command_result command_start(const struct command_plan *plan, struct comman
     struct command command = {.pid = -1, .ends = {-1, -1, -1}};
     int theirs[3] = {-1, -1, -1}, report[2] = {-1, -1};
     enum command_result result = COMMAND_FAULT;
+    struct user user;
 
+    if (user_resolve("/etc", plan->user, &user, err) < 0) {
+        command.exit_code = 126;
+        *ret = command;
+        return COMMAND_REFUSED;
+    }
     if (open_ends(plan, command.ends, theirs) < 0 || pipe2(report, O_CLOEXEC) < 0) {
         (void)error_errno(err, NULL, "making the command's pipes");
         goto out;
     }
     command.pid = fork();
     if (command.pid == 0)
-        child(plan, theirs, report[1]);
+        child(plan, &user, theirs, report[1]);
     if (command.pid < 0) {
         (void)error_errno(err, NULL, "starting the command's process");
         goto out;

@@ -11,7 +11,8 @@
 struct command_plan {
     char *const *args, *const *env; /* NULL-terminated */
     const char *workdir;
-    uint32_t flags; /* EXEC_TERMINAL, EXEC_STDIN */
+    const char *user; /* as an image's USER; "": root */
+    uint32_t flags;   /* EXEC_TERMINAL, EXEC_STDIN */
     uint16_t rows, columns;
 };
 

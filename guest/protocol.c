@@ -63,7 +63,7 @@ static char **next_strings(const uint8_t **at, const uint8_t *end, uint32_t coun
     /* Each string takes a byte at least, so a lying count can not make us allocate much. */
     if (count > (size_t)(end - *at))
         return NULL;
-    char **strings = calloc((size_t)count + 1, sizeof *strings);
+    char **strings = calloc((size_t)count + 2, sizeof *strings);
     for (uint32_t i = 0; strings && i < count; i++) {
         strings[i] = (char *)(uintptr_t)next_string(at, end);
         if (!strings[i]) {
@@ -105,7 +105,8 @@ int start_message_parse(const uint8_t *payload, size_t length, struct start_mess
     message.guest_ip = next_string(&at, end);
     message.gateway = next_string(&at, end);
     message.workdir = next_string(&at, end);
-    if (!message.workdir ||
+    message.user = next_string(&at, end);
+    if (!message.user ||
         take_arrays(at, end, message.n_args, message.n_env, &message.args, &message.env) < 0)
         return -1;
     *ret = message;

@@ -107,13 +107,14 @@ void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t
 int64_t frame_parse(const uint8_t *bytes, size_t length, uint32_t max, struct frame *ret);
 
 /* START's payload: u32 number of arguments, u32 number of variables, then NUL-terminated strings:
- * hostname, guest_ip, gateway, workdir, the arguments, the variables as NAME=value. Nothing after.
+ * hostname, guest_ip, gateway, workdir, user, the arguments, the variables as NAME=value. Nothing
+ * after. The user is an image's USER ("" for root): name or number, and ":" and a group if wanted.
  */
 struct start_message {
-    const char *hostname, *guest_ip, *gateway, *workdir;
+    const char *hostname, *guest_ip, *gateway, *workdir, *user;
     uint32_t n_args, n_env;
     char **args, **env; /* NULL-terminated arrays, one allocation each; the strings are borrowed
-                           from the payload */
+                           from the payload. There is room for one more of each */
 };
 /* 0, or -1 when malformed or memory is short. start_message_free releases the arrays. */
 int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret);

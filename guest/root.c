@@ -16,6 +16,18 @@ enum {
     ETC_FILE_MAX = 512,
 };
 
+/* On the bottle's disk, where it has one; else in memory. */
+static int mount_writable(struct error *err)
+{
+    if (access(ROOT_DISK, F_OK) == 0)
+        return mount(ROOT_DISK, "/mnt/memory", "ext4", MS_NOATIME, NULL) < 0
+                   ? error_errno(err, NULL, "mounting the bottle's disk")
+                   : 0;
+    return mount("tmpfs", "/mnt/memory", "tmpfs", 0, "mode=0755,size=50%") < 0
+               ? error_errno(err, NULL, "mounting memory for the writable layer")
+               : 0;
+}
+
 static int layer_root(struct error *err)
 {
     static const char *const directories[] = {"/mnt", "/mnt/lower", "/mnt/memory", "/mnt/root"};
@@ -25,9 +37,10 @@ static int layer_root(struct error *err)
             return error_errno(err, NULL, "making %s", directories[i]);
     if (mount("/dev/vda", "/mnt/lower", "erofs", MS_RDONLY, NULL) < 0)
         return error_errno(err, NULL, "mounting the bottle's image");
-    if (mount("tmpfs", "/mnt/memory", "tmpfs", 0, "mode=0755,size=50%") < 0)
-        return error_errno(err, NULL, "mounting memory for the writable layer");
-    if (mkdir("/mnt/memory/upper", 0755) < 0 || mkdir("/mnt/memory/work", 0755) < 0)
+    if (mount_writable(err) < 0)
+        return -1;
+    if ((mkdir("/mnt/memory/upper", 0755) < 0 && errno != EEXIST) ||
+        (mkdir("/mnt/memory/work", 0755) < 0 && errno != EEXIST))
         return error_errno(err, NULL, "making the writable layer");
     if (mount("overlay", "/mnt/root", "overlay", 0,
               "lowerdir=/mnt/lower,upperdir=/mnt/memory/upper,workdir=/mnt/memory/work") < 0)

@@ -1,8 +1,11 @@
-/* The bottle's root: the image's read-only erofs under a writable layer in memory, and the file
- * systems and files that a command expects to find. */
+/* The bottle's root: the image's read-only erofs under a writable layer in memory or on the
+ * bottle's disk, and the file systems and files that a command expects to find. */
 #pragma once
 
 #include "base/error.h"
+
+/* Where there is one, an ext4 file system that the host made. */
+#define ROOT_DISK "/dev/vdb"
 
 /* Mounts the image of /dev/vda, makes it this process's root and mounts /proc, /sys, /dev and the
  * like in it. Afterwards every path, also one that goes over a link of the image, ends inside it.

@@ -193,7 +193,7 @@ enum run_end run_command(struct agent *agent, const struct start_message *start,
                       .report.fd = -1,
                       .execs = {.agent = agent, .start = start}};
     const struct command_plan plan = {
-        .args = start->args, .env = start->env, .workdir = start->workdir};
+        .args = start->args, .env = start->env, .workdir = start->workdir, .user = start->user};
     struct command command;
 
     if ((run.signals = watch_children(err)) < 0)

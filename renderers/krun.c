@@ -1,9 +1,10 @@
 /* krun.json: the argument vector of bottle-krun, exactly as the shim runs it in the VM's jail.
  *
  * Theory: bottle-krun knows no default, so that the file says all that the machine has: a root
- * directory to boot from, one read-only disk with the image, one virtio-net card on gvproxy's
- * unixgram socket, one console and the agent's port. A probe's machine has no card. The card is the
- * one of smolfile.toml's device table: both are rendered from the same two structs. */
+ * directory to boot from, one read-only disk with the image, a writable one of the bottle's own
+ * where it has one, one virtio-net card on gvproxy's unixgram socket, one console and the agent's
+ * port. A probe's machine has no card. The card is the one of smolfile.toml's device table: both
+ * are rendered from the same two structs. */
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -22,7 +23,7 @@ static int check_config(const struct krun_config *config, struct error *err)
     if (config->guest->cpus > CPUS_MAX)
         return error_set(err, NULL, "krun.json: libkrun gives a machine %d processors at most",
                          CPUS_MAX);
-    good = check_jail_path(config->image) &&
+    good = check_jail_path(config->image) && (!config->disk || check_jail_path(config->disk)) &&
            (!config->network || check_mac(config->network->guest_mac)) && config->guest->cpus > 0 &&
            config->guest->memory_mib > 0 && config->agent_fd >= FIRST_FREE_FD;
     return good ? 0 : error_set(err, NULL, "krun.json: the machine is not well-formed");
@@ -40,6 +41,11 @@ static json_t *argv_of(const struct krun_config *config)
 
     (void)json_array_extend(argv, numbers);
     json_decref(numbers);
+    if (config->disk) {
+        json_t *disk = json_pack("[s, s]", "--own-disk", config->disk);
+        (void)json_array_extend(argv, disk);
+        json_decref(disk);
+    }
     if (!config->network)
         return argv;
     json_t *card = json_pack("[s, s, s, s, s, s]", "--net", JAIL_NET_SOCKET, "--net-local",

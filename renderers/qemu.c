@@ -97,6 +97,16 @@ static void add_card_and_image(struct arguments *arguments, const struct qemu_co
     add(arguments, "virtio-blk-device,drive=image");
 }
 
+static void add_disk(struct arguments *arguments, const struct qemu_config *config)
+{
+    struct text value = TEXT_INIT;
+
+    text_addf(&value, "if=none,id=disk,file=%s,format=raw,discard=unmap", config->disk);
+    add_option(arguments, "-drive", &value);
+    add(arguments, "-device");
+    add(arguments, "virtio-blk-device,drive=disk");
+}
+
 static void add_agent_port(struct arguments *arguments, const struct qemu_config *config)
 {
     struct text value = TEXT_INIT;
@@ -116,7 +126,8 @@ static int check_config(const struct qemu_config *config, struct error *err)
                 config->agent_fd >= FIRST_FREE_FD;
 
     if (good && !config->probe)
-        good = check_jail_path(config->image) && check_mac(config->guest_mac);
+        good = check_jail_path(config->image) && check_mac(config->guest_mac) &&
+               (!config->disk || check_jail_path(config->disk));
     return good ? 0 : error_set(err, NULL, "qemu.json: the machine is not well-formed");
 }
 
@@ -130,6 +141,8 @@ int render_qemu(const struct qemu_config *config, struct text *out, struct error
     add_kernel_line(&arguments, config);
     if (!config->probe)
         add_card_and_image(&arguments, config);
+    if (config->disk)
+        add_disk(&arguments, config);
     add_agent_port(&arguments, config);
     add(&arguments, "-sandbox");
     add(&arguments, SANDBOX);

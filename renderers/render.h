@@ -28,6 +28,7 @@ struct qemu_config {
     const char *binary; /* path as seen in the jail, e.g. /usr/bin/qemu-system-x86_64 */
     const char *kernel, *initrd, *image; /* as seen in the jail */
     unsigned cpus, memory_mib;
+    const char *disk; /* the bottle's own disk, writable; NULL: none */
     const char *guest_mac;
     bool kvm;         /* else TCG */
     unsigned tsc_khz; /* host's TSC frequency, for tsc_early_khz under TCG; 0: unknown, left out */
@@ -42,6 +43,7 @@ struct krun_config {
     /* As seen in the jail: bottle-krun, smolvm's two libraries, the directory that the guest boots
      * from, its image. */
     const char *binary, *library, *firmware, *root, *image;
+    const char *disk; /* the bottle's own, writable; NULL: none */
     const struct guest_config *guest;
     const struct network *network; /* NULL: no network card, for a probe */
     int agent_fd;                  /* as in struct qemu_config */

@@ -9,6 +9,7 @@
 struct registry;
 struct store;
 struct engine;
+struct images;
 
 struct app {
     struct config config;
@@ -16,6 +17,7 @@ struct app {
     struct store *store;
     struct registry *registry;
     struct engine *engine;
+    struct images *images;
     int64_t started_ms;
 };
 

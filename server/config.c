@@ -73,6 +73,15 @@ const struct config_key config_keys[] = {
     INTEGER(bottle_cpu_weight, "100", 1, 10000, "cpu.weight of a bottle's control group"),
     {"cgroups", CONFIG_BOOLEAN, AT(cgroups), "true", 0, 0, NULL, NULL,
      "give each bottle a control group of its own where one can be made"},
+    {"image_roots", CONFIG_PATHS, AT(image_roots), "", 0, 0, NULL, "DIR[:DIR...]",
+     "directories that images may be imported from as dir:PATH"},
+    {"image_registries", CONFIG_HOSTS, AT(image_registries), "", 0, 0, NULL, "NAME[,NAME...]",
+     "registries that images may be imported from as docker://NAME, like docker.io"},
+    INTEGER(image_max_bytes, "17179869184", 1 << 20, 1LL << 44,
+            "bytes of an image, unpacked; its import may take four times that for a while"),
+    INTEGER(image_max_files, "1000000", 100, 100000000, "files and folders of an image"),
+    DURATION("image_timeout", image_timeout_ms, "30m", 1000, 86400000,
+             "how long an import may take"),
     INTEGER(max_bottles, "10000", 1, SUBNETS_MAX, "bottles at one time"),
     INTEGER(max_running, "256", 1, SUBNETS_MAX, "running bottles at one time"),
     INTEGER(max_connections, "1024", 8, 65536, "connections to a listener at one time"),
@@ -207,6 +216,11 @@ int config_set(struct config *config, const struct config_key *key, const char *
         return set_string(field, path_absolute(value), key, err);
     case CONFIG_PATHS:
         return set_string(field, paths_absolute(value), key, err);
+    case CONFIG_HOSTS:
+        if (value[strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789.-:,")] != '\0')
+            return error_set(err, NULL, "%s: \"%.64s\" is no list like docker.io,ghcr.io:443",
+                             key->name, value);
+        return set_string(field, strdup(value), key, err);
     case CONFIG_CHOICE:
         if (!choice_fits(key->choices, value))
             return error_set(err, NULL, "%s: \"%.64s\" is none of %s", key->name, value,

@@ -35,7 +35,10 @@ struct config {
     int64_t vm_overhead_mib; /* of a VM's process, beyond its guest's memory */
     int64_t bottle_cpu_weight;
     bool cgroups;
-    int64_t bottle_pids; /* processes and threads of a bottle */
+    int64_t bottle_pids;    /* processes and threads of a bottle */
+    char *image_roots;      /* DIR[:DIR…] */
+    char *image_registries; /* NAME[,NAME…] */
+    int64_t image_max_bytes, image_max_files, image_timeout_ms;
     int64_t max_bottles, max_running, max_connections, max_waiters;
     int64_t event_rows; /* events that are kept */
     bool check_only, print_only, stop_bottles;

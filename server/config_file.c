@@ -176,6 +176,7 @@ static void write_value(struct yaml_writer *writer, const struct config *config,
     switch (key->type) {
     case CONFIG_PATH:
     case CONFIG_PATHS:
+    case CONFIG_HOSTS:
     case CONFIG_CHOICE: {
         const char *value = *(char *const *)field;
         yaml_string(writer, value ? value : "");

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "base/util.h"
 #include "server/engine_internal.h"
+#include "server/images.h"
 #include "server/log.h"
 #include "server/stage.h"
 
@@ -26,6 +27,7 @@ struct creation {
     struct plan_ref *plan;
     char *stage_dir, *spec_text, *labels_text;
     struct bottle_row row;
+    struct image *image; /* pinned; NULL: the built-in one */
 };
 
 static void finish(struct creation *creation, struct snapshot *snapshot,
@@ -33,7 +35,10 @@ static void finish(struct creation *creation, struct snapshot *snapshot,
 {
     struct engine *engine = creation->app->engine;
 
+    /* What was made is published by now, so that the image is known to be in use. */
+    images_unpin(creation->app->images, creation->image);
     creation->done(creation->context, snapshot, problem);
+    image_unref(creation->image);
     spec_free(&creation->spec);
     plan_ref_unref(creation->plan);
     free(creation->stage_dir);
@@ -135,6 +140,7 @@ static int fill_row(struct creation *creation, const struct plan *plan, struct e
                    plan->accelerator ? plan->accelerator : "");
     backend_explain(&creation->app->host, plan, row->backend_reason, sizeof row->backend_reason);
     (void)snprintf(row->engine, sizeof row->engine, "%s", plan->engine);
+    memcpy(row->image, plan->image_id, sizeof row->image);
     row->state = STATE_PREPARED;
     row->generation = 1;
     row->created_ms = row->updated_ms = clock_wall_ms();
@@ -150,7 +156,7 @@ static int prepare(struct creation *creation, const struct allocation *allocatio
                    struct error *err)
 {
     const struct host *host = &creation->app->host;
-    const struct plan_dirs dirs = {host->state_dir, host->run_dir};
+    const struct plan_dirs dirs = {host->state_dir, host->run_dir, creation->image};
     struct plan *plan = plan_resolve(&creation->spec, allocation, &dirs, err);
 
     if (!plan)
@@ -240,6 +246,11 @@ void engine_create(struct app *app, struct spec *spec, engine_done *done, void *
     creation->backend = backend_choose(&app->host, creation->spec.backend);
     if (!creation->backend) {
         fail(creation, &(struct error){"invalid-plan", "there is no such backend"});
+        return;
+    }
+    struct error err = ERROR_INIT;
+    if (images_resolve(app->images, creation->spec.image, true, &creation->image, &err) < 0) {
+        fail(creation, &err);
         return;
     }
     creation->backend->preflight(&app->host, &creation->spec, &preflight);

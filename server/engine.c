@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "server/engine_internal.h"
+#include "server/images.h"
 #include "server/log.h"
 
 enum { CLOSING_EXTRA_MS = 5000 };
@@ -245,6 +246,7 @@ void engine_stop(struct app *app, bool stop_bottles)
 {
     struct engine *engine = app->engine;
 
+    images_stop(app);
     if (!engine || engine->closed)
         return;
     (void)pthread_mutex_lock(&engine->lock);
@@ -275,6 +277,7 @@ void engine_free(struct app *app)
     if (engine)
         HASH_ITER(hh, engine->runners, runner, next)
     runner_free(runner);
+    images_free(app);
     registry_free(app->registry);
     app->store = NULL;
     app->registry = NULL;

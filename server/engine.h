@@ -10,6 +10,7 @@
 #include "api/problem.h"
 #include "server/app.h"
 #include "server/registry.h"
+#include "server/shim_client.h"
 
 /* How long a stop waits for the command by default, and how much longer for the supervisor's own
  * end. */
@@ -70,6 +71,6 @@ typedef void engine_exec_done(void *context, int stream, const char *id,
                               const struct problem *problem);
 /* Prepares a program's run beside the command of a running bottle. */
 void engine_exec(struct app *app, const char *slug, engine_exec_done *done, void *context);
-/* How an exec stands: {"id", "state", "exit_code", …}, borrowed. */
-void engine_exec_result(struct app *app, const char *slug, const char *id, engine_report_done *done,
-                        void *context);
+/* How an exec stands, after it was told `note`: {"id", "state", "exit_code", …}, borrowed. */
+void engine_exec_result(struct app *app, const char *slug, const char *id,
+                        const struct exec_note *note, engine_report_done *done, void *context);

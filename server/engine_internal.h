@@ -132,6 +132,7 @@ struct op {
     engine_report_done *reported; /* of REPORT and EXEC_RESULT */
     engine_exec_done *streams;    /* of EXEC */
     char exec_id[EXEC_ID_SIZE];
+    struct exec_note exec_note;
     json_t *patch; /* of PATCH */
     void *context;
 };

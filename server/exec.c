@@ -47,7 +47,7 @@ void exec_result_op(struct runner *runner, struct op *op)
 
     if (!may_ask(runner, op))
         return;
-    if (shim_exec_result(runner->connection.fd, op->exec_id, &err) < 0) {
+    if (shim_exec_result(runner->connection.fd, op->exec_id, &op->exec_note, &err) < 0) {
         op_error(op, &err);
         return;
     }

@@ -5,9 +5,10 @@
  *
  * Text is UTF-8 or else Base64, and says which. A sequence that a frame's end cuts waits for its
  * rest. */
-#include "server/exec_stream.h"
+#include "server/exec_stream_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -16,46 +17,22 @@
 #include "base/base64.h"
 #include "base/json.h"
 #include "base/util.h"
-#include "guest/protocol.h"
 
 enum {
     READ_SIZE = 32 * 1024,
+    IN_MAX = 512 * 1024, /* frames that wait: more than a whole window of an honest supervisor's */
     WINDOW = EXEC_WINDOW_MAX,
     GRANT_MIN = WINDOW / 4,
     EXIT_FIXED_SIZE = 13,
+    PIECE_SIZE = 12 * 1024, /* of a whole answer's text; a multiple of 3 */
     CARRY_MAX = 3,
 };
 
 static const char *const stream_names[] = {"stdout", "stderr"};
 
-struct output {
-    struct text text; /* of a whole answer */
-    int64_t bytes;    /* in all */
-    char carry[CARRY_MAX + 1];
-    size_t carried;
-};
-
-struct exec_stream {
-    struct exec_spec spec;
-    enum exec_form form;
-    int fd;
-    char id[EXEC_ID_SIZE];
-    struct text in, out;   /* from and to the supervisor */
-    size_t in_at;          /* bytes of `in` that were taken */
-    uint32_t input_window; /* how much the program takes */
-    size_t input_at;       /* bytes of spec.input that were sent */
-    bool input_ended;
-    uint32_t owed;   /* how much of the window is to be given again */
-    struct text say; /* to the client */
-    size_t said;
-    struct output outputs[2];
-    bool over; /* nothing comes after `say` */
-    bool ended;
-};
-
 /* ── to the supervisor ── */
 
-static void put_frame(struct text *out, enum frame_type type, const void *payload, size_t length)
+void exec_put_frame(struct text *out, enum frame_type type, const void *payload, size_t length)
 {
     uint8_t head[FRAME_HEADER_SIZE + 4] = {0};
 
@@ -69,7 +46,7 @@ static void put_number(struct text *out, enum frame_type type, uint32_t number)
     uint8_t payload[4];
 
     put_u32(payload, number);
-    put_frame(out, type, payload, sizeof payload);
+    exec_put_frame(out, type, payload, sizeof payload);
 }
 
 static void put_exec(struct exec_stream *stream)
@@ -78,8 +55,11 @@ static void put_exec(struct exec_stream *stream)
     uint8_t fixed[EXEC_FIXED_SIZE - 4] = {0};
     CLEANUP_TEXT struct text payload = TEXT_INIT;
 
-    put_u32(fixed, spec->input ? EXEC_STDIN : 0);
+    put_u32(fixed,
+            (spec->input || spec->stdin_open ? EXEC_STDIN : 0U) | (spec->tty ? EXEC_TERMINAL : 0U));
     put_u32(fixed + 4, (uint32_t)(spec->timeout_seconds * 1000));
+    put_u16(fixed + 8, (uint16_t)spec->rows);
+    put_u16(fixed + 10, (uint16_t)spec->cols);
     put_u32(fixed + 12, (uint32_t)spec->command.count);
     put_u32(fixed + 16, (uint32_t)spec->env.count);
     text_add_bytes(&payload, fixed, sizeof fixed);
@@ -91,51 +71,30 @@ static void put_exec(struct exec_stream *stream)
         text_addf(&payload, "%s=%s", spec->env.items[i].name, spec->env.items[i].value);
         text_add_bytes(&payload, "", 1);
     }
-    put_frame(&stream->out, FRAME_EXEC, payload.data, payload.failed ? 0 : payload.length);
+    exec_put_frame(&stream->out, FRAME_EXEC, payload.data, payload.failed ? 0 : payload.length);
     if (stream->form != EXEC_DETACHED)
         put_number(&stream->out, FRAME_EXEC_WINDOW, WINDOW);
 }
 
-/* As much of the input as the program takes, and its end. */
-static void put_input(struct exec_stream *stream)
-{
-    const char *input = stream->spec.input;
-    size_t left = input ? strlen(input + stream->input_at) : 0;
-
-    while (left > 0 && stream->input_window > 0) {
-        size_t piece = left < EXEC_INPUT_MAX ? left : EXEC_INPUT_MAX;
-        if (piece > stream->input_window)
-            piece = stream->input_window;
-        put_frame(&stream->out, FRAME_EXEC_INPUT, input + stream->input_at, piece);
-        stream->input_window -= (uint32_t)piece;
-        stream->input_at += piece;
-        left -= piece;
-    }
-    if (input && left == 0 && !stream->input_ended) {
-        put_frame(&stream->out, FRAME_EXEC_INPUT, NULL, 0);
-        stream->input_ended = true;
-    }
-}
-
-/* -1: memory is short. */
-static int flush(struct exec_stream *stream)
+void exec_flush(struct exec_stream *stream)
 {
     struct text *out = &stream->out;
 
-    if (out->failed)
-        return -1;
-    while (out->length > 0) {
+    stream->deaf = stream->deaf || out->failed;
+    while (out->length > 0 && !stream->deaf) {
         ssize_t put = send(stream->fd, out->data, out->length, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0 && errno == EAGAIN)
-            return 0;
+            return;
+        /* It has closed: what it said before is still to be read. */
+        stream->deaf = put < 0;
         if (put < 0)
-            put = (ssize_t)out->length; /* it has ended: its last words are still to be read */
+            break;
         memmove(out->data, out->data + put, out->length - (size_t)put);
         out->length -= (size_t)put;
     }
-    return 0;
+    out->length = 0;
 }
 
 /* ── to the client ── */
@@ -187,7 +146,7 @@ static void say_bytes(struct exec_stream *stream, unsigned which, const char *by
 
 static void say_output(struct exec_stream *stream, unsigned which, const char *bytes, size_t length)
 {
-    struct output *output = &stream->outputs[which];
+    struct exec_output *output = &stream->outputs[which];
     CLEANUP_TEXT struct text whole = TEXT_INIT;
 
     text_add_bytes(&whole, output->carry, output->carried);
@@ -203,29 +162,84 @@ static void say_output(struct exec_stream *stream, unsigned which, const char *b
 static void keep_output(struct exec_stream *stream, unsigned which, const char *bytes,
                         size_t length)
 {
-    struct output *output = &stream->outputs[which];
+    struct exec_output *output = &stream->outputs[which];
     int64_t room = stream->spec.max_output_bytes - (int64_t)output->text.length;
 
     if (room > 0)
         text_add_bytes(&output->text, bytes, (int64_t)length < room ? length : (size_t)room);
 }
 
-static void add_whole(json_t *object, const char *name, const char *base64_name,
-                      const struct output *output)
+/* How much of what is left makes the next piece, not cut in the middle of a letter. */
+static size_t next_piece(const char *bytes, size_t left, bool is_text)
 {
-    size_t length = output->text.length;
-    const char *bytes = output->text.data ? output->text.data : "";
+    size_t length = left < PIECE_SIZE ? left : PIECE_SIZE;
 
-    if ((int64_t)length < output->bytes) /* where it was cut is no fault of the text's */
-        length -= cut_sequence(bytes, length);
-    add_bytes(object, name, base64_name, bytes, length);
+    return is_text && length < left ? length - cut_sequence(bytes, length) : length;
+}
+
+static bool is_text(const char *bytes, size_t length)
+{
+    for (size_t at = 0; at < length;) {
+        size_t piece = next_piece(bytes + at, length - at, true);
+        CLEANUP_JSON json_t *string = json_stringn(bytes + at, piece);
+        if (!string)
+            return false;
+        at += piece;
+    }
+    return true;
+}
+
+static void say_piece(struct exec_stream *stream, const char *bytes, size_t length, bool text)
+{
+    if (!text) {
+        base64_add(&stream->say, bytes, length);
+        return;
+    }
+    CLEANUP_JSON json_t *string = json_stringn(bytes, length);
+    CLEANUP_FREE char *quoted = string ? json_dumps(string, JSON_ENCODE_ANY) : NULL;
+    if (quoted)
+        text_add_bytes(&stream->say, quoted + 1, strlen(quoted) - 2);
+    else
+        stream->say.failed = true;
+}
+
+/* The next part of a whole answer's outputs: escaped they may be six times as large, and are never
+ * there at once. False at the end. */
+static bool render(struct exec_stream *stream)
+{
+    static const char *const names[2][2] = {{"stdout_base64", "stdout"},
+                                            {"stderr_base64", "stderr"}};
+    if (stream->form != EXEC_WHOLE || !stream->ended || stream->rendering == COUNT_OF(names) + 1)
+        return false;
+    if (stream->rendering == COUNT_OF(names)) {
+        text_add(&stream->say, "}\n");
+        stream->rendering++;
+        return true;
+    }
+    struct exec_output *output = &stream->outputs[stream->rendering];
+    const char *bytes = output->text.data ? output->text.data : "";
+    if (output->rendered == 0) {
+        if ((int64_t)output->text.length < output->bytes) /* where it was cut is no fault of its */
+            output->text.length -= cut_sequence(bytes, output->text.length);
+        output->is_text = is_text(bytes, output->text.length);
+        text_addf(&stream->say, ", \"%s\": \"", names[stream->rendering][output->is_text]);
+    }
+    size_t left = output->text.length - output->rendered;
+    size_t length = next_piece(bytes + output->rendered, left, output->is_text);
+    say_piece(stream, bytes + output->rendered, length, output->is_text);
+    output->rendered += length;
+    if (length == left) {
+        text_add(&stream->say, "\"");
+        stream->rendering++;
+    }
+    return true;
 }
 
 /* The last line, or the whole answer. `code` EXEC_LOST: how it ended is not known. */
 static void say_end(struct exec_stream *stream, uint32_t code, uint32_t signal_number,
                     bool timed_out, const char *reason)
 {
-    struct output *outputs = stream->outputs;
+    struct exec_output *outputs = stream->outputs;
     bool lost = code == EXEC_LOST;
 
     for (unsigned i = 0; i < 2 && stream->form == EXEC_LINES; i++)
@@ -236,15 +250,17 @@ static void say_end(struct exec_stream *stream, uint32_t code, uint32_t signal_n
                   lost ? json_null() : json_integer(code & 0xff), "signal",
                   signal_number ? json_integer(signal_number & 0xff) : json_null(), "timed_out",
                   (int)timed_out, "reason", reason[0] ? json_string_lossy(reason) : json_null());
+    if (stream->form == EXEC_DETACHED)
+        (void)json_object_set_new(end, "state", json_string("ended"));
     if (stream->form == EXEC_WHOLE) {
         bool truncated = false;
-        add_whole(end, "stdout", "stdout_base64", &outputs[0]);
-        add_whole(end, "stderr", "stderr_base64", &outputs[1]);
         for (unsigned i = 0; i < 2; i++)
             truncated = truncated || (int64_t)outputs[i].text.length < outputs[i].bytes;
         (void)json_object_set_new(end, "truncated", json_boolean(truncated));
     }
     say(stream, end);
+    if (stream->form == EXEC_WHOLE && !stream->say.failed)
+        stream->say.length -= 2; /* the outputs come before its brace */
     stream->over = stream->ended = true;
 }
 
@@ -283,11 +299,7 @@ static int on_frame(struct exec_stream *stream, const struct frame *frame)
     case FRAME_EXEC_OUTPUT:
         return on_output(stream, frame);
     case FRAME_EXEC_WINDOW:
-        if (frame->length != 8)
-            return -1;
-        stream->input_window += get_u32(frame->payload + 4);
-        put_input(stream);
-        return 0;
+        return 0; /* see scan() */
     case FRAME_EXEC_EXIT:
         return on_end(stream, frame);
     default:
@@ -295,36 +307,86 @@ static int on_frame(struct exec_stream *stream, const struct frame *frame)
     }
 }
 
+/* Windows count as soon as they are read: input does not wait for a client that reads no output. */
+static void scan(struct exec_stream *stream)
+{
+    struct text *in = &stream->in;
+    struct frame frame;
+    int64_t size = 0;
+
+    while (in->data &&
+           (size = frame_parse((const uint8_t *)in->data + stream->in_scanned,
+                               in->length - stream->in_scanned, GUEST_PAYLOAD_MAX, &frame)) > 0) {
+        stream->in_scanned += (size_t)size;
+        if (frame.type != FRAME_EXEC_WINDOW)
+            continue;
+        uint32_t more = frame.length == 8 ? get_u32(frame.payload + 4) : UINT32_MAX;
+        if (more > EXEC_WINDOW_MAX - stream->input_window) {
+            stream->broken = true;
+            return;
+        }
+        stream->input_window += more;
+        exec_put_input(stream);
+    }
+}
+
+bool exec_is_full(const struct exec_stream *stream)
+{
+    return stream->in.length - stream->in_at > IN_MAX;
+}
+
+void exec_receive(struct exec_stream *stream)
+{
+    char bytes[READ_SIZE];
+
+    while (!exec_is_full(stream) && !stream->cut && !stream->broken) {
+        ssize_t got = recv(stream->fd, bytes, sizeof bytes, MSG_DONTWAIT);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && errno == EAGAIN)
+            break;
+        if (got > 0)
+            text_add_bytes(&stream->in, bytes, (size_t)got);
+        stream->cut = got <= 0 || stream->in.failed;
+        if (got > 0 && (size_t)got < sizeof bytes)
+            break;
+    }
+    if (!stream->in.failed)
+        scan(stream);
+}
+
+static void forget_taken(struct exec_stream *stream)
+{
+    struct text *in = &stream->in;
+
+    if (!stream->in_at || !in->data)
+        return;
+    memmove(in->data, in->data + stream->in_at, in->length - stream->in_at);
+    in->length -= stream->in_at;
+    stream->in_scanned -= stream->in_at;
+    stream->in_at = 0;
+}
+
 /* 1: a frame was taken; 0: there is none now; -1: the supervisor is gone, or broke the protocol. */
 static int take_frame(struct exec_stream *stream)
 {
     struct text *in = &stream->in;
-    char bytes[READ_SIZE];
     struct frame frame;
 
-    for (;;) {
+    for (bool again = false;; again = true) {
         int64_t size = in->data ? frame_parse((const uint8_t *)in->data + stream->in_at,
                                               in->length - stream->in_at, GUEST_PAYLOAD_MAX, &frame)
                                 : 0;
-        if (size < 0)
+        if (size < 0 || stream->broken)
             return -1;
         if (size > 0) {
             stream->in_at += (size_t)size;
             return on_frame(stream, &frame) < 0 ? -1 : 1;
         }
-        if (in->data && stream->in_at) {
-            memmove(in->data, in->data + stream->in_at, in->length - stream->in_at);
-            in->length -= stream->in_at;
-            stream->in_at = 0;
-        }
-        ssize_t got = recv(stream->fd, bytes, sizeof bytes, MSG_DONTWAIT);
-        if (got < 0 && (errno == EAGAIN || errno == EINTR))
-            return 0;
-        if (got <= 0)
-            return -1;
-        text_add_bytes(in, bytes, (size_t)got);
-        if (in->failed)
-            return -1;
+        if (again || stream->cut)
+            return stream->cut ? -1 : 0;
+        forget_taken(stream);
+        exec_receive(stream);
     }
 }
 
@@ -336,11 +398,8 @@ static void lose(struct exec_stream *stream)
 /* One step; false: nothing can be done now. */
 static bool advance(struct exec_stream *stream)
 {
-    if (flush(stream) < 0) {
-        lose(stream);
-        return true;
-    }
-    if (stream->form == EXEC_DETACHED && stream->out.length == 0 &&
+    exec_flush(stream);
+    if (stream->form == EXEC_DETACHED && stream->out.length == 0 && !stream->deaf &&
         (!stream->spec.input || stream->input_ended)) {
         say(stream, json_pack("{s:s, s:s}", "id", stream->id, "state", "running"));
         stream->over = true;
@@ -356,26 +415,40 @@ static bool advance(struct exec_stream *stream)
     return result != 0;
 }
 
+static void fill(struct exec_stream *stream)
+{
+    while (stream->say.length == stream->said) {
+        stream->say.length = stream->said = 0;
+        if (render(stream))
+            continue;
+        if (stream->over)
+            return;
+        if (!advance(stream)) {
+            exec_flush(stream);
+            return;
+        }
+    }
+}
+
 static ssize_t next(void *context, char *out, size_t room)
 {
     struct exec_stream *stream = context;
 
-    while (stream->say.length == stream->said) {
-        stream->say.length = stream->said = 0;
-        if (stream->over)
-            return -1;
-        if (!advance(stream)) {
-            (void)flush(stream); /* a fault is seen the next time */
-            return 0;
-        }
-    }
+    (void)pthread_mutex_lock(&stream->lock);
+    fill(stream);
     size_t left = stream->say.length - stream->said, length = left < room ? left : room;
-    memcpy(out, stream->say.data + stream->said, length);
+    if (length)
+        memcpy(out, stream->say.data + stream->said, length);
     stream->said += length;
-    return (ssize_t)length;
+    bool ends = length == 0 && stream->over;
+    /* An answer without its end must not look whole. */
+    if (stream->say.failed)
+        ends = true;
+    (void)pthread_mutex_unlock(&stream->lock);
+    return ends ? -1 : (ssize_t)length;
 }
 
-static void stream_free(struct exec_stream *stream)
+void exec_stream_free(struct exec_stream *stream)
 {
     if (stream->fd >= 0)
         (void)close(stream->fd);
@@ -385,39 +458,78 @@ static void stream_free(struct exec_stream *stream)
     text_free(&stream->say);
     for (unsigned i = 0; i < 2; i++)
         text_free(&stream->outputs[i].text);
+    (void)pthread_mutex_destroy(&stream->lock);
     free(stream);
+}
+
+static void killed(void *context, const json_t *result, const struct problem *problem)
+{
+    (void)context;
+    (void)result;
+    (void)problem;
 }
 
 static void done(void *context)
 {
     struct exec_stream *stream = context;
+    const struct exec_note kill = {.signal = 9};
 
-    if (!stream->ended && stream->form != EXEC_DETACHED) {
-        put_number(&stream->out, FRAME_EXEC_SIGNAL, 9);
-        (void)flush(stream);
+    (void)pthread_mutex_lock(&stream->lock);
+    stream->left = true;
+    bool kills = !stream->ended && stream->form != EXEC_DETACHED;
+    if (kills) {
+        put_number(&stream->out, FRAME_EXEC_SIGNAL, kill.signal);
+        exec_flush(stream);
+        kills = stream->out.length > 0;
     }
-    stream_free(stream);
+    (void)pthread_mutex_unlock(&stream->lock);
+    if (kills) /* the socket is full: the other way */
+        engine_exec_result(stream->app, stream->slug, stream->id, &kill, killed, NULL);
+    exec_stream_unref(stream);
 }
 
-struct exec_stream *exec_stream_new(struct exec_spec *spec, enum exec_form form, int fd,
-                                    const char *id)
+struct exec_stream *exec_stream_new(struct app *app, const char *slug, struct exec_spec *spec,
+                                    enum exec_form form, struct problem *problem)
 {
     struct exec_stream *stream = calloc(1, sizeof *stream);
 
     if (!stream) {
         exec_spec_free(spec);
-        (void)close(fd);
+        problem_set(problem, "internal", "memory is short");
         return NULL;
     }
+    (void)pthread_mutex_init(&stream->lock, NULL);
+    stream->references = 1;
+    stream->app = app;
+    (void)snprintf(stream->slug, sizeof stream->slug, "%s", slug);
     stream->spec = *spec;
     *spec = (struct exec_spec){0};
     stream->form = form;
+    stream->fd = -1;
+    if (exec_list(stream) == 0)
+        return stream;
+    problem_set(problem, "too-many-execs",
+                "at most %d programs are streamed or waited for at once, with %d MiB in all",
+                EXEC_STREAMS_MAX, EXEC_STREAMS_BYTES_MAX >> 20);
+    exec_stream_free(stream);
+    return NULL;
+}
+
+void exec_stream_unref(struct exec_stream *stream)
+{
+    exec_unlist(stream);
+    exec_unref(stream);
+}
+
+void exec_stream_open(struct exec_stream *stream, int fd, const char *id)
+{
+    (void)pthread_mutex_lock(&stream->lock);
+    exec_name(stream, id);
     stream->fd = fd;
-    memcpy(stream->id, id, sizeof stream->id);
     put_exec(stream);
-    if (form == EXEC_LINES)
+    if (stream->form == EXEC_LINES)
         say(stream, json_pack("{s:s}", "id", stream->id));
-    return stream;
+    (void)pthread_mutex_unlock(&stream->lock);
 }
 
 struct stream exec_stream_body(struct exec_stream *stream)

@@ -15,10 +15,13 @@ handler handle_plan_dry_run, handle_bottle_plan, handle_plan_file;
 handler handle_bottle_create, handle_bottle_list, handle_bottle_get, handle_bottle_wait;
 handler handle_bottle_start, handle_bottle_stop, handle_bottle_delete, handle_cleanup_plan;
 handler handle_bottle_patch;
+/* handlers_images.c */
+handler handle_image_list, handle_image_import, handle_image_get, handle_image_delete;
 /* handlers_live.c */
 handler handle_bottle_stats, handle_egress_report;
 /* handlers_exec.c */
-handler handle_exec, handle_exec_result;
+handler handle_exec, handle_exec_result, handle_exec_kill;
+handler handle_exec_stdin, handle_exec_signal, handle_exec_resize;
 /* handlers_events.c */
 handler handle_events;
 /* handlers_logs.c */

@@ -12,8 +12,10 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "guest/protocol.h"
 #include "server/app.h"
 #include "server/config_keys.h"
+#include "server/exec_stream.h"
 #include "server/registry.h"
 #include "server/request_internal.h"
 #include "server/store.h"
@@ -152,8 +154,11 @@ void handle_limits(struct request *request)
         json_pack("{s:i, s:i, s:i, s:i}", "body_bytes", BODY_MAX, "json_depth", JSON_DEPTH_MAX,
                   "uri_bytes", URI_LENGTH_MAX, "query_parameters", QUERY_MAX);
 
+    json_t *execs = json_pack("{s:i, s:i, s:i}", "of_a_bottle", EXECS_MAX, "streams",
+                              EXEC_STREAMS_MAX, "stream_bytes", EXEC_STREAMS_BYTES_MAX);
+
     reply_json(request, 200,
-               json_pack("{s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",
-                         exec_fields_encode(), "http", http, "daemon",
+               json_pack("{s:o, s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",
+                         exec_fields_encode(), "execs", execs, "http", http, "daemon",
                          daemon_limits(&request_app(request)->config)));
 }

@@ -11,6 +11,7 @@
 #include "server/accept.h"
 #include "server/app.h"
 #include "server/etag.h"
+#include "server/images.h"
 #include "server/registry.h"
 
 /* --- The dry run ---------------------------------------------------------------------------- */
@@ -20,11 +21,13 @@
 static struct plan *provisional_plan(struct app *app, const struct backend *backend,
                                      struct spec *spec, struct error *err)
 {
-    const struct plan_dirs dirs = {app->host.state_dir, app->host.run_dir};
+    CLEANUP_IMAGE struct image *image = NULL;
     struct allocation allocation = {0};
 
-    if (registry_provisional(app->registry, spec->slug, spec, &allocation, err) < 0)
+    if (images_resolve(app->images, spec->image, false, &image, err) < 0 ||
+        registry_provisional(app->registry, spec->slug, spec, &allocation, err) < 0)
         return NULL;
+    const struct plan_dirs dirs = {app->host.state_dir, app->host.run_dir, image};
     struct plan *plan = plan_resolve(spec, &allocation, &dirs, err);
     if (!plan)
         return NULL;

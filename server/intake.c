@@ -199,7 +199,8 @@ static void check_body(const struct tally *tally)
         problem_set(&request->early, "body-too-large",
                     "a body may have %d bytes, this one has %llu", BODY_MAX,
                     (unsigned long long)request->declared);
-    else if ((type && !is_json(type)) || (encoding && strcasecmp(encoding, "identity") != 0))
+    else if ((type && request->match.route->body == BODY_JSON && !is_json(type)) ||
+             (encoding && strcasecmp(encoding, "identity") != 0))
         problem_set(&request->early, "unsupported-media-type",
                     "send the body as application/json in UTF-8, without a Content-Encoding");
 }

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "server/cgroup.h"
+#include "server/disk.h"
 #include "server/engine_internal.h"
 #include "server/log.h"
 #include "server/stage.h"
@@ -178,6 +179,7 @@ static void check_work(struct job *job)
 
     launch->result = -1;
     if (!plan || stage_ensure(plan, launch->uid, &launch->err) < 0 ||
+        disk_ensure(launch->host, plan, launch->uid, &launch->err) < 0 ||
         shim_token(launch->token, &launch->err) < 0)
         return;
     (void)snprintf(launch->accelerator, sizeof launch->accelerator, "%s",

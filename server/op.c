@@ -214,12 +214,13 @@ void engine_exec(struct app *app, const char *slug, engine_exec_done *done, void
     op_submit(app, op);
 }
 
-void engine_exec_result(struct app *app, const char *slug, const char *id, engine_report_done *done,
-                        void *context)
+void engine_exec_result(struct app *app, const char *slug, const char *id,
+                        const struct exec_note *note, engine_report_done *done, void *context)
 {
     struct op *op = op_new(slug, VERB_EXEC_RESULT, context);
 
     op->reported = done;
+    op->exec_note = *note;
     (void)snprintf(op->exec_id, sizeof op->exec_id, "%s", id);
     op_submit(app, op);
 }

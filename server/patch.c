@@ -22,6 +22,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/etag.h"
+#include "server/images.h"
 #include "server/log.h"
 
 enum { APPLY_MS = 10000 };
@@ -380,10 +381,14 @@ static void submit(struct patch *patch)
 /* Decodes the merged plan and resolves it with what the bottle has; takes *merged's faults. */
 static int resolve(struct patch *patch, const struct plan *old, const json_t *merged)
 {
-    const struct plan_dirs dirs = {patch->host->state_dir, patch->host->run_dir};
     const struct backend *backend = backend_find(patch->row.backend);
+    CLEANUP_IMAGE struct image *image = NULL;
     struct spec spec = {0};
 
+    if (patch->row.image[0] &&
+        images_resolve(patch->host->images, patch->row.image, false, &image, &patch->err) < 0)
+        return -1;
+    const struct plan_dirs dirs = {patch->host->state_dir, patch->host->run_dir, image};
     if (spec_decode(merged, &spec, &patch->problem) < 0)
         return -1;
     if (patch->problem.type) {

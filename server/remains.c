@@ -71,7 +71,10 @@ static int list_socket(struct cleanup_plan *plan, const char *path, const struct
 
 static int list_file(struct cleanup_plan *plan, const char *path, const struct stat *status)
 {
-    const char *reason = strstr(path, "/logs/") ? "a log of the bottle" : "rendered from the plan";
+    const char *name = strrchr(path, '/');
+    const char *reason = strstr(path, "/logs/")                     ? "a log of the bottle"
+                         : name && strcmp(name, "/" DISK_FILE) == 0 ? "the bottle's disk"
+                                                                    : "rendered from the plan";
 
     if (!S_ISREG(status->st_mode))
         return 0;

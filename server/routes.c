@@ -33,6 +33,20 @@ const struct route routes[] = {
      "The backends and their preflight, tool by tool",
      {{0}}},
     {"GET", "/limits", handle_limits, BODY_NONE, "Every limit of a plan and of the daemon", {{0}}},
+    {"GET",
+     "/images",
+     handle_image_list,
+     BODY_NONE,
+     "The images, and what is needed to import",
+     {{0}}},
+    {"POST",
+     "/images",
+     handle_image_import,
+     BODY_JSON,
+     "Import an image",
+     {ONE("wait"), ONE("timeout")}},
+    {"GET", "/images/{id}", handle_image_get, BODY_NONE, "One image", {{0}}},
+    {"DELETE", "/images/{id}", handle_image_delete, BODY_NONE, "Remove an image", {{0}}},
     {"POST", "/plans", handle_plan_dry_run, BODY_JSON, "Resolve a plan and write nothing", {{0}}},
     {"POST",
      "/bottles",
@@ -119,6 +133,30 @@ const struct route routes[] = {
      BODY_NONE,
      "How such a program stands, or how it ended",
      {{0}}},
+    {"DELETE",
+     "/bottles/{slug}/execs/{exec}",
+     handle_exec_kill,
+     BODY_NONE,
+     "Kill such a program and all of its group",
+     {{0}}},
+    {"POST",
+     "/bottles/{slug}/execs/{exec}/stdin",
+     handle_exec_stdin,
+     BODY_BYTES,
+     "Give such a program more input, or end it",
+     {ONE("eof")}},
+    {"POST",
+     "/bottles/{slug}/execs/{exec}/signal",
+     handle_exec_signal,
+     BODY_JSON,
+     "Send a signal to such a program's group",
+     {{0}}},
+    {"POST",
+     "/bottles/{slug}/execs/{exec}/resize",
+     handle_exec_resize,
+     BODY_JSON,
+     "Change the size of such a program's terminal",
+     {{0}}},
     {"GET",
      "/events",
      handle_events,
@@ -142,15 +180,16 @@ static bool file_name_valid(const char *name)
     return length > 0 && length <= 64 && name[length] == '\0' && name[0] != '.';
 }
 
-static bool exec_id_valid(const char *id)
+static bool id_valid(const char *id)
 {
-    return strlen(id) == 16 && strspn(id, "0123456789abcdef") == 16;
+    return strlen(id) == 16 && id[strspn(id, "0123456789abcdef")] == '\0';
 }
 
 static const struct {
     const char *name;
     bool (*valid)(const char *value);
-} param_kinds[] = {{"slug", slug_valid}, {"name", file_name_valid}, {"exec", exec_id_valid}};
+} param_kinds[] = {
+    {"slug", slug_valid}, {"name", file_name_valid}, {"exec", id_valid}, {"id", id_valid}};
 
 /* Does the decoded segment fit this part of a pattern? Fills *param when the part is a parameter.
  */

@@ -10,7 +10,7 @@
 
 enum { ROUTE_QUERY_MAX = 6, ROUTE_PARAMS_MAX = 2, ALLOW_SIZE = 64 };
 
-enum route_body { BODY_NONE, BODY_JSON };
+enum route_body { BODY_NONE, BODY_JSON, BODY_BYTES };
 
 struct route_query {
     const char *name;
@@ -31,7 +31,7 @@ extern const struct route routes[];
 extern const size_t n_routes;
 
 struct route_param {
-    const char *name;  /* "slug" or "name"; static */
+    const char *name;  /* "slug", "name" or "id"; static */
     const char *value; /* borrowed from the uri */
 };
 

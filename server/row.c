@@ -54,6 +54,18 @@ const char *const row_migrations[] = {
     " DELETE FROM events WHERE id <= NEW.id - (SELECT value FROM meta WHERE name = 'event_rows');"
     " END;",
     "ALTER TABLE bottles ADD COLUMN engine TEXT NOT NULL DEFAULT '';",
+    "ALTER TABLE bottles ADD COLUMN image TEXT NOT NULL DEFAULT '';"
+    "CREATE TABLE images ("
+    " sequence INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " id TEXT NOT NULL UNIQUE,"
+    " source TEXT NOT NULL,"
+    " digest TEXT NOT NULL,"
+    " manifest TEXT NOT NULL,"
+    " bytes INTEGER NOT NULL,"
+    " files INTEGER NOT NULL,"
+    " config TEXT NOT NULL,"
+    " created_ms INTEGER NOT NULL"
+    ") STRICT;",
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 
@@ -136,8 +148,8 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
         " finished_ms, generation, boots, shim_pid, shim_start_time, egress_allowed, "
         "egress_denied, egress_bytes_out, egress_bytes_in, shim_token, engine, slug, "
         "spec, labels,"
-        " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms, image)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         err);
     if (!bound)
         return -1;
@@ -149,7 +161,8 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
     (void)sqlite3_bind_int64(bound, index++, row->allocation.subnet);
     for (size_t i = 0; i < FORWARDS_MAX; i++)
         (void)sqlite3_bind_int(bound, index++, row->allocation.host_ports[i]);
-    (void)sqlite3_bind_int64(bound, index, row->created_ms);
+    (void)sqlite3_bind_int64(bound, index++, row->created_ms);
+    bind_text(bound, index, row->image);
     if (finish(db, bound, err) < 0)
         return -1;
     row->sequence = (uint64_t)sqlite3_last_insert_rowid(db);
@@ -272,7 +285,8 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
                                &ret->egress.bytes_in};
     for (size_t i = 0; i < COUNT_OF(totals); i++)
         *totals[i] = sqlite3_column_int64(from, column++);
-    copy_text(from, column, ret->engine, sizeof ret->engine);
+    copy_text(from, column++, ret->engine, sizeof ret->engine);
+    copy_text(from, column, ret->image, sizeof ret->image);
     return 0;
 }
 
@@ -285,7 +299,7 @@ int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
         "git_gate_port,"
         " supervise_port, state, reason, exit_code, keep_logs, created_ms, updated_ms, started_ms,"
         " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token,"
-        " egress_allowed, egress_denied, egress_bytes_out, egress_bytes_in, engine, spec,"
+        " egress_allowed, egress_denied, egress_bytes_out, egress_bytes_in, engine, image, spec,"
         " labels, spec_before FROM bottles ORDER BY sequence",
         err);
     int step = SQLITE_DONE, result = from ? 0 : -1;
@@ -293,9 +307,9 @@ int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
     while (result == 0 && (step = sqlite3_step(from)) == SQLITE_ROW) {
         result = read_row(from, &row, err);
         if (result == 0)
-            result = visit(&row, (const char *)sqlite3_column_text(from, 27),
-                           (const char *)sqlite3_column_text(from, 28),
-                           (const char *)sqlite3_column_text(from, 29), context, err);
+            result = visit(&row, (const char *)sqlite3_column_text(from, 28),
+                           (const char *)sqlite3_column_text(from, 29),
+                           (const char *)sqlite3_column_text(from, 30), context, err);
     }
     if (result == 0 && step != SQLITE_DONE)
         result = error_set(err, "store-failed", "reading the bottles: %s", sqlite3_errmsg(db));

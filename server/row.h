@@ -27,6 +27,7 @@ struct bottle_row {
     char accelerator[16];             /* "" when the backend names none */
     char backend_reason[REASON_SIZE]; /* why these two, in words */
     char engine[16];                  /* the egress proxy's; "" of rows from before it was kept */
+    char image[IMAGE_ID_SIZE];        /* "" for the built-in one; never changes */
     struct allocation allocation;
     enum bottle_state state;
     char reason[REASON_SIZE]; /* "" when there is none */

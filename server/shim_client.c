@@ -225,10 +225,13 @@ int shim_report(int fd, int64_t id, struct error *err)
     return send_packet(fd, text, length, err);
 }
 
-int shim_exec_result(int fd, const char *id, struct error *err)
+int shim_exec_result(int fd, const char *id, const struct exec_note *note, struct error *err)
 {
-    char text[96];
-    int length = snprintf(text, sizeof text, "{\"op\":\"exec-result\",\"id\":\"%s\"}", id);
+    char text[128];
+    bool tells = note->signal || note->rows;
+    int length = snprintf(
+        text, sizeof text, "{\"op\":\"%s\",\"id\":\"%s\",\"signal\":%u,\"rows\":%u,\"columns\":%u}",
+        tells ? "exec-tell" : "exec-result", id, note->signal, note->rows, note->columns);
 
     return send_packet(fd, text, length, err);
 }

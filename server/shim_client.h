@@ -13,6 +13,7 @@
 #include "api/bottle.h"
 #include "base/error.h"
 #include "server/row.h"
+#include "shim/protocol.h"
 
 enum { SHIM_PROCESSES_MAX = 12 };
 
@@ -65,5 +66,6 @@ int shim_report(int fd, int64_t id, struct error *err);
 /* Has a program run beside the command: `stream` is the supervisor's end of a socketpair (the
  * caller closes its own copy). */
 int shim_exec(int fd, const char *id, int stream, struct error *err);
-/* Asks how an exec stands; the answer is a packet with "exec". */
-int shim_exec_result(int fd, const char *id, struct error *err);
+/* Tells an exec this (all 0: nothing), and asks how it stands; the answer is a packet with "exec".
+ */
+int shim_exec_result(int fd, const char *id, const struct exec_note *note, struct error *err);

@@ -10,6 +10,7 @@
 #include "backends/engines.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "server/images.h"
 #include "server/registry.h"
 
 struct plan_ref {
@@ -110,11 +111,15 @@ static int read_spec(const struct plan_ref *ref, struct spec *ret, struct error 
 
 static struct plan *resolve(const struct plan_ref *ref, struct error *err)
 {
-    const struct plan_dirs dirs = {ref->host->state_dir, ref->host->run_dir};
     const struct backend *backend = backend_find(ref->row.backend);
+    CLEANUP_IMAGE struct image *image = NULL;
     struct spec spec = {0};
     struct plan *plan = NULL;
 
+    if (ref->row.image[0] &&
+        images_resolve(ref->host->images, ref->row.image, false, &image, err) < 0)
+        return NULL;
+    const struct plan_dirs dirs = {ref->host->state_dir, ref->host->run_dir, image};
     if (!backend) {
         error_set(err, NULL, "there is no backend '%s' any more", ref->row.backend);
         return NULL;

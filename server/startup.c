@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/events.h"
+#include "server/images.h"
 #include "server/log.h"
 #include "server/stage.h"
 
@@ -150,7 +151,7 @@ static int open_parts(struct app *app, struct error *err)
     if (stage_parents(&app->host, err) < 0)
         return -1;
     stage_sweep(&app->host);
-    return 0;
+    return app->images ? 0 : images_start(app, err);
 }
 
 int engine_start(struct app *app, struct error *err)

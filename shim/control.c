@@ -13,7 +13,7 @@
 #include "base/util.h"
 #include "shim/protocol.h"
 
-enum { CLIENTS_MAX = 8 };
+enum { CLIENTS_MAX = 8, SIGNAL_MAX = 64 };
 
 struct client {
     struct control *control;
@@ -77,6 +77,24 @@ static void answer_result(struct client *client, const char *id)
     control_answer(client->control, client->number, packet);
 }
 
+static uint32_t bounded(const json_t *request, const char *name, json_int_t most)
+{
+    json_int_t number = json_member_integer(request, name, 0);
+
+    return number > 0 && number <= most ? (uint32_t)number : 0;
+}
+
+static void tell(struct client *client, const json_t *request, const char *id)
+{
+    const struct control_owner *owner = &client->control->owner;
+    const struct exec_note note = {.signal = bounded(request, "signal", SIGNAL_MAX),
+                                   .rows = (uint16_t)bounded(request, "rows", UINT16_MAX),
+                                   .columns = (uint16_t)bounded(request, "columns", UINT16_MAX)};
+
+    owner->exec_tell(owner->context, id, &note);
+    answer_result(client, id);
+}
+
 /* `fd`: the descriptor that came with it, or -1; taken over by setting it to -1. */
 static void handle(struct client *client, const json_t *request, int *fd)
 {
@@ -104,6 +122,8 @@ static void handle(struct client *client, const json_t *request, int *fd)
         control->owner.exec(control->owner.context, id, steal_fd(fd));
     else if (op && strcmp(op, "exec-result") == 0 && id)
         answer_result(client, id);
+    else if (op && strcmp(op, "exec-tell") == 0 && id)
+        tell(client, request, id);
     else if (op && strcmp(op, "status") == 0)
         send_status(client);
     else

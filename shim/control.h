@@ -4,6 +4,7 @@
 #include <jansson.h>
 
 #include "base/loop.h"
+#include "shim/protocol.h"
 #include "shim/spec.h"
 
 struct control;
@@ -17,6 +18,7 @@ struct control_owner {
     void (*egress)(void *context, uint64_t client, int64_t id, int fd);
     void (*exec)(void *context, const char *id, int fd); /* takes the descriptor over */
     json_t *(*exec_result)(void *context, const char *id);
+    void (*exec_tell)(void *context, const char *id, const struct exec_note *note);
     void *context;
 };
 

@@ -30,6 +30,7 @@ struct exec {
     struct supervisor *sup;
     char id[EXEC_ID_LENGTH + 1];
     uint32_t number;           /* to the guest; 0: it knows nothing of it yet */
+    uint32_t early_signal;     /* told before the guest knew; 0: none */
     struct loop_source source; /* bottled's; fd -1: it is gone */
     struct text in, out;       /* from and to bottled */
     uint32_t window;           /* how much the guest may still send */
@@ -93,6 +94,14 @@ static void feed(struct exec *exec)
     exec->window += more;
     put_u32(bytes, more);
     send_guest(exec, FRAME_EXEC_WINDOW, bytes, sizeof bytes);
+}
+
+static void signal_guest(struct exec *exec, uint32_t number)
+{
+    uint8_t bytes[4];
+
+    put_u32(bytes, number);
+    send_guest(exec, FRAME_EXEC_SIGNAL, bytes, sizeof bytes);
 }
 
 static void watch(struct exec *exec)
@@ -188,6 +197,9 @@ static int take(struct exec *exec, const struct frame *frame)
         return -1;
     if (frame->type != FRAME_EXEC_WINDOW)
         send_guest(exec, frame->type, frame->payload + 4, frame->length - 4);
+    if (exec->early_signal)
+        signal_guest(exec, exec->early_signal);
+    exec->early_signal = 0;
     return 0;
 }
 
@@ -440,6 +452,25 @@ void exec_request(struct supervisor *sup, const char *id, int fd)
         lose(exec, "the bottle's command does not run");
     else if (sup->execs.count > EXECS_MAX)
         lose(exec, "too many programs run beside the bottle's command");
+}
+
+void exec_tell(struct supervisor *sup, const char *id, const struct exec_note *note)
+{
+    struct exec *exec = sup->execs.first;
+    uint8_t size[4];
+
+    while (exec && (exec->ended || strcmp(exec->id, id) != 0))
+        exec = exec->next;
+    if (!exec)
+        return;
+    if (note->signal && exec->number == 0)
+        exec->early_signal = note->signal;
+    else if (note->signal)
+        signal_guest(exec, note->signal);
+    put_u16(size, note->rows);
+    put_u16(size + 2, note->columns);
+    if (note->rows && note->columns && exec->number)
+        send_guest(exec, FRAME_EXEC_RESIZE, size, sizeof size);
 }
 
 /* NULL: it is running, or nothing is known of it. */

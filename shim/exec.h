@@ -11,6 +11,7 @@
 
 #include "base/loop.h"
 #include "guest/protocol.h"
+#include "shim/protocol.h"
 
 struct supervisor;
 struct exec;
@@ -40,6 +41,8 @@ struct execs {
 void exec_request(struct supervisor *sup, const char *id, int fd);
 /* {"op":"exec-result"}: the answer. NULL: no memory. */
 json_t *exec_result_encode(const struct supervisor *sup, const char *id);
+/* {"op":"exec-tell"}. */
+void exec_tell(struct supervisor *sup, const char *id, const struct exec_note *note);
 /* A frame EXEC_… of the guest. -1: it breaks the protocol. */
 int exec_frame(struct supervisor *sup, const struct frame *frame);
 /* The guest has taken what waited for it: bottled is read again. */

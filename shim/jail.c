@@ -54,7 +54,8 @@ static void add_bind(struct argv *argv, const char *flag, const char *host, cons
 static void add_program(struct argv *argv, const struct program *program)
 {
     for (size_t i = 0; i < program->n_binds; i++)
-        add_bind(argv, "--ro-bind", program->binds[i].host, program->binds[i].jail);
+        add_bind(argv, program->binds[i].writable ? "--bind" : "--ro-bind", program->binds[i].host,
+                 program->binds[i].jail);
 }
 
 static void begin(struct argv *argv, const struct launch *launch, enum limits_kind kind)

@@ -6,7 +6,7 @@
  * the other's. Words about a fault go to stderr, of which the shim tells the last line.
  *
  *   bottle-krun --library FILE --firmware FILE --root DIR --disk FILE --cpus N --memory MIB
- *     --agent-fd N [--net SOCKET --net-local SOCKET --mac MAC]
+ *     --agent-fd N [--own-disk FILE] [--net SOCKET --net-local SOCKET --mac MAC]
  *
  * Without the last three the machine has no network card. */
 #include <errno.h>
@@ -35,6 +35,7 @@ struct option_row {
     int64_t *number;   /* or as a number in [1, maximum] */
     int64_t maximum;
     bool of_card; /* may be absent, with the card's others */
+    bool optional;
     const char *value;
 };
 
@@ -79,6 +80,7 @@ static int read_options(char **argv, struct machine_options *ret)
         {.name = "--firmware", .text = &ret->firmware},
         {.name = "--root", .text = &ret->root},
         {.name = "--disk", .text = &ret->disk},
+        {.name = "--own-disk", .text = &ret->own_disk, .optional = true},
         {.name = "--cpus", .number = &cpus, .maximum = UINT8_MAX},
         {.name = "--memory", .number = &memory, .maximum = MEMORY_MAX_MIB},
         {.name = "--agent-fd", .number = &agent, .maximum = FD_MAX},
@@ -99,7 +101,7 @@ static int read_options(char **argv, struct machine_options *ret)
     }
     bool card = ret->net || ret->net_local || mac;
     for (size_t i = 0; i < COUNT_OF(rows); i++)
-        if (!rows[i].value && (card || !rows[i].of_card))
+        if (!rows[i].value && !rows[i].optional && (card || !rows[i].of_card))
             return usage("missing:", rows[i].name);
     if (card && read_mac(mac, ret->mac) < 0)
         return usage("not a MAC address:", mac);

@@ -118,6 +118,9 @@ static int add_devices(const struct krun_api *api, uint32_t ctx,
         return -1;
     if (check(api, api->add_disk(ctx, "image", options->disk, true), "the image", err) < 0)
         return -1;
+    if (options->own_disk &&
+        check(api, api->add_disk(ctx, "disk", options->own_disk, false), "the disk", err) < 0)
+        return -1;
     return options->net ? add_card(api, ctx, options, err) : 0;
 }
 

@@ -14,6 +14,7 @@ struct machine_options {
     const char *library, *firmware; /* libkrun, libkrunfw */
     const char *root;               /* the directory that the guest boots from */
     const char *disk;               /* the image, read-only; /dev/vda */
+    const char *own_disk;           /* writable; /dev/vdb; NULL: none */
     const char *net, *net_local;    /* gvproxy's socket, and the path to bind before connecting;
                                        NULL: no network card */
     uint8_t mac[6];

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -12,7 +13,7 @@
 
 #define MIB (1024LL * 1024)
 
-enum { KEEP = -1, MEMORY = -2, OWN_USER = -3 }; /* special values of the table */
+enum { KEEP = -1, MEMORY = -2, OWN_USER = -3, DISK = -4 }; /* special values of the table */
 
 /* DATA rather than AS: it counts what can be written to, and both Go and QEMU set aside far more
  * address space than they use. NPROC counts by user, so it says something only where the bottle has
@@ -26,7 +27,7 @@ static const struct {
     {"core", RLIMIT_CORE, {0, 0, 0, 0}},
     {"nofile", RLIMIT_NOFILE, {4096, 1024, 16384, 16384}},
     {"nproc", RLIMIT_NPROC, {OWN_USER, OWN_USER, OWN_USER, OWN_USER}},
-    {"fsize", RLIMIT_FSIZE, {0, 0, 64 * MIB, 1024 * MIB}},
+    {"fsize", RLIMIT_FSIZE, {0, DISK, 64 * MIB, 1024 * MIB}},
     {"memlock", RLIMIT_MEMLOCK, {0, 65536, 65536, 65536}},
     {"data", RLIMIT_DATA, {MEMORY, MEMORY, MEMORY, MEMORY}},
     {"msgqueue", RLIMIT_MSGQUEUE, {0, 0, 0, 0}},
@@ -57,6 +58,8 @@ void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *l
         int64_t value = rows[i].by_kind[kind];
         if (value == MEMORY)
             value = limits_memory(kind, launch);
+        if (value == DISK)
+            value = launch->resources.disk_mib * MIB;
         if (value == OWN_USER)
             value = launch->uid ? launch->resources.pids : KEEP;
         if (value == KEEP || getrlimit(rows[i].resource, &own) < 0)
@@ -85,6 +88,12 @@ static int set_one(const char *name, size_t length, const char *text)
 {
     int64_t value;
 
+    if (strncmp("umask", name, length) == 0 && length == 5) {
+        if (number_parse(text, 0, 0777, &value) < 0)
+            return -1;
+        (void)umask((mode_t)value);
+        return 0;
+    }
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         if (strncmp(rows[i].name, name, length) != 0 || rows[i].name[length] != '\0')
             continue;

@@ -6,7 +6,7 @@
  *
  *   bottle-shim --limited NAME=VALUE… -- PROGRAM ARGUMENT…
  *
- * which sets them, hard and soft, and becomes PROGRAM. */
+ * which sets them, hard and soft, and becomes PROGRAM. NAME may be umask (in decimal) as well. */
 #pragma once
 
 #include "base/argv.h"

@@ -48,11 +48,16 @@
  * {"exec":"…","state":"ended","exit_code":N | null, "signal":N | null,"timed_out":…,"reason":"…" |
  * null}; {"op":"exec-result","id":"…"} is answered by the same, with "asked":true, or by
  * {"exec":"…","state":"running" | "unknown","asked":true}. The last EXEC_RESULTS_MAX are known.
+ * {"op":"exec-tell","id":"…"} with "signal":N, or with "rows":R and "columns":C, does to one that
+ * runs what EXEC_SIGNAL and EXEC_RESIZE do, whoever has its socket, and is answered in the same
+ * way.
  *
  * End: the last status is also in <run_dir>/exit.json, written whole and synced before the shim
  * ends. A shim that is gone without an exit.json was killed; everything it started died with it
  * (bubblewrap's --die-with-parent). */
 #pragma once
+
+#include <stdint.h>
 
 enum { CONTROL_PACKET_MAX = 16 * 1024 };
 
@@ -60,3 +65,9 @@ enum { CONTROL_PACKET_MAX = 16 * 1024 };
 #define SHIM_EXIT_RECORD "exit.json"
 #define SHIM_SPEC_FD 3
 #define SHIM_READY_FD 4
+
+/* What is told to an exec: a signal (0: none) and a terminal's size (0: as it is). */
+struct exec_note {
+    uint32_t signal;
+    uint16_t rows, columns;
+};

@@ -79,6 +79,7 @@ static void read_program(struct reader *reader, const json_t *object, struct pro
         struct bind *bind = &ret->binds[ret->n_binds];
         bind->host = json_string_value(json_array_get(pair, 0));
         bind->jail = json_string_value(json_array_get(pair, 1));
+        bind->writable = json_is_true(json_array_get(pair, 2));
         if (!bind->host || !bind->jail) {
             fault(reader, "binds");
             return;
@@ -146,7 +147,7 @@ static void read_sidecars(struct reader *reader, const json_t *list, struct laun
 static void build_start(struct reader *reader, const json_t *guest, struct launch *ret)
 {
     json_t *command = json_object_get(guest, "command"), *env = json_object_get(guest, "env");
-    static const char *const names[] = {"hostname", "guest_ip", "gateway", "workdir"};
+    static const char *const names[] = {"hostname", "guest_ip", "gateway", "workdir", "user"};
     CLEANUP_TEXT struct text out = TEXT_INIT;
     uint8_t header[FRAME_HEADER_SIZE], number[4];
 
@@ -240,6 +241,8 @@ int launch_decode(const char *bytes, size_t length, struct launch *ret, struct e
     launch.sidecar_timeout_ms = integer_of(&reader, spec, "sidecar_timeout_ms", 1, 3600000);
     read_resources(&reader, json_object_get(spec, "resources"), &launch.resources);
     read_program(&reader, vm, &launch.vm);
+    launch.resources.disk_mib =
+        json_object_get(vm, "disk_mib") ? integer_of(&reader, vm, "disk_mib", 0, 1 << 24) : 0;
     launch.dev_kvm = json_is_true(json_object_get(vm, "dev_kvm"));
     launch.agent_fd = (int)integer_of(&reader, vm, "agent_fd", 3, 64);
     if (!launch.probe)

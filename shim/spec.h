@@ -8,11 +8,12 @@
  *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port",
  *                "config": null |
  * {"path","name","check":[…],"complaint"|null,"hangs_up","in_force"}}], "vm":
- * {"name","argv":[…],"binds":[["host","jail"],…],"dev_kvm":bool,"agent_fd":N},
- *  "cgroup": "path" of the group to enter (none: absent), "resources":
+ * {"name","argv":[…],"binds":[["host","jail"(,true:
+ * writable)],…],"dev_kvm":bool,"agent_fd":N(,"disk_mib":N)}, "cgroup": "path" of the group to enter
+ * (none: absent), "resources":
  * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "probe": true only to find out
  * whether a VM boots: then gvproxy, forwards, sidecars and guest are absent, "guest":
- * {"hostname","guest_ip","gateway","workdir","command":[…],"env":[["NAME","value"],…]}}
+ * {"hostname","guest_ip","gateway","workdir","user","command":[…],"env":[["NAME","value"],…]}}
  *
  * argv[0] of sidecars and vm is a path in their jail. */
 #pragma once
@@ -33,6 +34,7 @@ enum {
 
 struct bind {
     const char *host, *jail;
+    bool writable;
 };
 
 struct program {
@@ -64,7 +66,8 @@ struct resources {
     int64_t vm_mib;          /* the guest's memory */
     int64_t vm_overhead_mib; /* what the VM's process may use beyond it */
     int64_t gvproxy_mib, sidecar_mib;
-    int64_t pids; /* processes and threads of the whole bottle */
+    int64_t disk_mib; /* the largest file that the VM may write: its disk */
+    int64_t pids;     /* processes and threads of the whole bottle */
 };
 
 /* Strings are borrowed from `json`, which the struct owns. */

@@ -373,6 +373,11 @@ static void on_exec(void *context, const char *id, int fd)
     exec_request(context, id, fd);
 }
 
+static void on_exec_tell(void *context, const char *id, const struct exec_note *note)
+{
+    exec_tell(context, id, note);
+}
+
 static json_t *on_exec_result(void *context, const char *id)
 {
     return exec_result_encode(context, id);
@@ -451,8 +456,8 @@ static void close_logs(struct supervisor *sup)
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)
 {
     struct supervisor *sup = calloc(1, sizeof *sup);
-    const struct control_owner owner = {status_encode, on_stop,        on_report, on_egress,
-                                        on_exec,       on_exec_result, sup};
+    const struct control_owner owner = {status_encode, on_stop,        on_report,    on_egress,
+                                        on_exec,       on_exec_result, on_exec_tell, sup};
     int result = -1;
 
     if (!sup || !(sup->loop = loop_new(err))) {

@@ -25,7 +25,9 @@ WHO = {"qemu-kvm": "same user", "smolmachines-kvm": "ordinary user"}
 
 
 def pytest_collection_modifyitems(config, items):
-    _e2e.pytest_collection_modifyitems(items)
+    for item in items:
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))  # the first of a module waits for all of its guest's rows
     left = [item for item in items if not is_tried(item)]
     items[:] = [item for item in items if is_tried(item)]
     config.hook.pytest_deselected(items=left)

@@ -25,7 +25,7 @@ HOST_PORTS = range(51001, 51004)
 SERVERS = canary.WEB | {("203.0.113.10", 2222)}  # the second is rebind.example, as long as it stays there
 SLUG = "attack"
 USERS = harness.USERS
-GUEST_SECONDS = 300
+GUEST_SILENCE = 120  # seconds; the scan of all ports takes some twenty of a quiet machine
 USES_CELL_OFF = {row.name for row in ROWS}
 
 
@@ -41,7 +41,7 @@ def run_guest(daemon, allow, world_of, commands_of):
     script = "\n".join([*commands_of(world), "echo done", "exec sleep 100000"])
     daemon.create(plan(allow, ["sh", "-c", script]), "?start=true&wait=running&timeout=90s")
     world.baits.remember(daemon.run_dir)
-    log = control.follow(daemon, SLUG, b"done\n", timeout=GUEST_SECONDS)
+    log = control.follow(daemon, SLUG, b"done\n", timeout=GUEST_SILENCE)
     lines = [json.loads(line, strict=False) for line in log.splitlines() if line.startswith('{"row"')]
     world.console = lambda: daemon.log(SLUG, "console")
     return {line["row"]: line for line in lines}, world

@@ -26,25 +26,27 @@ IN_CREATE = 0x100
 
 
 def follow(daemon, slug, marker, stream="command", timeout=60):
-    """Reads a log as it grows until `marker` is in it; the text so far."""
+    """Reads a log as it grows until `marker` is in it; the text so far. `timeout`: how long it may not grow."""
     connection = harness.UnixConnection(str(daemon.socket), timeout)
+    data = b""
     try:
         connection.request("GET", f"/bottles/{slug}/logs?stream={stream}&follow=true")
         response = connection.getresponse()
         assert response.status == 200, response.read()
-        data = b""
         while marker not in data:
             piece = response.read1(65536)
             assert piece, f"the log ended without {marker!r}: {data!r}"
             data += piece
         return data.decode(errors="replace")
+    except TimeoutError:
+        raise AssertionError(f"{timeout} s without a word after {data[-500:]!r}") from None
     finally:
         connection.close()
 
 
 def start_frame(plan, command):
     """START's payload: counts, then NUL-terminated strings."""
-    strings = ["control", plan["guest_ip"], plan["gateway"], "/", *command]
+    strings = ["control", plan["guest_ip"], plan["gateway"], "/", "", *command]
     env = [f"{name}={value}" for name, value in plan["guest"]["env"].items()]
     payload = struct.pack("<II", len(command), len(env)) + b"".join(s.encode() + b"\0" for s in strings + env)
     return HEADER.pack(len(payload), START) + payload

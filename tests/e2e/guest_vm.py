@@ -29,8 +29,8 @@ def packed(frame_type, payload=b""):
     return struct.pack("<IB3x", len(payload), frame_type) + payload
 
 
-def start_payload(argv, env, workdir, hostname, guest_ip, gateway):
-    strings = [hostname, guest_ip, gateway, workdir, *argv, *env]
+def start_payload(argv, env, workdir, hostname, guest_ip, gateway, user=""):
+    strings = [hostname, guest_ip, gateway, workdir, user, *argv, *env]
     raw = b"".join((s if isinstance(s, bytes) else s.encode()) + b"\0" for s in strings)
     return struct.pack("<II", len(argv), len(env)) + raw
 

@@ -291,7 +291,7 @@ BAD = [
     ({"command": ["true"], "env": {"1A": ""}}, {"/env/1A": "pattern"}),
     ({"command": ["true"], "stdin": 1}, {"/stdin": "wrong-type"}),
     ({"command": ["true"], "timeout_seconds": 0}, {"/timeout_seconds": "out-of-range"}),
-    ({"command": ["true"], "max_output_bytes": 8388609, "tty": 1}, {"/max_output_bytes": "out-of-range", "/tty": "unknown-field"}),
+    ({"command": ["true"], "max_output_bytes": 8388609, "stdio": 1}, {"/max_output_bytes": "out-of-range", "/stdio": "unknown-field"}),
 ]
 
 

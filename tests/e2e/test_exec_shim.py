@@ -18,7 +18,6 @@ import threading
 import time
 
 import harness
-import processes as processes_of
 import pytest
 from conftest import finish
 from test_hostile_vm import PLAN, PRELUDE
@@ -42,7 +41,8 @@ class Shim:
         self.wire.settimeout(20)
         self.wire.connect(str(path))
         self.wire.send(json.dumps({"op": "hello", "token": token}).encode())
-        self.pid = json.loads(self.wire.recv(65536))["pid"]
+        self.status = json.loads(self.wire.recv(65536))
+        self.pid = self.status["pid"]
 
     def exec(self, *command, **options):
         return Exec(self, command, **options)
@@ -169,7 +169,8 @@ def shim(shared):
     one = Shim(shared, "box")
     yield one
     one.close()
-    assert shared.bottle("box")["state"] == "running", "no test was the bottle's end"
+    bottle = shared.bottle("box")
+    assert bottle["state"] == "running", f"a test was the bottle's end: {bottle['reason']}"
 
 
 # --- How it ends ---------------------------------------------------------------------------------
@@ -233,11 +234,11 @@ def zombies(shim):
     return shim.run("sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z '").text.strip()
 
 
-LEFT_BEHIND = int(os.environ.get("EXECS", 96))
+LEFT_BEHIND = int(os.environ.get("EXECS", 32))
 
 
 def test_no_zombies(shim):
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
         ends = list(pool.map(lambda _: shim.run("sh", "-c", "sleep 0.1 &").exit, range(LEFT_BEHIND)))
     assert ends == [(0, 0, False, "")] * LEFT_BEHIND
     assert zombies(shim) == "0"
@@ -245,20 +246,20 @@ def test_no_zombies(shim):
 
 def test_64_at_once_and_no_more(shim):
     with contextlib.ExitStack() as stack:
-        many = [stack.enter_context(shim.exec("sh", "-c", f"echo {n}; cat; exit {n}", flags=STDIN)) for n in range(64)]
+        many = [stack.enter_context(shim.exec("cat", flags=STDIN)) for _ in range(64)]
         for number, one in enumerate(many):
             one.feed(f"in {number}\n".encode()).until("in")
         more = shim.run("true")
         assert (more.code, more.exit[3]) == (LOST, "too many programs run beside the bottle's command")
         for one in many:
             one.end_input()
-        assert [(one.result().code, one.text) for one in many] == [(n, f"{n}\nin {n}\n") for n in range(64)]
+        assert [(one.result().code, one.text) for one in many] == [(0, f"in {n}\n") for n in range(64)]
     assert shim.run("true").code == 0
 
 
 # --- Windows -------------------------------------------------------------------------------------
 
-AMOUNT = int(os.environ.get("AMOUNT", 20_000_000))
+AMOUNT = int(os.environ.get("AMOUNT", 8_000_000))
 LINE = b"0123456789abcde\n"
 
 
@@ -410,7 +411,7 @@ def test_input_after_its_end(shim):
 
 
 CUTS = {
-    "the VM is killed": lambda daemon, shim: processes_of.end_processes(daemon.processes_named("qemu-system-x86_64")),
+    "the VM is killed": lambda daemon, shim: os.kill(next(p["pid"] for p in shim.status["processes"] if p["name"] == "qemu"), signal.SIGKILL),
     "the command ends": lambda daemon, shim: shim.run("touch", "/tmp/go"),
     "stop": lambda daemon, shim: daemon.post("/bottles/cut/stop?grace=5s"),
     "stop at once": lambda daemon, shim: daemon.post("/bottles/cut/stop?grace=0s"),

@@ -323,14 +323,23 @@ def test_a_bad_first_frame_is_told_and_ends_the_machine(boot, raw):
     assert "bottled: " + words.decode() in guest.console()
 
 
+EXEC, EXEC_INPUT, STDIN = 68, 69, 2
+
+
+def exec_payload(flags):
+    return struct.pack("<IIIHHII", 1, flags, 0, 0, 0, 1, 0) + b"\0true\0"
+
+
 @pytest.mark.parametrize(
     "raw",
     [
         guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "10.0.0.2", "10.0.0.1")),
         guest_vm.packed(SIGNAL, struct.pack("<I", 65)),
         b"\xff" * 64,
+        guest_vm.packed(EXEC, exec_payload(flags=4)),
+        guest_vm.packed(EXEC, exec_payload(flags=STDIN)) + guest_vm.packed(EXEC_INPUT, b"\1\0\0\0" + b"x" * 65537),
     ],
-    ids=["a second START", "signal 65", "noise"],
+    ids=["a second START", "signal 65", "noise", "an unknown flag", "more input than the window"],
 )
 def test_a_bad_later_frame_is_told_and_ends_the_machine(boot, raw):
     guest = boot()

@@ -6,6 +6,7 @@
 
 #include "api/bottle.h"
 #include "api/cleanup.h"
+#include "api/exec_spec.h"
 #include "api/plan.h"
 #include "base/json.h"
 #include "base/util.h"
@@ -45,6 +46,17 @@ static const char *sidecar_name(size_t i)
     return sidecars[i].name;
 }
 
+static json_t *encode_signals(void)
+{
+    json_t *ret = json_array();
+    const char *name;
+    int number;
+
+    for (size_t i = 0; (name = exec_signal_name(i, &number)); i++)
+        json_array_append_new(ret, json_string(name));
+    return ret;
+}
+
 static json_t *encode_routes(void)
 {
     json_t *ret = json_array();
@@ -57,7 +69,7 @@ static json_t *encode_routes(void)
                                             "repeatable", (int)routes[i].query[k].repeatable));
         json_array_append_new(ret, json_pack("{s:s, s:s, s:b, s:o}", "method", routes[i].method,
                                              "path", routes[i].pattern, "body",
-                                             routes[i].body == BODY_JSON, "query", query));
+                                             routes[i].body != BODY_NONE, "query", query));
     }
     return ret;
 }
@@ -68,12 +80,13 @@ int main(void)
 
     for (int i = 0; event_type(i); i++)
         json_array_append_new(events, json_string(event_type(i)));
-    CLEANUP_JSON json_t *all = json_pack(
-        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "events", events, "fields",
-        spec_fields_encode(), "exec", exec_fields_encode(), "problems", encode_problems(), "states",
-        encode_names(state_name, N_STATES), "kinds", encode_names(kind_name, N_CLEANUP_KINDS),
-        "sidecars", encode_names(sidecar_name, N_SIDECARS), "routes", encode_routes(),
-        "problem_prefix", PROBLEM_URI_PREFIX);
+    CLEANUP_JSON json_t *all =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "signals", encode_signals(),
+                  "events", events, "fields", spec_fields_encode(), "exec", exec_fields_encode(),
+                  "problems", encode_problems(), "states", encode_names(state_name, N_STATES),
+                  "kinds", encode_names(kind_name, N_CLEANUP_KINDS), "sidecars",
+                  encode_names(sidecar_name, N_SIDECARS), "routes", encode_routes(),
+                  "problem_prefix", PROBLEM_URI_PREFIX);
     CLEANUP_FREE char *text = json_text(all);
 
     return text && puts(text) >= 0 ? EXIT_SUCCESS : EXIT_FAILURE;

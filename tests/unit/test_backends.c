@@ -88,7 +88,7 @@ static void decode(const char *body, struct spec *ret)
 static struct plan *resolve(const struct machine *machine, const char *body)
 {
     const struct allocation allocation = {.subnet = 50, .host_ports = {51001, 51002, 51003}};
-    const struct plan_dirs dirs = {machine->root, machine->root};
+    const struct plan_dirs dirs = {machine->root, machine->root, NULL};
     struct error err = ERROR_INIT;
     struct spec spec;
 

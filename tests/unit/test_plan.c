@@ -8,7 +8,7 @@
 #include "base/text.h"
 #include "base/util.h"
 
-static const struct plan_dirs dirs = {"/var/lib/bottled", "/run/bottled"};
+static const struct plan_dirs dirs = {"/var/lib/bottled", "/run/bottled", NULL};
 
 static void spec_of(const char *text, struct spec *ret)
 {
@@ -177,7 +177,7 @@ Test(plan_resolve, long_run_dir_is_refused)
     /* run_dir + "/b/" + 16 digits + "/net/net.sock" is 107 bytes with 75 of them. */
     for (size_t length = 75; length <= 76; length++) {
         struct spec spec;
-        const struct plan_dirs deep = {"/s", run_dir};
+        const struct plan_dirs deep = {"/s", run_dir, NULL};
         memset(run_dir, 'r', length);
         run_dir[0] = '/';
         spec_of(LEAST, &spec);
@@ -238,13 +238,15 @@ Test(plan_encode, whole_object)
         "1\","
         "\"host_port\":51002},{\"sidecar\":\"supervise\",\"gateway_port\":8890,\"host\":\"127.0.0."
         "1\","
-        "\"host_port\":51003}],\"guest\":{\"image\":\"builtin:busybox\",\"command\":[\"sh\",\"-c\","
-        "\"echo hi\"],\"workdir\":\"/w\",\"env\":{\"HTTP_PROXY\":";
+        "\"host_port\":51003}],\"guest\":{\"image\":\"builtin:busybox\",\"image_id\":null,"
+        "\"image_digest\":null,\"command\":[\"sh\",\"-c\","
+        "\"echo hi\"],\"workdir\":\"/w\",\"user\":null,\"env\":{\"HTTP_PROXY\":";
 
     cr_assert_eq(strncmp(got, wanted, strlen(wanted)), 0, "%s", got);
-    cr_assert(strstr(got,
-                     "\"cpus\":2,\"memory_mib\":512},\"limits\":[\"does not look inside TLS\"],"
-                     "\"files\":[{\"name\":\"gvproxy.yaml\",\"sha256\":\""));
+    cr_assert(strstr(
+        got,
+        "\"cpus\":2,\"memory_mib\":512,\"disk_mib\":0},\"limits\":[\"does not look inside TLS\"],"
+        "\"files\":[{\"name\":\"gvproxy.yaml\",\"sha256\":\""));
     cr_assert(
         strstr(got, "\"bytes\":12,\"content\":\"subnet: \\\"x\\\"\\n\"}],\"spec\":{\"slug\":"));
 }

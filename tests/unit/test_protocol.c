@@ -135,7 +135,7 @@ static void add_string(struct payload *payload, const char *string)
     payload->length += size;
 }
 
-/* The counts, and then the strings, of which the first four are the machine's. */
+/* The counts, and then the strings, of which the first five are the machine's. */
 static struct payload start_payload(uint32_t n_args, uint32_t n_env, const char *const *strings)
 {
     struct payload payload = {.length = 8};
@@ -159,7 +159,7 @@ static int parse_start(const struct payload *payload)
     return result;
 }
 
-#define MACHINE "box", "192.168.50.2", "192.168.50.1", "/work dir"
+#define MACHINE "box", "192.168.50.2", "192.168.50.1", "/work dir", "app:staff"
 
 Test(protocol, a_start_message_gives_every_string_back)
 {
@@ -173,11 +173,12 @@ Test(protocol, a_start_message_gives_every_string_back)
     cr_expect_str_eq(message.guest_ip, "192.168.50.2");
     cr_expect_str_eq(message.gateway, "192.168.50.1");
     cr_expect_str_eq(message.workdir, "/work dir");
+    cr_expect_str_eq(message.user, "app:staff");
     cr_expect_eq(message.n_args, 3);
     cr_expect_eq(message.n_env, 3);
     for (size_t i = 0; i < 3; i++) {
-        cr_expect_str_eq(message.args[i], strings[4 + i]);
-        cr_expect_str_eq(message.env[i], strings[7 + i]);
+        cr_expect_str_eq(message.args[i], strings[5 + i]);
+        cr_expect_str_eq(message.env[i], strings[8 + i]);
     }
     cr_expect_null(message.args[3]);
     cr_expect_null(message.env[3]);
@@ -236,6 +237,89 @@ Test(protocol, a_start_message_cut_anywhere_is_refused)
     cr_expect_eq(parse_start(&cut), -1, "something after the end");
 }
 
+/* --- EXEC ---------------------------------------------------------------------------------- */
+
+/* `counts`: the number of arguments and of variables; the first string is the work directory. */
+static struct payload exec_payload(uint32_t flags, const uint32_t counts[2],
+                                   const char *const *strings)
+{
+    struct payload payload = {.length = EXEC_FIXED_SIZE};
+
+    put_u32(payload.bytes, 7);
+    put_u32(payload.bytes + 4, flags);
+    put_u32(payload.bytes + 8, 60000);
+    put_u16(payload.bytes + 12, 24);
+    put_u16(payload.bytes + 14, 65535);
+    put_u32(payload.bytes + 16, counts[0]);
+    put_u32(payload.bytes + 20, counts[1]);
+    for (; *strings; strings++)
+        add_string(&payload, *strings);
+    return payload;
+}
+
+static int parse_exec(const struct payload *payload)
+{
+    uint8_t *copy = exact(payload->bytes, payload->length);
+    struct exec_message message = {0};
+    int result = exec_message_parse(copy, payload->length, &message);
+
+    if (result == 0)
+        exec_message_free(&message);
+    free(copy);
+    return result;
+}
+
+static const char *const exec_strings[] = {"/work dir", "sh", "", "A=", "B= x \xff\n", "=", NULL};
+static const uint32_t exec_counts[2] = {2, 3};
+
+Test(protocol, an_exec_message_gives_all_back)
+{
+    struct payload payload = exec_payload(EXEC_FLAGS, exec_counts, exec_strings);
+    struct exec_message message;
+
+    cr_assert_eq(exec_message_parse(payload.bytes, payload.length, &message), 0);
+    cr_expect(message.id == 7 && message.flags == (EXEC_TERMINAL | EXEC_STDIN));
+    cr_expect(message.timeout_ms == 60000 && message.rows == 24 && message.columns == 65535);
+    cr_expect_str_eq(message.workdir, "/work dir");
+    cr_assert(message.n_args == 2 && message.n_env == 3);
+    for (size_t i = 0; i < 2; i++)
+        cr_expect_str_eq(message.args[i], exec_strings[1 + i]);
+    for (size_t i = 0; i < 3; i++)
+        cr_expect_str_eq(message.env[i], exec_strings[3 + i]);
+    cr_expect(!message.args[2] && !message.env[3]);
+    exec_message_free(&message);
+    exec_message_free(&message); /* a second time is harmless */
+}
+
+Test(protocol, an_exec_message_cut_anywhere_is_refused)
+{
+    const struct payload whole = exec_payload(0, exec_counts, exec_strings);
+    struct payload cut = whole;
+
+    for (cut.length = 0; cut.length < whole.length; cut.length++)
+        cr_expect_eq(parse_exec(&cut), -1, "cut at %zu", cut.length);
+    cut = whole;
+    cr_expect_eq(parse_exec(&cut), 0);
+    cut.bytes[cut.length++] = 0;
+    cr_expect_eq(parse_exec(&cut), -1, "something after the end");
+}
+
+Test(protocol, an_exec_message_that_lies_is_refused)
+{
+    static const uint32_t counts[][2] = {{0, 5},          {1, 3},          {2, 2},
+                                         {3, 3},          {UINT32_MAX, 3}, {2, UINT32_MAX},
+                                         {UINT32_MAX, 6}, {0x80000000U, 3}};
+
+    for (size_t i = 0; i < COUNT_OF(counts); i++) {
+        struct payload payload = exec_payload(0, counts[i], exec_strings);
+        cr_expect_eq(parse_exec(&payload), -1, "row %zu", i);
+    }
+    for (uint32_t flag = EXEC_FLAGS + 1; flag; flag <<= 1) {
+        struct payload payload = exec_payload(flag, exec_counts, exec_strings);
+        cr_expect_eq(parse_exec(&payload), -1, "flag %x", flag);
+    }
+}
+
 /* --- Random bytes -------------------------------------------------------------------------- */
 
 /* xorshift32: the same numbers in each run, so that a failure can be looked at again. */
@@ -282,5 +366,22 @@ Test(protocol, random_changes_never_crash_the_start_parser)
         if (round % 3 == 0)
             payload.length = next_random(&state) % (payload.length + 1);
         (void)parse_start(&payload);
+    }
+}
+
+Test(protocol, random_changes_never_crash_the_exec_parser)
+{
+    const struct payload right = exec_payload(0, exec_counts, exec_strings);
+    uint32_t state = 77;
+
+    for (int round = 0; round < 100000; round++) {
+        struct payload payload = right;
+        uint32_t changes = 1 + next_random(&state) % 8;
+        for (uint32_t i = 0; i < changes; i++)
+            payload.bytes[next_random(&state) % payload.length] =
+                next_random(&state) % 3 ? (uint8_t)next_random(&state) : 0;
+        if (round % 3 == 0)
+            payload.length = next_random(&state) % (payload.length + 1);
+        (void)parse_exec(&payload);
     }
 }

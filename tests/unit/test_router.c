@@ -29,8 +29,10 @@ static void fill_in(const char *pattern, char *ret, size_t size)
 {
     static const struct {
         const char *name, *value;
-    } parameters[] = {
-        {"{slug}", "my-bottle"}, {"{name}", "gvproxy.yaml"}, {"{exec}", "0123456789abcdef"}};
+    } parameters[] = {{"{slug}", "my-bottle"},
+                      {"{name}", "gvproxy.yaml"},
+                      {"{exec}", "0123456789abcdef"},
+                      {"{id}", "0123456789abcdef"}};
     size_t length = 0;
 
     while (*pattern && length + 1 < size) {

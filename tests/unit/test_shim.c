@@ -46,7 +46,7 @@ static const char good_spec[] =
     "k\",\"/vm/kernel\"]],"
     "\"dev_kvm\":false,\"agent_fd\":5},"
     "\"guest\":{\"hostname\":\"h\",\"guest_ip\":\"192.168.50.2\",\"gateway\":\"192.168.50.1\","
-    "\"workdir\":\"/\","
+    "\"workdir\":\"/\",\"user\":\"\","
     "\"command\":[\"sh\",\"-c\",\"exit 7\"],\"env\":[[\"A\",\"1\"],[\"B\",\"a\\nb \"]]}}";
 
 static char directory[64];

@@ -61,7 +61,8 @@ Test(plan_decode, least_plan_gets_the_defaults)
     cr_assert_null(spec.slug);
     cr_assert_str_eq(spec.backend, "auto");
     cr_assert_str_eq(spec.image, "builtin:busybox");
-    cr_assert_str_eq(spec.workdir, "/");
+    cr_assert_null(spec.workdir);
+    cr_assert_eq(spec.disk_mib, 0);
     cr_assert_eq(spec.cpus, 1);
     cr_assert_eq(spec.memory_mib, 256);
     cr_assert_eq(spec.command.count, 1);
@@ -210,6 +211,9 @@ static const struct {
     {"{" C ",\"image\":\"alpine:3.20\"}", "/image unsupported"},
     {"{" C ",\"image\":\"alpine:3.20\",\"backend\":\"qemu\"}", "/image unsupported"},
     {"{" C ",\"image\":\"-x\",\"backend\":\"smolmachines\"}", "/image pattern"},
+    {"{" C ",\"image\":\"oci:srv/image\"}", "/image unsupported"},
+    {"{" C ",\"image\":\"dir:/srv/../etc\"}", "/image unsupported"},
+    {"{\"image\":\"alpine:3.20\",\"backend\":\"smolmachines\"}", "/command required"},
     {"{" C ",\"image\":\"a b\"}", "/image pattern"},
     {"{" C ",\"image\":\"{256*a}\"}", "/image too-long; /image unsupported"},
     {"{" C ",\"workdir\":\"\"}", "/workdir too-short"},
@@ -234,7 +238,8 @@ static const struct {
     {"{" C ",\"resources\":{\"cpus\":4294967297}}", "/resources/cpus out-of-range"},
     {"{" C ",\"resources\":{\"cpus\":-9223372036854775808}}", "/resources/cpus out-of-range"},
     {"{" C ",\"resources\":{\"cpus\":true}}", "/resources/cpus wrong-type"},
-    {"{" C ",\"resources\":{\"disk_mib\":1}}", "/resources/disk_mib unsupported"},
+    {"{" C ",\"resources\":{\"disk_mib\":1}}", "/resources/disk_mib out-of-range"},
+    {"{" C ",\"resources\":{\"disk_mib\":1048577}}", "/resources/disk_mib out-of-range"},
     {"{" C ",\"cpus\":2}", "/cpus unknown-field"},
     {"{" C ",\"egress\":{\"allow\":\"x\"}}", "/egress/allow wrong-type"},
     {"{" C ",\"egress\":{\"allow\":[1,1,\"a.example\"]}}",

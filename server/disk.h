@@ -1,0 +1,8 @@
+/* A bottle's own disk (the plan's resources.disk_mib). */
+#pragma once
+
+#include "backends/backend.h"
+
+/* Makes it where the plan wants one and there is none yet, for the bottle's user (0: ours). Before
+ * each start, after the stage directory is there. */
+int disk_ensure(const struct host *host, const struct plan *plan, unsigned uid, struct error *err);
