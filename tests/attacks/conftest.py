@@ -36,7 +36,9 @@ def pytest_collection_modifyitems(config, items):
 def is_tried(item):
     params = item.callspec.params if hasattr(item, "callspec") else {}
     backend = next((name for name, one in _e2e.harness.ROWS.items() if one is params.get("row")), None)
-    return backend not in WHO or "who" not in params or params["who"] == WHO[backend]
+    if backend not in WHO:
+        return True
+    return params.get("who", WHO[backend]) == WHO[backend] and not getattr(params.get("attack"), "slow", False)
 
 
 LINES = []  # (backend and user, name, jailed, control, outcome)

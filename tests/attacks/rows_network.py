@@ -246,7 +246,7 @@ def scan(name, sends, host, back, opened):
     def command(w, low=1, high=65535):
         return "scan", scan_frame(w, host.format(gw=w.gw, net=w.net)).hex(), low, high
 
-    return Row(name, sends, command, back, within=60000, heard=lambda p, s, w: False, control=Answer(opened, command=lambda w: command(w, 2000, 2300)))  # fmt: skip
+    return Row(name, sends, command, back, within=60000, heard=lambda p, s, w: False, control=Answer(opened, command=lambda w: command(w, 2000, 2300)), slow=True)  # fmt: skip
 
 
 def scan_frame(w, address):

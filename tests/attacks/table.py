@@ -33,14 +33,16 @@ class World:
 
 class Row:
     """`command(world)`: arguments of the attacker. `back`: what must be found in what comes back.
-    `within`: milliseconds. `heard(packet, said, world)`: is this packet the row's?"""
+    `within`: milliseconds. `heard(packet, said, world)`: is this packet the row's? `slow`: so many packets that an
+    emulated KVM, where each is some exits of the VM, takes minutes: tried by TCG only."""
 
-    def __init__(self, name, sends, command, back, within=2500, heard=None, control=None, unharmed=None):
+    def __init__(self, name, sends, command, back, within=2500, heard=None, control=None, unharmed=None, slow=False):
         self.name, self.sends, self._command, self.within = name, sends, command, within
         self.back = re.compile(back, re.IGNORECASE | re.DOTALL)
         self._heard = heard
         self._token = re.compile(rb"(?<![a-z0-9-])" + name.encode() + rb"(?![a-z0-9-])")
         self.control = control or Open()
+        self.slow = slow
         self.unharmed = unharmed  # unharmed(world): what became of a bait, or None
 
     def command(self, world):

@@ -90,7 +90,8 @@ def test_environment_and_arguments_arrive_byte_for_byte(boot):
     guest = boot()
     argv = ["cat", "/proc/self/environ", "/proc/self/cmdline", "/proc/self/status"]
     result = guest.run(argv, env=env)
-    want = b"\0".join(env) + b"\0" + "".join(word + "\0" for word in argv).encode()
+    own = b"HOME=/root\0"  # its user's, as there is none
+    want = b"\0".join(env) + b"\0" + own + "".join(word + "\0" for word in argv).encode()
     assert result.out[: len(want)] == want
     status = dict(re.findall(r"^(\w+):\s*(\S+)", result.out[len(want) :].decode(), re.MULTILINE))
     assert [int(status[key], 16) for key in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
@@ -159,7 +160,7 @@ def test_the_search_path_is_the_one_of_the_environment(boot):
     guest.end()
     guest = boot()
     result = guest.run(["env"], env=[])  # a default path to find it by, and yet no PATH inside
-    assert (result.code, result.out) == (0, b"")
+    assert (result.code, result.out) == (0, b"HOME=/root\n")
     guest.end()
 
 
