@@ -35,9 +35,7 @@ static void remove_etc(void)
     (void)directory_remove(etc, NULL, NULL);
 }
 
-TestSuite(user, .init = make_etc, .fini = remove_etc);
-
-Test(user, forms)
+Test(user, forms, .init = make_etc, .fini = remove_etc)
 {
     static const struct {
         const char *text;
@@ -72,7 +70,7 @@ Test(user, forms)
     }
 }
 
-Test(user, refused)
+Test(user, refused, .init = make_etc, .fini = remove_etc)
 {
     static const char *const rows[] = {"nobody", "-1", "99999999999", "app:none",
                                        "huge",   "x",  "broken",      "a p p"};
@@ -87,7 +85,7 @@ Test(user, refused)
     cr_expect_eq(user_resolve(etc, longest, &user, &err), -1);
 }
 
-Test(user, files_that_are_none)
+Test(user, files_that_are_none, .init = make_etc, .fini = remove_etc)
 {
     char path[128];
     struct user user;
@@ -101,7 +99,7 @@ Test(user, files_that_are_none)
     cr_expect_eq(user_resolve(etc, "app", &user, NULL), -1, "and it does not wait for a writer");
 }
 
-Test(user, root_is_changed_in_nothing)
+Test(user, root_is_changed_in_nothing, .init = make_etc, .fini = remove_etc)
 {
     struct user user;
 
