@@ -175,8 +175,10 @@ static ssize_t next(void *context, char *out, size_t room)
         (void)pthread_mutex_lock(&stream->lock);
         step(feed);
         bool done = is_done(feed);
-        if (done)
+        if (done) {
             answer(feed);
+            stream->feed = NULL; /* who has read the answer may give more at once */
+        }
         if (!done && exec_is_full(stream) && feed->fd >= 0)
             (void)close(steal_fd(&feed->fd)); /* it would wake us for nothing */
         (void)pthread_mutex_unlock(&stream->lock);
@@ -208,7 +210,8 @@ static void done(void *context)
     struct exec_stream *stream = feed->stream;
 
     (void)pthread_mutex_lock(&stream->lock);
-    stream->feed = NULL;
+    if (stream->feed == feed)
+        stream->feed = NULL;
     (void)pthread_mutex_unlock(&stream->lock);
     exec_unref(stream);
     feed_free(feed);
