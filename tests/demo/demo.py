@@ -31,6 +31,7 @@ CLEAN = {
     "run files": "no run directory",
     "mounts": "none",
     "rows": "none in the database",
+    "cgroups": "none",
 }
 COLOURS = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and "NO_COLOR" not in os.environ
 
