@@ -11,20 +11,15 @@
 
 enum { TREE_DEPTH_MAX = 64 };
 
-char *file_read(const char *path, size_t limit, size_t *ret_length, struct error *err)
+char *file_read_open(int fd, const char *name, size_t limit, size_t *ret_length, struct error *err)
 {
-    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
     CLEANUP_FREE char *data = NULL;
     size_t length = 0, room = 4096;
 
-    if (fd < 0) {
-        error_errno(err, NULL, "%s", path);
-        return NULL;
-    }
     for (;;) {
         char *larger = realloc(data, room + 1);
         if (!larger) {
-            error_errno(err, NULL, "%s", path);
+            error_errno(err, NULL, "%s", name);
             return NULL;
         }
         data = larger;
@@ -32,14 +27,14 @@ char *file_read(const char *path, size_t limit, size_t *ret_length, struct error
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0) {
-            error_errno(err, NULL, "%s", path);
+            error_errno(err, NULL, "%s", name);
             return NULL;
         }
         if (got == 0)
             break;
         length += (size_t)got;
         if (length > limit) {
-            error_set(err, NULL, "%s: larger than %zu bytes", path, limit);
+            error_set(err, NULL, "%s: larger than %zu bytes", name, limit);
             return NULL;
         }
         if (length == room)
@@ -51,6 +46,17 @@ char *file_read(const char *path, size_t limit, size_t *ret_length, struct error
     char *result = data;
     data = NULL;
     return result;
+}
+
+char *file_read(const char *path, size_t limit, size_t *ret_length, struct error *err)
+{
+    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) {
+        error_errno(err, NULL, "%s", path);
+        return NULL;
+    }
+    return file_read_open(fd, path, limit, ret_length, err);
 }
 
 int write_all(int fd, const void *bytes, size_t length)

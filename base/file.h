@@ -10,6 +10,8 @@
 /* Whole contents, NUL-terminated (the NUL is not counted), or NULL: missing, unreadable, or larger
  * than `limit` bytes. The caller frees. ret_length may be NULL. */
 char *file_read(const char *path, size_t limit, size_t *ret_length, struct error *err);
+/* The rest of an open file, which `name` stands for in errors. */
+char *file_read_open(int fd, const char *name, size_t limit, size_t *ret_length, struct error *err);
 /* Writes a temporary sibling and renames it over `path`, so that a reader sees all or nothing.
  * `durable` also syncs file and directory. */
 int file_write(const char *path, const void *bytes, size_t length, mode_t mode, bool durable,

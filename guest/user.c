@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/number.h"
 #include "base/util.h"
 
@@ -23,20 +24,10 @@ static char *read_small(const char *etc, const char *name)
     (void)snprintf(path, sizeof path, "%s/%s", etc, name);
     CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     struct stat status;
-    size_t length = 0;
 
-    if (fd < 0 || fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || status.st_size > FILE_MAX)
+    if (fd < 0 || fstat(fd, &status) < 0 || !S_ISREG(status.st_mode))
         return NULL;
-    char *bytes = malloc((size_t)status.st_size + 1);
-    while (bytes && length < (size_t)status.st_size) {
-        ssize_t got = read(fd, bytes + length, (size_t)status.st_size - length);
-        if (got <= 0)
-            break;
-        length += (size_t)got;
-    }
-    if (bytes)
-        bytes[length] = '\0';
-    return bytes;
+    return file_read_open(fd, path, FILE_MAX, NULL, NULL);
 }
 
 /* Takes the next line apart at its colons, in place; the number of fields, 0 at the end. */

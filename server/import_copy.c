@@ -46,7 +46,6 @@ char *import_read(const struct work *work, const char *path, size_t limit, size_
 {
     CLEANUP_CLOSE int fd = import_open(work, path, err);
     struct stat status;
-    size_t length = 0;
 
     if (fd < 0 || fstat(fd, &status) < 0)
         return NULL;
@@ -54,20 +53,7 @@ char *import_read(const struct work *work, const char *path, size_t limit, size_
         error_set(err, "image-refused", "%s is larger than %zu bytes", path, limit);
         return NULL;
     }
-    char *bytes = malloc((size_t)status.st_size + 1);
-    while (bytes && length < (size_t)status.st_size) {
-        ssize_t got = read(fd, bytes + length, (size_t)status.st_size - length);
-        if (got <= 0)
-            break;
-        length += (size_t)got;
-    }
-    if (!bytes) {
-        error_set(err, NULL, "out of memory");
-        return NULL;
-    }
-    bytes[length] = '\0';
-    *ret_length = length;
-    return bytes;
+    return file_read_open(fd, path, limit, ret_length, err);
 }
 
 /* --- Into it ---------------------------------------------------------------------------------- */

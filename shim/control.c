@@ -13,7 +13,7 @@
 #include "base/util.h"
 #include "shim/protocol.h"
 
-enum { CLIENTS_MAX = 8, SIGNAL_MAX = 64 };
+enum { CLIENTS_MAX = 8 };
 
 struct client {
     struct control *control;
@@ -84,16 +84,75 @@ static uint32_t bounded(const json_t *request, const char *name, json_int_t most
     return number > 0 && number <= most ? (uint32_t)number : 0;
 }
 
-static void tell(struct client *client, const json_t *request, const char *id)
+static void exec_result(struct client *client, const json_t *request, const char *id, int fd)
+{
+    (void)request, (void)fd;
+    answer_result(client, id);
+}
+
+static void exec_tell(struct client *client, const json_t *request, const char *id, int fd)
 {
     const struct control_owner *owner = &client->control->owner;
-    const struct exec_note note = {.signal = bounded(request, "signal", SIGNAL_MAX),
+    const struct exec_note note = {.signal = bounded(request, "signal", EXEC_SIGNAL_MAX),
                                    .rows = (uint16_t)bounded(request, "rows", UINT16_MAX),
                                    .columns = (uint16_t)bounded(request, "columns", UINT16_MAX)};
 
+    (void)fd;
     owner->exec_tell(owner->context, id, &note);
     answer_result(client, id);
 }
+
+static void stop(struct client *client, const json_t *request, const char *id, int fd)
+{
+    const struct control_owner *owner = &client->control->owner;
+
+    (void)id, (void)fd;
+    owner->stop(owner->context, json_member_integer(request, "grace_ms", 0));
+}
+
+static void report(struct client *client, const json_t *request, const char *id, int fd)
+{
+    const struct control_owner *owner = &client->control->owner;
+
+    (void)id, (void)fd;
+    owner->report(owner->context, json_member_integer(request, "id", 0));
+}
+
+static void egress(struct client *client, const json_t *request, const char *id, int fd)
+{
+    const struct control_owner *owner = &client->control->owner;
+
+    (void)id;
+    owner->egress(owner->context, client->number, json_member_integer(request, "id", 0), fd);
+}
+
+static void status(struct client *client, const json_t *request, const char *id, int fd)
+{
+    (void)request, (void)id, (void)fd;
+    send_status(client);
+}
+
+static void exec(struct client *client, const json_t *request, const char *id, int fd)
+{
+    const struct control_owner *owner = &client->control->owner;
+
+    (void)request;
+    owner->exec(owner->context, id, fd);
+}
+
+static const struct {
+    const char *name;
+    bool takes_fd, takes_id;
+    void (*run)(struct client *client, const json_t *request, const char *id, int fd);
+} ops[] = {
+    {"stop", false, false, stop},
+    {"status", false, false, status},
+    {"report", false, false, report},
+    {"egress", true, false, egress},
+    {"exec", true, true, exec},
+    {"exec-result", false, true, exec_result},
+    {"exec-tell", false, true, exec_tell},
+};
 
 /* `fd`: the descriptor that came with it, or -1; taken over by setting it to -1. */
 static void handle(struct client *client, const json_t *request, int *fd)
@@ -111,23 +170,13 @@ static void handle(struct client *client, const json_t *request, int *fd)
             drop(client);
         return;
     }
-    if (op && strcmp(op, "stop") == 0)
-        control->owner.stop(control->owner.context, json_member_integer(request, "grace_ms", 0));
-    else if (op && strcmp(op, "report") == 0)
-        control->owner.report(control->owner.context, json_member_integer(request, "id", 0));
-    else if (op && strcmp(op, "egress") == 0 && *fd >= 0)
-        control->owner.egress(control->owner.context, client->number,
-                              json_member_integer(request, "id", 0), steal_fd(fd));
-    else if (op && strcmp(op, "exec") == 0 && *fd >= 0 && id)
-        control->owner.exec(control->owner.context, id, steal_fd(fd));
-    else if (op && strcmp(op, "exec-result") == 0 && id)
-        answer_result(client, id);
-    else if (op && strcmp(op, "exec-tell") == 0 && id)
-        tell(client, request, id);
-    else if (op && strcmp(op, "status") == 0)
-        send_status(client);
-    else
-        drop(client);
+    for (size_t i = 0; op && i < COUNT_OF(ops); i++)
+        if (strcmp(ops[i].name, op) == 0 && (*fd >= 0 || !ops[i].takes_fd) &&
+            (id || !ops[i].takes_id)) {
+            ops[i].run(client, request, id, ops[i].takes_fd ? steal_fd(fd) : -1);
+            return;
+        }
+    drop(client);
 }
 
 /* One packet; *ret_fd is the descriptor that came with it, or -1. A second one is closed by the

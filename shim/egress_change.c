@@ -69,27 +69,12 @@ static int read_file(const json_t *files, struct change_request *ret, struct err
 static char *read_all(int fd, size_t *ret_length, struct error *err)
 {
     struct stat status;
-    size_t length = 0;
 
-    if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || status.st_size > REQUEST_MAX) {
-        error_set(err, NULL, "the new egress is no file of a size that is taken");
+    if (fstat(fd, &status) < 0 || !S_ISREG(status.st_mode) || lseek(fd, 0, SEEK_SET) < 0) {
+        error_set(err, NULL, "no file of its own");
         return NULL;
     }
-    CLEANUP_FREE char *text = malloc((size_t)status.st_size + 1);
-    while (text && length < (size_t)status.st_size) {
-        ssize_t got = pread(fd, text + length, (size_t)status.st_size - length, (off_t)length);
-        if (got <= 0)
-            break;
-        length += (size_t)got;
-    }
-    if (!text || length != (size_t)status.st_size) {
-        error_set(err, NULL, "the new egress could not be read");
-        return NULL;
-    }
-    *ret_length = length;
-    char *ret = text;
-    text = NULL;
-    return ret;
+    return file_read_open(fd, "its file", REQUEST_MAX, ret_length, err);
 }
 
 static int read_request(int fd, struct change_request *ret, struct error *err)

@@ -18,7 +18,6 @@ enum {
     INPUT_WINDOW_MAX = 128 * 1024, /* what we believe of a guest */
     EXIT_FIXED_SIZE = 13,
     EXIT_CODE_MAX = 255,
-    SIGNAL_MAX = 64,
     /* The guest gets bottled's window in pieces: a byte may come in a frame of its own, which takes
      * fourteen here. */
     WINDOW_PIECE = 16 * 1024,
@@ -178,7 +177,7 @@ static int take_more(struct exec *exec, const struct frame *frame)
     case FRAME_EXEC_WINDOW:
         return take_window(exec, number);
     case FRAME_EXEC_SIGNAL:
-        return number > 0 && number <= SIGNAL_MAX ? 0 : -1;
+        return number > 0 && number <= EXEC_SIGNAL_MAX ? 0 : -1;
     case FRAME_EXEC_RESIZE:
         return length == 4 ? 0 : -1;
     default:
@@ -402,7 +401,7 @@ static int on_window(struct exec *exec, const struct frame *frame)
 static int on_end(struct exec *exec, const struct frame *frame)
 {
     if (frame->length < EXIT_FIXED_SIZE || get_u32(frame->payload + 4) > EXIT_CODE_MAX ||
-        get_u32(frame->payload + 8) > SIGNAL_MAX || frame->payload[12] > 1)
+        get_u32(frame->payload + 8) > EXEC_SIGNAL_MAX || frame->payload[12] > 1)
         return -1;
     finish(exec, frame->payload + 4, frame->length - 4);
     return 0;

@@ -59,7 +59,7 @@
 
 #include <stdint.h>
 
-enum { CONTROL_PACKET_MAX = 16 * 1024 };
+enum { CONTROL_PACKET_MAX = 16 * 1024, EXEC_SIGNAL_MAX = 64 };
 
 #define SHIM_SOCKET "shim.sock"
 #define SHIM_EXIT_RECORD "exit.json"
