@@ -31,3 +31,8 @@ void timestamp_format(int64_t wall_ms, char ret[TIMESTAMP_SIZE])
     size_t length = strftime(ret, TIMESTAMP_SIZE, "%Y-%m-%dT%H:%M:%S", &utc);
     (void)snprintf(ret + length, TIMESTAMP_SIZE - length, ".%03uZ", ms % 1000);
 }
+
+int wait_sooner(int a, int b)
+{
+    return a < 0 || (b >= 0 && b < a) ? b : a;
+}

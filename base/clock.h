@@ -9,3 +9,5 @@ int64_t clock_wall_ms(void);
 int64_t clock_monotonic_ms(void);
 /* RFC 3339 in UTC with milliseconds. */
 void timestamp_format(int64_t wall_ms, char ret[TIMESTAMP_SIZE]);
+/* The sooner of two waits in milliseconds, of which -1 is for ever. */
+int wait_sooner(int a, int b);

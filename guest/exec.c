@@ -166,7 +166,7 @@ static int begin(struct execs *execs, const struct frame *frame)
 
 /* ── what the host says of one ── */
 
-static int take_input(struct exec *exec, const uint8_t *bytes, size_t length)
+static int on_input(struct exec *exec, const uint8_t *bytes, size_t length)
 {
     struct input *input = &exec->input;
 
@@ -188,11 +188,6 @@ static int take_input(struct exec *exec, const uint8_t *bytes, size_t length)
     if (length == 0 && (exec->flags & EXEC_TERMINAL))
         input->bytes[input->end++] = END_OF_INPUT;
     return 0;
-}
-
-static int on_input(struct exec *exec, const uint8_t *payload, size_t length)
-{
-    return take_input(exec, payload, length);
 }
 
 static int on_signal(struct exec *exec, const uint8_t *payload, size_t length)
@@ -279,11 +274,6 @@ void execs_polled(struct execs *execs, const struct pollfd *fds)
     }
 }
 
-static int sooner(int a, int b)
-{
-    return a < 0 || (b >= 0 && b < a) ? b : a;
-}
-
 int execs_wait_ms(const struct execs *execs)
 {
     int64_t now = clock_monotonic_ms();
@@ -293,8 +283,8 @@ int execs_wait_ms(const struct execs *execs)
         const struct exec *exec = execs->items[i];
         int64_t left = exec->until_ms - now;
         if (exec->pid && exec->until_ms)
-            wait = sooner(wait, left < 0 ? 0 : left < INT32_MAX ? (int)left : INT32_MAX);
-        wait = sooner(wait, output_wait_ms(&exec->output));
+            wait = wait_sooner(wait, left < 0 ? 0 : left < INT32_MAX ? (int)left : INT32_MAX);
+        wait = wait_sooner(wait, output_wait_ms(&exec->output));
     }
     return wait;
 }
@@ -397,6 +387,8 @@ void execs_reaped(struct execs *execs, pid_t pid, int status)
             continue;
         exec->pid = 0;
         exec->signal_number = WIFSIGNALED(status) ? (uint32_t)WTERMSIG(status) : 0;
+        if (exec->signal_number != SIGKILL)
+            exec->timed_out = false; /* it was at its own end already */
         exec->code = exec->timed_out       ? TIMED_OUT
                      : WIFSIGNALED(status) ? 128 + exec->signal_number
                                            : (uint32_t)WEXITSTATUS(status);

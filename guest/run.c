@@ -115,18 +115,14 @@ static bool obey(struct run *run, enum run_end *ret)
     }
 }
 
-static int sooner(int a, int b)
-{
-    return a < 0 || (b >= 0 && b < a) ? b : a;
-}
-
 static int wait_ms(const struct run *run)
 {
     int64_t now = clock_monotonic_ms();
-    int wait = sooner(execs_wait_ms(&run->execs), output_wait_ms(&run->output));
+    int wait = wait_sooner(execs_wait_ms(&run->execs), output_wait_ms(&run->output));
 
     if (run->report.fd >= 0)
-        wait = sooner(wait, now < run->report.until_ms ? (int)(run->report.until_ms - now) : 100);
+        wait =
+            wait_sooner(wait, now < run->report.until_ms ? (int)(run->report.until_ms - now) : 100);
     return wait;
 }
 
