@@ -19,6 +19,7 @@ enum {
     RESUME_MS = 100, /* after a lack of descriptors that no end of ours will mend */
     DIAL_MS = 3000,  /* an engine that reads a new config is away for some of it */
     DIAL_AGAIN_MS = 10,
+    YIELD_MS = 250, /* how long the guest may close first */
     LINGER_MS = 2000,
     ACCOUNT_MS = 60000,
 };
@@ -50,6 +51,11 @@ static void hang_up(struct connection *connection)
 {
     loop_remove(connection->relay->loop, &connection->sidecar);
     close_fd(&connection->sidecar.fd);
+}
+
+static void set_timer(struct connection *connection, int64_t in_ms)
+{
+    loop_timer_set(connection->relay->loop, &connection->timer, clock_monotonic_ms() + in_ms);
 }
 
 void connection_free(struct connection *connection)
@@ -142,9 +148,9 @@ static int pump(struct direction *way)
         if (result > 0)
             result = drain(way);
         if (result > 0 && way->ended) {
-            if (!way->shut)
+            if (!way->shut && !way->yields)
                 (void)shutdown(way->to, SHUT_WR);
-            way->shut = true;
+            way->shut = !way->yields;
             return 0;
         }
     }
@@ -233,7 +239,7 @@ static int dial_failed(struct connection *connection)
         return -1;
     if (now >= connection->dial_until_ms)
         return gate_on_unreachable(connection);
-    loop_timer_set(connection->relay->loop, &connection->timer, now + DIAL_AGAIN_MS);
+    set_timer(connection, DIAL_AGAIN_MS);
     return 0;
 }
 
@@ -280,7 +286,7 @@ int connection_finish(struct connection *connection, const char *bytes, size_t l
     connection->in.first_length = length;
     connection->in.held = 0;
     connection->in.ended = true;
-    loop_timer_set(connection->relay->loop, &connection->timer, clock_monotonic_ms() + LINGER_MS);
+    set_timer(connection, connection->in.yields ? YIELD_MS : LINGER_MS);
     return pump(&connection->in);
 }
 
@@ -306,9 +312,26 @@ static int flow(struct connection *connection)
         out->held = out->first_length = 0; /* it answered before it had read all */
         out->limit = 0;
     }
+    in->yields = in->yields && !out->ended;
     if (pump(in) < 0 || (out->shut && in->shut))
         return -1;
-    return in->shut && connection->one_answer ? connection_finish(connection, NULL, 0) : 0;
+    if (!in->ended || has_more(in))
+        return 0;
+    if (connection->one_answer)
+        return connection_finish(connection, NULL, 0);
+    if (in->yields && !connection->timer.active)
+        set_timer(connection, YIELD_MS);
+    return 0;
+}
+
+/* The guest did not close first: now it is told. */
+static int on_yielded(struct connection *connection)
+{
+    connection->in.yields = false;
+    if (connection->stage == STAGE_FLOW)
+        return flow(connection);
+    set_timer(connection, LINGER_MS);
+    return pump(&connection->in);
 }
 
 /* -1: it is over. */
@@ -326,8 +349,10 @@ static int step(struct connection *connection, const struct loop_source *source,
             return guest ? -1 : gate_on_answer(connection);
         return events & (EPOLLIN | EPOLLHUP | EPOLLERR) ? gate_on_answer(connection) : 0;
     case STAGE_HELLO:
+        connection->in.yields = false; /* the guest has said nothing yet, and may wait for us */
         if ((events & EPOLLERR) || pump(&connection->in) < 0)
             return -1;
+        connection->in.yields = !connection->in.ended;
         return guest ? gate_on_guest(connection) : 0;
     case STAGE_FLOW:
         return events & EPOLLERR ? -1 : flow(connection);
@@ -359,6 +384,9 @@ static void on_timer(struct loop_timer *timer)
 
     if (connection->stage == STAGE_DIAL)
         result = connection_dial(connection);
+    else if (connection->stage == STAGE_FLOW ||
+             (connection->stage == STAGE_LINGER && connection->in.yields))
+        result = on_yielded(connection);
     else if (connection->stage != STAGE_LINGER && connection->gate)
         result = gate_on_late(connection);
     if (result < 0)
@@ -388,7 +416,7 @@ static void connection_new(struct relay *relay, int guest)
         .guest = {.fd = guest, .callback = on_event, .data = connection},
         .sidecar = {.fd = -1, .callback = on_event, .data = connection},
         .out = {.from = guest, .to = -1, .pipe = {-1, -1}, .limit = UINT64_MAX},
-        .in = {.from = -1, .to = guest, .pipe = {-1, -1}, .limit = UINT64_MAX},
+        .in = {.from = -1, .to = guest, .pipe = {-1, -1}, .limit = UINT64_MAX, .yields = true},
         .stage = STAGE_HEAD,
         .timer = {.callback = on_timer, .data = connection},
         .next = relay->connections,

@@ -5,7 +5,13 @@
  *
  * The proxy's relay is guarded: it reads the head of each request, refuses by itself what no egress
  * rule allows, holds a TLS hello for another host than the tunnel's, and notes what it saw
- * (shim/relay_gate.c). After that it moves bytes like any other. */
+ * (shim/relay_gate.c). After that it moves bytes like any other.
+ *
+ * Whoever closes a connection first keeps its port for a minute. On the guest's side of gvproxy
+ * that is the guest's kernel, which then takes other ports, or gvproxy's stack, which drops a new
+ * connection from a port that it keeps: its guest waits for up to a minute. So the end of what a
+ * sidecar sends is held for a quarter of a second: most clients know that they have all, and close.
+ */
 #pragma once
 
 #include <stdint.h>

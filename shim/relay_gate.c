@@ -179,6 +179,7 @@ static int cut(struct connection *connection, const char *why, bool tls)
     static const char unrecognized_name[] = "\x15\x03\x03\x00\x02\x02\x70";
 
     note_denied(connection, why);
+    connection->in.yields = false;
     if (connection_push(connection) < 0)
         return -1;
     return connection_finish(connection, unrecognized_name, tls ? sizeof unrecognized_name - 1 : 0);

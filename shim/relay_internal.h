@@ -14,7 +14,8 @@ struct direction {
     size_t first_length;
     uint64_t limit; /* how much more may be read; 0: nothing, not even the end */
     bool ended;     /* `from` is at its end */
-    bool shut;      /* and `to` was told */
+    bool yields;    /* `to` is not told yet: it may close by itself */
+    bool shut;      /* `to` was told */
     int64_t bytes;  /* sent on */
 };
 
