@@ -89,29 +89,52 @@ void verb_runts(char **args)
 /* --- The machine's own surface -----------------------------------------------------------------
  */
 
+/* Port I/O as the guest's kernel lets it be: by the instructions, or by a device of its own. */
+static int ports_open(void)
+{
+    return iopl(3) == 0 ? 0 : open("/dev/port", O_RDWR | O_CLOEXEC);
+}
+
+static void say_port(int fd, uint16_t port)
+{
+    uint8_t value = 0;
+
+    if (fd == 0)
+        value = inb(port);
+    else if (pread(fd, &value, 1, port) != 1)
+        say("[%s]", strerror(errno));
+    say("%x=%02x ", port, value);
+}
+
 /* PORT… : what each I/O port reads as, a byte each. */
 void verb_ports(char **args)
 {
-    if (iopl(3) < 0) {
-        say("iopl: %s", strerror(errno));
-        return;
-    }
-    for (; *args; args++) {
-        uint16_t port = (uint16_t)number(*args);
-        say("%x=%02x ", port, inb(port));
-    }
+    int fd = ports_open();
+
+    if (fd < 0)
+        say("port I/O: %s", strerror(errno));
+    for (; fd >= 0 && *args; args++)
+        say_port(fd, (uint16_t)number(*args));
 }
 
-/* PORT VALUE… : writes to I/O ports; whoever can say so afterwards is still alive. */
+/* PORT VALUE… : writes words to I/O ports, and says what each reads as then; whoever can say so is
+ * still alive. The device takes bytes: a word is its two, one after the other. */
 void verb_poke(char **args)
 {
-    if (iopl(3) < 0) {
-        say("iopl: %s", strerror(errno));
-        return;
+    int fd = ports_open();
+
+    if (fd < 0)
+        say("port I/O: %s", strerror(errno));
+    for (; fd >= 0 && args[0] && args[1]; args += 2) {
+        uint16_t port = (uint16_t)number(args[0]), value = (uint16_t)number(args[1]);
+        const uint8_t bytes[] = {(uint8_t)value, (uint8_t)(value >> 8)};
+        if (fd == 0)
+            outw(value, port);
+        else if (pwrite(fd, bytes, sizeof bytes, port) != (ssize_t)sizeof bytes)
+            say("[%s]", strerror(errno));
+        say_port(fd, port);
     }
-    for (; args[0] && args[1]; args += 2)
-        outw((uint16_t)number(args[1]), (uint16_t)number(args[0]));
-    say("alive");
+    say(fd < 0 ? "" : "alive");
 }
 
 /* PATH MIB : fills a device. */

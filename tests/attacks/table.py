@@ -15,6 +15,7 @@ import shlex
 import socket
 
 import frames
+import harness
 
 
 class World:
@@ -34,19 +35,25 @@ class World:
 class Row:
     """`command(world)`: arguments of the attacker. `back`: what must be found in what comes back.
     `within`: milliseconds. `heard(packet, said, world)`: is this packet the row's? `slow`: so many packets that an
-    emulated KVM, where each is some exits of the VM, takes minutes: tried by TCG only."""
+    emulated KVM, where each is some exits of the VM, takes minutes: tried by TCG only. `backends`: those that it is
+    about (harness.ROWS), when not all."""
 
-    def __init__(self, name, sends, command, back, within=2500, heard=None, control=None, unharmed=None, slow=False):
+    def __init__(self, name, sends, command, back, within=2500, heard=None, control=None, unharmed=None, slow=False,
+                 backends=None):  # fmt: skip
         self.name, self.sends, self._command, self.within = name, sends, command, within
         self.back = re.compile(back, re.IGNORECASE | re.DOTALL)
         self._heard = heard
         self._token = re.compile(rb"(?<![a-z0-9-])" + name.encode() + rb"(?![a-z0-9-])")
         self.control = control or Open()
-        self.slow = slow
+        self.slow, self.backends = slow, backends
         self.unharmed = unharmed  # unharmed(world): what became of a bait, or None
 
     def command(self, world):
         return shlex.join(["attacker", self.name, *map(str, self._command(world))])
+
+    def is_tried_on(self, backend):
+        fast = harness.ROWS[backend]["accelerator"] != "kvm"
+        return (fast or not self.slow) and (not self.backends or backend in self.backends)
 
     def is_mine(self, packet, said, world):
         if self._heard:

@@ -47,6 +47,10 @@ ROW = ROWS["qemu-tcg"]  # in force; set by the fixture `row`
 VERDICT = "kvm-probe.json"
 
 
+def name_of(row):
+    return next(name for name, one in ROWS.items() if one is row)
+
+
 class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path, timeout):
         super().__init__("bottled", timeout=timeout)
