@@ -90,7 +90,8 @@ static int start_vm(struct supervisor *sup, struct error *err)
 
 void bringup_send_start(struct supervisor *sup)
 {
-    if (!sup->hello || !sup->sidecars_ready || sup->start_sent || sup->phase != PHASE_STARTING)
+    if (!sup->hello || !sup->cell_ready || !sup->sidecars_ready || sup->start_sent ||
+        sup->phase != PHASE_STARTING)
         return;
     struct error err = ERROR_INIT;
     sup->start_sent = true;
@@ -127,13 +128,16 @@ static void look_for_cell(struct supervisor *sup)
     const struct health_owner owner = {on_gvproxy_lost, sup};
     struct error err = ERROR_INIT;
 
-    if (sup->listeners.active || !is_socket("net/net.sock") || !is_socket("net/api.sock"))
+    if (sup->restarting_vm || sup->listeners.active || !is_socket("net/net.sock") ||
+        !is_socket("net/api.sock"))
         return;
     sup->cell_ready = true;
     if (!(sup->health = health_new(sup->loop, "net", &owner, &err)))
         supervisor_fail(sup, "watching gvproxy: %s", err.text);
-    else if (start_vm(sup, &err) < 0)
+    else if (!sup->vm.pid && start_vm(sup, &err) < 0)
         supervisor_fail(sup, "starting the VM: %s", err.text);
+    else
+        bringup_send_start(sup);
 }
 
 static void on_tick(struct loop_timer *timer)
@@ -287,7 +291,9 @@ void bringup_begin(struct supervisor *sup)
     sup->deadline = (struct loop_timer){.callback = on_boot_late, .data = sup};
     sup->sidecars_until_ms = now + sup->launch->sidecar_timeout_ms;
     sup->sidecars_ready = sup->launch->n_sidecars == 0;
-    if (start_sidecars(sup, &err) < 0 || start_cell(sup, &err) < 0) {
+    /* A machine from a template sends nothing before START, so that it need not wait for the cell. */
+    if (start_sidecars(sup, &err) < 0 || start_cell(sup, &err) < 0 ||
+        (restore_wanted(sup) && start_vm(sup, &err) < 0)) {
         supervisor_fail(sup, "%s", err.text);
         return;
     }
