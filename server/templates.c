@@ -90,12 +90,13 @@ static bool facts_hold(const struct templates *templates, const char *key)
     path_of(templates, key, TEMPLATE_FACTS_FILE, path);
     CLEANUP_FREE char *facts = file_read(path, TEMPLATE_FACTS_MAX, NULL, NULL);
     char *next = NULL;
+    bool dated = false;
     if (!facts || !boot)
         return false;
     boot[strcspn(boot, "\n")] = '\0';
     for (char *line = strtok_r(facts, "\n", &next); line; line = strtok_r(NULL, "\n", &next)) {
         CLEANUP_TEXT struct text now = TEXT_INIT;
-        if (strncmp(line, "boot ", 5) == 0 && strcmp(line + 5, boot) != 0)
+        if (strncmp(line, "boot ", 5) == 0 && !(dated = strcmp(line + 5, boot) == 0))
             return false;
         if (strncmp(line, "file ", 5) != 0)
             continue;
@@ -109,7 +110,7 @@ static bool facts_hold(const struct templates *templates, const char *key)
             strncmp(now.data, line, strlen(line)) != 0)
             return false;
     }
-    return true;
+    return dated;
 }
 
 static struct template_entry *least_used(struct templates *templates, const char *keep)

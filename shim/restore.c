@@ -11,7 +11,7 @@
 #include "shim/qmp.h"
 #include "shim/supervisor_internal.h"
 
-enum { RESTORE_MS = 10000 };
+enum { RESTORE_PART = 3 }; /* of the time that a boot may take */
 
 bool restore_wanted(const struct supervisor *sup)
 {
@@ -20,10 +20,12 @@ bool restore_wanted(const struct supervisor *sup)
 
 static void on_late(struct loop_timer *timer)
 {
+    struct supervisor *sup = timer->data;
     char words[96];
 
-    (void)snprintf(words, sizeof words, "its guest said nothing for %d s", RESTORE_MS / 1000);
-    restore_fail(timer->data, words);
+    (void)snprintf(words, sizeof words, "its guest said nothing for %lld ms",
+                   (long long)sup->launch->boot_timeout_ms / RESTORE_PART);
+    restore_fail(sup, words);
 }
 
 static void on_monitor(struct loop_source *source, uint32_t events)
@@ -72,7 +74,8 @@ void restore_started(struct supervisor *sup)
     struct restore *restore = &sup->restore;
 
     restore->deadline = (struct loop_timer){.callback = on_late, .data = sup};
-    loop_timer_set(sup->loop, &restore->deadline, clock_monotonic_ms() + RESTORE_MS);
+    loop_timer_set(sup->loop, &restore->deadline,
+                   clock_monotonic_ms() + sup->launch->boot_timeout_ms / RESTORE_PART);
     if (agent_send_empty(&sup->agent, FRAME_WAKE) < 0)
         restore_fail(sup, "its agent's channel was closed");
 }
