@@ -41,11 +41,11 @@ struct host {
  * per boot of the host, kernel, QEMU and deadline. */
 int host_probe(struct host *host, struct error *err);
 
-/* Runs bottle-shim by a launch spec that is only to be tried, and takes its one line: 1: it was "ok";
- * 0: it was other words, or none came in time or before `cancel` (-1: nobody) could be read; -1. The
- * shim and all that it started are dead by then, or about to be. */
-int shim_try(const struct host *host, const json_t *spec, int cancel, char *ret_answer,
-             size_t size, struct error *err);
+/* Runs bottle-shim by a launch spec that is only to be tried, and takes its one line: 1: it was
+ * "ok"; 0: it was other words, or none came in time or before `cancel` (-1: nobody) could be read;
+ * -1. The shim and all that it started are dead by then, or about to be. */
+int shim_try(const struct host *host, const json_t *spec, int cancel, char *ret_answer, size_t size,
+             struct error *err);
 
 enum { TOOLS_MAX = 16 };
 
@@ -67,8 +67,8 @@ struct preflight {
 /* A line of a file that must stay as it is: path, size, time of change, number. -1 with errno. */
 int template_file_line(const char *path, struct text *ret);
 
-/* How a backend starts machines from templates: a machine that booted up to its agent's HELLO, saved
- * as two files, `ram` (all bottles of it map that privately) and `state` (of its devices). */
+/* How a backend starts machines from templates: a machine that booted up to its agent's HELLO,
+ * saved as two files, `ram` (all bottles of it map that privately) and `state` (of its devices). */
 struct templating {
     /* What a template of the plan's machine depends on, a fact a line: "file PATH …" as
      * template_file_line() gives it, "boot ID", and others. Two plans with the same lines have one

@@ -203,8 +203,8 @@ static bool read_answer(int fd, int cancel, int64_t until_ms, char *ret, size_t 
     return strcmp(ret, "ok") == 0;
 }
 
-int shim_try(const struct host *host, const json_t *spec, int cancel, char *ret_answer,
-             size_t size, struct error *err)
+int shim_try(const struct host *host, const json_t *spec, int cancel, char *ret_answer, size_t size,
+             struct error *err)
 {
     char shim[PATH_MAX];
     int64_t until = clock_monotonic_ms() + host->boot_timeout_ms + SLACK_MS;

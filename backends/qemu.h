@@ -18,11 +18,13 @@ void qemu_preflight(const struct host *host, const struct spec *spec, struct pre
 int qemu_prepare(const struct host *host, struct plan *plan, struct error *err);
 /* Where it is, its links followed. */
 int qemu_find(const struct host *host, char *ret, size_t size, struct error *err);
-/* The machine of a plan; `qemu` is the program's path. What it points to is the plan's, or static. */
+/* The machine of a plan; `qemu` is the program's path. What it points to is the plan's, or static.
+ */
 struct qemu_config qemu_configure(const struct host *host, const struct plan *plan,
                                   const char *qemu);
 bool qemu_is_kvm(const struct plan *plan);
-/* "vm" of a launch spec: that argument vector, with the files that it names; `image` may be NULL. */
+/* "vm" of a launch spec: that argument vector, with the files that it names; `image` may be NULL.
+ */
 json_t *qemu_vm_encode(const struct host *host, const char *qemu, const char *image, json_t *argv,
                        bool kvm);
 extern const struct templating qemu_templating;

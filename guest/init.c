@@ -1,9 +1,10 @@
 /* bottle-init: PID 1 of the guest.
  *
  * It loads the kernel modules of the boot root, says HELLO on the agent port, takes START (here a
- * template of the machine is saved, and restored), seeds the random generator, brings up the network, makes the bottle's root, runs the command, says EXIT and ends the machine. It is
- * static and calls nothing of the C library that looks up names, locales or users: there is no file
- * for that where it starts.
+ * template of the machine is saved, and restored), seeds the random generator, brings up the
+ * network, makes the bottle's root, runs the command, says EXIT and ends the machine. It is static
+ * and calls nothing of the C library that looks up names, locales or users: there is no file for
+ * that where it starts.
  *
  * PID 1 must not end: every fault becomes a line on the console, FAILED on the port, and an orderly
  * power off. */

@@ -8,9 +8,9 @@
  * kernel prints nothing under TCG.
  *
  * A template is a machine whose memory is a file. It is made with the file shared, so that the file
- * is the memory; then QEMU saves the devices only. A bottle maps the same file for itself alone: what
- * it writes is its own page from then on. Kernel and boot root are in the memory already, so that a
- * restored machine is given neither. */
+ * is the memory; then QEMU saves the devices only. A bottle maps the same file for itself alone:
+ * what it writes is its own page from then on. Kernel and boot root are in the memory already, so
+ * that a restored machine is given neither. */
 #include <jansson.h>
 #include <stdlib.h>
 
@@ -205,9 +205,9 @@ int render_qemu(const struct qemu_config *config, struct text *out, struct error
     json_t *root = json_object();
     enum machine machine = config->template_make ? MACHINE_MAKE : MACHINE_COLD;
     bool restores = config->template_ram && !config->template_make;
-    bool failed = json_object_set_new(root, "argv", argv_of(config, machine)) < 0 ||
-                  (restores &&
-                   json_object_set_new(root, "restore", argv_of(config, MACHINE_RESTORE)) < 0);
+    bool failed =
+        json_object_set_new(root, "argv", argv_of(config, machine)) < 0 ||
+        (restores && json_object_set_new(root, "restore", argv_of(config, MACHINE_RESTORE)) < 0);
     char *text = failed ? NULL : json_dumps(root, JSON_INDENT(2));
     json_decref(root);
     if (text) {

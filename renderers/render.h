@@ -37,8 +37,8 @@ struct qemu_config {
     /* The guest's memory as a file in the jail, where the machine can come from a template; else
      * NULL. */
     const char *template_ram;
-    bool template_make;   /* the machine that the template is made of, not a bottle's */
-    int qmp_fd;           /* the descriptor of the monitor's socket */
+    bool template_make; /* the machine that the template is made of, not a bottle's */
+    int qmp_fd;         /* the descriptor of the monitor's socket */
 };
 
 /* qemu.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. With template_ram also

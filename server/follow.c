@@ -99,8 +99,8 @@ static void note_state(struct runner *runner, const struct shim_status *status)
     struct bottle_row *row = &runner->row;
     bool moved = row->state != status->state;
 
-    if (!moved && row->boots == status->boots && strcmp(row->boot, status->boot) == 0 && strcmp(row->reason, status->reason) == 0 &&
-        row->started_ms == status->started_ms)
+    if (!moved && row->boots == status->boots && strcmp(row->boot, status->boot) == 0 &&
+        strcmp(row->reason, status->reason) == 0 && row->started_ms == status->started_ms)
         return;
     row->state = status->state;
     row->boots = status->boots;
@@ -122,8 +122,8 @@ static void note_template(struct runner *runner, const struct shim_status *statu
         return;
     if (status->template_failed && !runner->template_told) {
         runner->template_told = true;
-        log_event(LEVEL_WARNING, "a template could not be restored",
-                  LOG_TEXT("slug", runner->slug), LOG_TEXT("key", runner->template_key));
+        log_event(LEVEL_WARNING, "a template could not be restored", LOG_TEXT("slug", runner->slug),
+                  LOG_TEXT("key", runner->template_key));
         templates_failed(templates, runner->template_key,
                          status->boot_reason[0] ? status->boot_reason : "it could not be restored");
     }

@@ -29,7 +29,7 @@ struct shim_status {
     bool has_exit_code;
     int exit_code;
     int64_t started_ms, finished_ms, boots; /* 0: not yet, or not said */
-    char boot[12]; /* "template", "cold"; "": no guest has come up yet */
+    char boot[12];                          /* "template", "cold"; "": no guest has come up yet */
     char boot_reason[REASON_SIZE];
     bool template_failed;
     pid_t pid;

@@ -4,11 +4,11 @@
  * Theory of operation. A template is a folder <state_dir>/templates/<sha256 of what it depends on>
  * with the files `ram` (read by bottles, written by nobody), `state` (of the devices) and
  * `made-from` (those facts, a line each). The first start of a machine is cold; once that bottle
- * runs, a thread of ours has its template made by a bottle-shim, in a VM's own jail and as a user of
- * its own, in the folder `.making`, which is renamed when all of it is done. What the facts no
- * longer fit (another kernel, QEMU, image, boot of the host) is removed at the start and before each
- * making; what goes over template_max_mib is removed by least use. Bottles that run keep the file
- * that they map, wherever its name has gone.
+ * runs, a thread of ours has its template made by a bottle-shim, in a VM's own jail and as a user
+ * of its own, in the folder `.making`, which is renamed when all of it is done. What the facts no
+ * longer fit (another kernel, QEMU, image, boot of the host) is removed at the start and before
+ * each making; what goes over template_max_mib is removed by least use. Bottles that run keep the
+ * file that they map, wherever its name has gone.
  *
  * There is nothing of a bottle in a template: it is saved before START, which is all that a machine
  * is ever told. */

@@ -21,16 +21,16 @@ struct template_entry {
     struct template_entry *next;
     char key[SHA256_HEX_SIZE];
     enum template_state state;
-    int64_t bytes, used_ms;       /* of one that is ready */
-    unsigned failures;            /* makings and restores, since the daemon's start */
-    char reason[TEMPLATE_WORDS];  /* of the last of them */
-    struct plan_ref *plan;        /* of one that is wanted */
+    int64_t bytes, used_ms;      /* of one that is ready */
+    unsigned failures;           /* makings and restores, since the daemon's start */
+    char reason[TEMPLATE_WORDS]; /* of the last of them */
+    struct plan_ref *plan;       /* of one that is wanted */
 };
 
 struct templates {
     struct app *app;
     char *folder;
-    int cancel; /* readable once the thread is to end */
+    int cancel;           /* readable once the thread is to end */
     pthread_mutex_t lock; /* all below */
     pthread_cond_t wake;
     pthread_t thread;

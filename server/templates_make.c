@@ -20,7 +20,13 @@
 #include "base/util.h"
 #include "server/templates_internal.h"
 
-enum { MIB = 1 << 20, PAGE = 4096, PIECE = 64 * PAGE, ROOM = PATH_MAX + 32, SPARE_UID = SUBNETS_MAX + 1 };
+enum {
+    MIB = 1 << 20,
+    PAGE = 4096,
+    PIECE = 64 * PAGE,
+    ROOM = PATH_MAX + 32,
+    SPARE_UID = SUBNETS_MAX + 1
+};
 
 /* Imports have SUBNETS_MAX, bottles what is below. */
 static unsigned own_uid(const struct host *host)
@@ -69,8 +75,8 @@ static int boot_and_save(struct templates *templates, const struct plan *plan, c
     if (backend_find(plan->backend)->templating->make(host, plan, path, &vm, &save, err) < 0)
         return -1;
     (void)snprintf(run_dir, sizeof run_dir, "%s/run", path);
-    CLEANUP_JSON json_t *spec = launch_frame(host, vm, plan->spec.memory_mib, "template", run_dir,
-                                             run_dir, uid, "-", err);
+    CLEANUP_JSON json_t *spec =
+        launch_frame(host, vm, plan->spec.memory_mib, "template", run_dir, run_dir, uid, "-", err);
     if (!spec || json_object_set(spec, "save", save) < 0 ||
         json_object_set_new(spec, "probe", json_true()) < 0) {
         json_decref(save);

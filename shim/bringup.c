@@ -81,7 +81,8 @@ static int start_vm(struct supervisor *sup, struct error *err)
                                    {filter, JAIL_FILTER_FD},
                                    {monitor_end, launch->template.qmp_fd},
                                    {launch->template.state_file, launch->template.state_fd}};
-    if (child_start(&sup->vm, argv.items, fds, restores ? COUNT_OF(fds) : COUNT_OF(fds) - 2, err) < 0)
+    if (child_start(&sup->vm, argv.items, fds, restores ? COUNT_OF(fds) : COUNT_OF(fds) - 2, err) <
+        0)
         return -1;
     if (restores)
         restore_started(sup);
@@ -291,7 +292,8 @@ void bringup_begin(struct supervisor *sup)
     sup->deadline = (struct loop_timer){.callback = on_boot_late, .data = sup};
     sup->sidecars_until_ms = now + sup->launch->sidecar_timeout_ms;
     sup->sidecars_ready = sup->launch->n_sidecars == 0;
-    /* A machine from a template sends nothing before START, so that it need not wait for the cell. */
+    /* A machine from a template sends nothing before START, so that it need not wait for the cell.
+     */
     if (start_sidecars(sup, &err) < 0 || start_cell(sup, &err) < 0 ||
         (restore_wanted(sup) && start_vm(sup, &err) < 0)) {
         supervisor_fail(sup, "%s", err.text);

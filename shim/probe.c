@@ -115,8 +115,7 @@ int probe_run(struct launch *launch, struct error *err)
         return error_errno(err, NULL, "socketpair");
     CLEANUP_CLOSE int agent_guest = agent[1];
     CLEANUP_CLOSE int agent_host = agent[0];
-    if (launch->save.state &&
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, monitor) < 0)
+    if (launch->save.state && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, monitor) < 0)
         return error_errno(err, NULL, "socketpair");
     CLEANUP_CLOSE int monitor_vm = monitor[1];
     CLEANUP_CLOSE int monitor_host = monitor[0];

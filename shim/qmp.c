@@ -139,10 +139,10 @@ int qmp_save(int fd, int state, int64_t until_ms, struct error *err)
     int result = -1;
 
     if (command(&monitor, capabilities, -1) < 0 || command(&monitor, ignore_shared, -1) < 0 ||
-        command(&monitor, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"}}\n",
-                state) < 0 ||
-        command(&monitor, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:state\"}}\n",
-                -1) < 0)
+        command(&monitor, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"state\"}}\n", state) <
+            0 ||
+        command(&monitor, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:state\"}}\n", -1) <
+            0)
         goto out;
     while ((result = look(&monitor)) == 0)
         (void)poll(NULL, 0, LOOK_MS);

@@ -1,6 +1,6 @@
-/* QEMU's monitor (QMP: JSON, an object a line), for what templates need: saving a machine's devices,
- * and restoring them. The other end is a machine's process, and is not trusted: what it says is
- * bounded, and only looked at for "did it work". */
+/* QEMU's monitor (QMP: JSON, an object a line), for what templates need: saving a machine's
+ * devices, and restoring them. The other end is a machine's process, and is not trusted: what it
+ * says is bounded, and only looked at for "did it work". */
 #pragma once
 
 #include <stdint.h>

@@ -61,8 +61,8 @@ int restore_begin(struct supervisor *sup, int *ret_vm_end, struct error *err)
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
         return error_errno(err, "launch-failed", "socketpair");
     restore->under_way = true;
-    restore->monitor = (struct loop_source){
-        .fd = ends[0], .events = EPOLLIN, .callback = on_monitor, .data = sup};
+    restore->monitor =
+        (struct loop_source){.fd = ends[0], .events = EPOLLIN, .callback = on_monitor, .data = sup};
     *ret_vm_end = ends[1];
     return qmp_restore(ends[0], sup->launch->template.state_fd, err) < 0
                ? -1

@@ -255,9 +255,8 @@ static void read_bottle(struct reader *reader, const json_t *spec, struct launch
 int launch_decode(const char *bytes, size_t length, struct launch *ret, struct error *err)
 {
     struct reader reader = {.err = err};
-    struct launch launch = {.json = json_parse(bytes, length, err),
-                            .template.state_file = -1,
-                            .save.state_file = -1};
+    struct launch launch = {
+        .json = json_parse(bytes, length, err), .template.state_file = -1, .save.state_file = -1};
     const json_t *spec = launch.json, *vm = json_object_get(spec, "vm");
 
     if (!spec)

@@ -10,8 +10,8 @@
  * {"path","name","check":[…],"complaint"|null,"hangs_up","in_force"}}], "vm":
  * {"name","argv":[…],"binds":[["host","jail"(,true:
  * writable)],…],"dev_kvm":bool,"agent_fd":N(,"disk_mib":N)(,"template":
- * {"argv","binds","env","qmp_fd","state","state_fd"})(,"cold_reason")}, "cgroup": "path" of the group to enter
- * (none: absent), "resources":
+ * {"argv","binds","env","qmp_fd","state","state_fd"})(,"cold_reason")}, "cgroup": "path" of the
+ * group to enter (none: absent), "resources":
  * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "probe": true only to find out
  * whether a VM boots: then gvproxy, forwards, sidecars and guest are absent, "save": {"state",
  * "qmp_fd"} with a probe: a template is made of it, "guest":
@@ -105,7 +105,7 @@ struct launch {
     struct vm_template template;
     const char *cold_reason; /* why there is no template; NULL where there is one */
     struct vm_template save; /* of a probe: where a template is made; state NULL: nowhere */
-    uint8_t *start; /* START frame for the guest, header and payload; owned */
+    uint8_t *start;          /* START frame for the guest, header and payload; owned */
     size_t start_length;
     uint8_t mac[6];
     char *staged[STAGED_MAX]; /* paths that staging made; owned */

@@ -67,11 +67,11 @@ static json_t *spec_with_template(void)
 {
     json_t *spec = json_parse(good_spec, strlen(good_spec), NULL);
 
-    (void)json_object_set_new(
-        json_object_get(spec, "vm"), "template",
-        json_pack("{s:[s, s], s:[[s, s]], s:{s:s}, s:i, s:s, s:i}", "argv", "/usr/bin/qemu",
-                  "-incoming", "binds", "/t/ram", "/vm/ram", "env", "LD_PRELOAD", "/vm/p.so",
-                  "qmp_fd", 6, "state", "/t/state", "state_fd", 7));
+    (void)json_object_set_new(json_object_get(spec, "vm"), "template",
+                              json_pack("{s:[s, s], s:[[s, s]], s:{s:s}, s:i, s:s, s:i}", "argv",
+                                        "/usr/bin/qemu", "-incoming", "binds", "/t/ram", "/vm/ram",
+                                        "env", "LD_PRELOAD", "/vm/p.so", "qmp_fd", 6, "state",
+                                        "/t/state", "state_fd", 7));
     return spec;
 }
 
@@ -90,9 +90,10 @@ Test(launch_spec, a_template_is_another_way_up)
     jail_vm(&warm, &launch, &launch.template.program);
     bool found[2] = {false, false};
     for (size_t i = 0; i + 2 < warm.count; i++) {
-        found[0] |= strcmp(warm.items[i], "--ro-bind") == 0 &&
-                    strcmp(warm.items[i + 2], "/vm/ram") == 0;
-        found[1] |= strcmp(warm.items[i], "--bind") == 0 && strcmp(warm.items[i + 2], "/vm/ram") == 0;
+        found[0] |=
+            strcmp(warm.items[i], "--ro-bind") == 0 && strcmp(warm.items[i + 2], "/vm/ram") == 0;
+        found[1] |=
+            strcmp(warm.items[i], "--bind") == 0 && strcmp(warm.items[i + 2], "/vm/ram") == 0;
     }
     cr_expect(found[0] && !found[1], "a template's memory is for reading");
     cr_expect_str_eq(warm.items[warm.count - 1], "-incoming");
