@@ -49,12 +49,12 @@ endif
 
 OBJ := $(BUILD)/obj
 STATIC := $(BUILD)/obj-static
-MAINS := server/main.c shim/main.c shim/cell.c shim/krun.c shim/owner.c
+MAINS := server/main.c shim/main.c shim/cell.c shim/krun.c shim/owner.c shim/private.c
 SOURCES := $(foreach folder,base renderers api backends shim server,$(wildcard $(folder)/*.c))
 LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard guest/protocol.c guest/checks.c guest/user.c)
 GUEST_SOURCES := $(wildcard guest/*.c)
 OPEN := $(BUILD)/open-cell
-OPEN_PROGRAMS := $(addprefix $(OPEN)/,bottle-shim bottle-cell bottle-krun bottle-owner.so guest openapi.yaml)
+OPEN_PROGRAMS := $(addprefix $(OPEN)/,bottle-shim bottle-cell bottle-krun bottle-owner.so bottle-private.so guest openapi.yaml)
 STATIC_SOURCES := $(wildcard base/*.c)
 UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
 UNIT_SHARED := $(filter-out $(UNIT_SOURCES),$(wildcard tests/unit/*.c))
@@ -74,6 +74,7 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 	$(if $(wildcard shim/krun.c),$(BUILD)/bottle-krun) \
 	$(if $(wildcard guest/init.c),$(BUILD)/bottle-init) \
 	$(if $(wildcard shim/owner.c),$(BUILD)/bottle-owner.so) \
+	$(if $(wildcard shim/private.c),$(BUILD)/bottle-private.so) \
 	$(if $(wildcard openapi.yaml),$(BUILD)/openapi.yaml)
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
@@ -243,8 +244,8 @@ $(BUILD)/bottled $(BUILD)/bottle-shim $(BUILD)/bottle-krun:
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-# Loaded into mkfs.erofs, which comes without a sanitizer.
-$(BUILD)/bottle-owner.so: shim/owner.c Makefile | $(TOOLS)/stamp
+# Loaded into programs that come without a sanitizer: mkfs.erofs, QEMU.
+$(BUILD)/bottle-%.so: shim/%.c Makefile | $(TOOLS)/stamp
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC $(HARDEN) -shared $(LDFLAGS) -o $@ $<
@@ -271,7 +272,7 @@ $(OPEN)/bottle-cell: $(OPEN)/obj-static/shim/cell.o $(STATIC_LIB)
 	@echo "  LINK    $@ (static)"
 	@$(CC) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $^
 
-$(OPEN)/bottle-krun $(OPEN)/bottle-owner.so $(OPEN)/guest $(OPEN)/openapi.yaml: $(OPEN)/%: | programs guest
+$(OPEN)/bottle-krun $(OPEN)/bottle-owner.so $(OPEN)/bottle-private.so $(OPEN)/guest $(OPEN)/openapi.yaml: $(OPEN)/%: | programs guest
 	@mkdir -p $(@D)
 	@ln -sfn ../$(@F) $@
 

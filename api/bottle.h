@@ -30,6 +30,7 @@ struct bottle {
     const char *slug, *backend, *guest_ip;
     const char *accelerator, *engine, *reason; /* may be NULL */
     const char *backend_reason;                /* why this backend and accelerator; may be NULL */
+    const char *boot, *boot_reason;            /* how it came up last; may be NULL */
     enum bottle_state state;
     int64_t created_ms, updated_ms, started_ms, finished_ms; /* 0: not yet */
     bool has_exit_code;

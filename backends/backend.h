@@ -8,6 +8,7 @@
 
 #include "api/plan.h"
 #include "base/error.h"
+#include "base/text.h"
 
 struct images; /* server/images.h */
 
@@ -40,6 +41,12 @@ struct host {
  * per boot of the host, kernel, QEMU and deadline. */
 int host_probe(struct host *host, struct error *err);
 
+/* Runs bottle-shim by a launch spec that is only to be tried, and takes its one line: 1: it was
+ * "ok"; 0: it was other words, or none came in time or before `cancel` (-1: nobody) could be read;
+ * -1. The shim and all that it started are dead by then, or about to be. */
+int shim_try(const struct host *host, const json_t *spec, int cancel, char *ret_answer, size_t size,
+             struct error *err);
+
 enum { TOOLS_MAX = 16 };
 
 struct tool {
@@ -57,6 +64,25 @@ struct preflight {
     struct tool tools[TOOLS_MAX];
 };
 
+/* A line of a file that must stay as it is: path, size, time of change, number. -1 with errno. */
+int template_file_line(const char *path, struct text *ret);
+
+/* How a backend starts machines from templates: a machine that booted up to its agent's HELLO,
+ * saved as two files, `ram` (all bottles of it map that privately) and `state` (of its devices). */
+struct templating {
+    /* What a template of the plan's machine depends on, a fact a line: "file PATH …" as
+     * template_file_line() gives it, "boot ID", and others. Two plans with the same lines have one
+     * template. */
+    int (*lines)(const struct host *host, const struct plan *plan, struct text *ret,
+                 struct error *err);
+    /* The member "template" of the launch spec's "vm", for a template in `directory`. */
+    int (*use)(const struct host *host, const struct plan *plan, const char *directory,
+               json_t **ret, struct error *err);
+    /* The member "vm" of a launch spec that makes a template in `directory`, and its "save". */
+    int (*make)(const struct host *host, const struct plan *plan, const char *directory,
+                json_t **ret_vm, json_t **ret_save, struct error *err);
+};
+
 struct backend {
     const char *name;
     const char *summary;
@@ -70,6 +96,7 @@ struct backend {
      * it can't. */
     int (*launch)(const struct host *host, const struct plan *plan, json_t **ret_vm,
                   struct error *err);
+    const struct templating *templating; /* NULL: it has none */
 };
 
 extern const struct backend backends[];

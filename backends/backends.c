@@ -39,9 +39,9 @@ static int prepare_smolmachines(const struct host *host, struct plan *plan, stru
 
 const struct backend backends[] = {
     {"smolmachines", "smolvm's VM engine, one virtio-net device on gvproxy", true,
-     smolmachines_preflight, prepare_smolmachines, smolmachines_launch},
+     smolmachines_preflight, prepare_smolmachines, smolmachines_launch, NULL},
     {"qemu", "QEMU's microvm machine, by KVM where it works, else by TCG", true, qemu_preflight,
-     prepare_qemu, qemu_launch},
+     prepare_qemu, qemu_launch, &qemu_templating},
 };
 const size_t n_backends = COUNT_OF(backends);
 

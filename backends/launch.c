@@ -100,9 +100,9 @@ static json_t *guest_encode(const struct plan *plan)
     for (size_t i = 0; i < plan->env.count; i++)
         json_array_append_new(
             env, json_pack("[s, s]", plan->env.items[i].name, plan->env.items[i].value));
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "hostname", plan->spec.slug, "guest_ip",
-                     plan->guest_ip, "gateway", plan->gateway, "workdir", plan->workdir, "user",
-                     plan->user, "command", command, "env", env);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "hostname", plan->spec.slug,
+                     "guest_ip", plan->guest_ip, "gateway", plan->gateway, "mac", plan->mac,
+                     "workdir", plan->workdir, "user", plan->user, "command", command, "env", env);
 }
 
 json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned uid,

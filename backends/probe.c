@@ -184,14 +184,14 @@ static int spec_memfd(const json_t *spec, struct error *err)
 }
 
 /* Reads the shim's one line under a deadline: true when it is "ok". */
-static bool read_answer(int fd, int64_t until_ms, char *ret, size_t size)
+static bool read_answer(int fd, int cancel, int64_t until_ms, char *ret, size_t size)
 {
     size_t length = 0;
 
     for (;;) {
         int64_t left = until_ms - clock_monotonic_ms();
-        struct pollfd ready = {.fd = fd, .events = POLLIN};
-        if (left <= 0 || poll(&ready, 1, (int)left) <= 0)
+        struct pollfd ready[] = {{.fd = fd, .events = POLLIN}, {.fd = cancel, .events = POLLIN}};
+        if (left <= 0 || poll(ready, COUNT_OF(ready), (int)left) <= 0 || ready[1].revents)
             break;
         ssize_t got = read(fd, ret + length, size - 1 - length);
         if (got <= 0)
@@ -203,12 +203,11 @@ static bool read_answer(int fd, int64_t until_ms, char *ret, size_t size)
     return strcmp(ret, "ok") == 0;
 }
 
-static int boot(struct host *host, const struct prober *prober, const json_t *spec,
-                struct error *err)
+int shim_try(const struct host *host, const json_t *spec, int cancel, char *ret_answer, size_t size,
+             struct error *err)
 {
-    char shim[PATH_MAX],
-        answer[sizeof host->kvm_detail - sizeof TCG_INSTEAD - sizeof TRY_AGAIN - 60];
-    int64_t began = clock_monotonic_ms(), until = began + host->kvm_probe_ms + SLACK_MS;
+    char shim[PATH_MAX];
+    int64_t until = clock_monotonic_ms() + host->boot_timeout_ms + SLACK_MS;
     int pipe_fds[2];
     pid_t pid;
 
@@ -226,17 +225,32 @@ static int boot(struct host *host, const struct prober *prober, const json_t *sp
     if (process_spawn(&spawn, &pid, &pidfd, err) < 0)
         return -1;
     (void)close(steal_fd(&write_end));
-    if (read_answer(read_end, until, answer, sizeof answer))
-        verdict(host, true, "KVM works: a guest of %s booted in %lld ms", prober->name,
-                (long long)(clock_monotonic_ms() - began));
-    else
-        verdict(host, false, "/dev/kvm is there but no guest of %s boots: %s" TRY_AGAIN,
-                prober->name, answer[0] ? answer : "the probe gave no answer");
+    bool good = read_answer(read_end, cancel, until, ret_answer, size);
     (void)pidfd_kill(pidfd, SIGKILL);
     struct pollfd ended = {.fd = pidfd, .events = POLLIN};
     int status;
     (void)poll(&ended, 1, SLACK_MS);
     (void)pidfd_reap(pidfd, &status);
+    return good;
+}
+
+static int boot(struct host *host, const struct prober *prober, const json_t *spec,
+                struct error *err)
+{
+    char answer[sizeof host->kvm_detail - sizeof TCG_INSTEAD - sizeof TRY_AGAIN - 60];
+    int64_t began = clock_monotonic_ms();
+    struct host probing = *host;
+
+    probing.boot_timeout_ms = host->kvm_probe_ms;
+    int good = shim_try(&probing, spec, -1, answer, sizeof answer, err);
+    if (good < 0)
+        return -1;
+    if (good)
+        verdict(host, true, "KVM works: a guest of %s booted in %lld ms", prober->name,
+                (long long)(clock_monotonic_ms() - began));
+    else
+        verdict(host, false, "/dev/kvm is there but no guest of %s boots: %s" TRY_AGAIN,
+                prober->name, answer[0] ? answer : "the probe gave no answer");
     return 0;
 }
 

@@ -9,15 +9,8 @@
 #include "backends/tools.h"
 
 #define QEMU "qemu-system-x86_64"
-#define KERNEL_FILE "vmlinuz"
-#define INITRD_FILE "initramfs.img"
 #define JAIL_KERNEL "/vm/kernel"
 #define JAIL_INITRD "/vm/initrd"
-#define JAIL_IMAGE "/vm/image"
-#define JAIL_DISK "/vm/disk"
-#define JAIL_QEMU_ELSEWHERE "/vm/" QEMU
-
-enum { AGENT_FD = 5 };
 
 void qemu_preflight(const struct host *host, const struct spec *spec, struct preflight *ret)
 {
@@ -29,8 +22,8 @@ void qemu_preflight(const struct host *host, const struct spec *spec, struct pre
     preflight_program(ret, host, QEMU,
                       "install it by: apt-get install --no-install-recommends qemu-system-x86");
     preflight_common(ret, host, spec);
-    preflight_file(ret, "guest kernel", host->guest_dir, KERNEL_FILE, built);
-    preflight_file(ret, "guest initramfs", host->guest_dir, INITRD_FILE, built);
+    preflight_file(ret, "guest kernel", host->guest_dir, QEMU_KERNEL_FILE, built);
+    preflight_file(ret, "guest initramfs", host->guest_dir, QEMU_INITRD_FILE, built);
     if (guest_image_path(host, image, path, sizeof path) == 0)
         preflight_file(ret, "guest image", "", path + 1, built);
     preflight_disk(ret, host, spec);
@@ -39,15 +32,40 @@ void qemu_preflight(const struct host *host, const struct spec *spec, struct pre
 /* Where QEMU is found, and where it is seen in its jail. */
 static const char *qemu_in_jail(const char *path)
 {
-    return strncmp(path, "/usr/", 5) == 0 ? path : JAIL_QEMU_ELSEWHERE;
+    return strncmp(path, "/usr/", 5) == 0 ? path : QEMU_JAIL_ELSEWHERE;
 }
 
-static int find_qemu(const struct host *host, char *ret, size_t size, struct error *err)
+int qemu_find(const struct host *host, char *ret, size_t size, struct error *err)
 {
     if (tool_find(host->tools_path, QEMU, ret, size) < 0)
         return error_set(err, "preflight-failed",
                          QEMU " was not found; install it by: apt-get install qemu-system-x86");
     return 0;
+}
+
+struct qemu_config qemu_configure(const struct host *host, const struct plan *plan,
+                                  const char *qemu)
+{
+    return (struct qemu_config){
+        .binary = qemu_in_jail(qemu),
+        .kernel = JAIL_KERNEL,
+        .initrd = JAIL_INITRD,
+        .image = QEMU_JAIL_IMAGE,
+        .disk = plan->spec.disk_mib > 0 ? QEMU_JAIL_DISK : NULL,
+        .cpus = (unsigned)plan->spec.cpus,
+        .memory_mib = (unsigned)plan->spec.memory_mib,
+        .guest_mac = plan->mac,
+        .kvm = host->kvm_works,
+        .tsc_khz = host->tsc_khz,
+        .agent_fd = QEMU_AGENT_FD,
+        .template_ram = QEMU_TEMPLATE_RAM,
+        .qmp_fd = QEMU_QMP_FD,
+    };
+}
+
+bool qemu_is_kvm(const struct plan *plan)
+{
+    return plan->accelerator && strcmp(plan->accelerator, "kvm") == 0;
 }
 
 int qemu_prepare(const struct host *host, struct plan *plan, struct error *err)
@@ -57,19 +75,7 @@ int qemu_prepare(const struct host *host, struct plan *plan, struct error *err)
         "/usr/bin/" QEMU; /* in a dry run where it is missing, as preflight says */
 
     (void)tool_find(host->tools_path, QEMU, qemu, sizeof qemu);
-    const struct qemu_config config = {
-        .binary = qemu_in_jail(qemu),
-        .kernel = JAIL_KERNEL,
-        .initrd = JAIL_INITRD,
-        .image = JAIL_IMAGE,
-        .disk = plan->spec.disk_mib > 0 ? JAIL_DISK : NULL,
-        .cpus = (unsigned)plan->spec.cpus,
-        .memory_mib = (unsigned)plan->spec.memory_mib,
-        .guest_mac = plan->mac,
-        .kvm = host->kvm_works,
-        .tsc_khz = host->tsc_khz,
-        .agent_fd = AGENT_FD,
-    };
+    const struct qemu_config config = qemu_configure(host, plan, qemu);
     plan->accelerator = host->kvm_works ? "kvm" : "tcg";
     if (render_qemu(&config, &out, err) < 0)
         return error_wrap(err, "qemu.json");
@@ -81,22 +87,22 @@ int qemu_prepare(const struct host *host, struct plan *plan, struct error *err)
 
 /* argv and binds of the VM; `argv` comes from the rendered file, so that what was shown is what
  * runs. */
-static json_t *vm_encode(const struct host *host, const char *qemu, const char *image, json_t *argv,
-                         bool kvm)
+json_t *qemu_vm_encode(const struct host *host, const char *qemu, const char *image, json_t *argv,
+                       bool kvm)
 {
     char kernel[PATH_MAX], initrd[PATH_MAX];
     json_t *binds = json_array();
 
-    (void)snprintf(kernel, sizeof kernel, "%s/" KERNEL_FILE, host->guest_dir);
-    (void)snprintf(initrd, sizeof initrd, "%s/" INITRD_FILE, host->guest_dir);
+    (void)snprintf(kernel, sizeof kernel, "%s/" QEMU_KERNEL_FILE, host->guest_dir);
+    (void)snprintf(initrd, sizeof initrd, "%s/" QEMU_INITRD_FILE, host->guest_dir);
     json_array_append_new(binds, json_pack("[s, s]", kernel, JAIL_KERNEL));
     json_array_append_new(binds, json_pack("[s, s]", initrd, JAIL_INITRD));
     if (image)
-        json_array_append_new(binds, json_pack("[s, s]", image, JAIL_IMAGE));
+        json_array_append_new(binds, json_pack("[s, s]", image, QEMU_JAIL_IMAGE));
     if (strncmp(qemu, "/usr/", 5) != 0)
-        json_array_append_new(binds, json_pack("[s, s]", qemu, JAIL_QEMU_ELSEWHERE));
+        json_array_append_new(binds, json_pack("[s, s]", qemu, QEMU_JAIL_ELSEWHERE));
     return json_pack("{s:s, s:O, s:o, s:b, s:i}", "name", "qemu", "argv", argv, "binds", binds,
-                     "dev_kvm", (int)kvm, "agent_fd", (int)AGENT_FD);
+                     "dev_kvm", (int)kvm, "agent_fd", (int)QEMU_AGENT_FD);
 }
 
 int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_vm,
@@ -108,17 +114,16 @@ int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_v
 
     if (!file)
         return error_set(err, NULL, "the plan has no qemu.json");
-    if (find_qemu(host, qemu, sizeof qemu, err) < 0 ||
-        rendered_argv("qemu.json", file->content, file->length, &argv, err) < 0)
+    if (qemu_find(host, qemu, sizeof qemu, err) < 0 ||
+        rendered_argv("qemu.json", "argv", file->content, file->length, &argv, err) < 0)
         return -1;
     if (plan_image_path(host, plan, image, sizeof image, err) < 0) {
         json_decref(argv);
         return -1;
     }
-    bool kvm = plan->accelerator && strcmp(plan->accelerator, "kvm") == 0;
-    *ret_vm = vm_encode(host, qemu, image, argv, kvm);
+    *ret_vm = qemu_vm_encode(host, qemu, image, argv, qemu_is_kvm(plan));
     json_decref(argv);
-    bind_disk(*ret_vm, plan, JAIL_DISK);
+    bind_disk(*ret_vm, plan, QEMU_JAIL_DISK);
     return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
 }
 
@@ -128,7 +133,7 @@ int qemu_probe_vm(const struct host *host, json_t **ret_vm, struct error *err)
     char qemu[PATH_MAX];
     json_t *argv;
 
-    if (find_qemu(host, qemu, sizeof qemu, err) < 0)
+    if (qemu_find(host, qemu, sizeof qemu, err) < 0)
         return -1;
     const struct qemu_config config = {
         .binary = qemu_in_jail(qemu),
@@ -137,13 +142,13 @@ int qemu_probe_vm(const struct host *host, json_t **ret_vm, struct error *err)
         .cpus = 1,
         .memory_mib = PROBE_MIB,
         .kvm = true,
-        .agent_fd = AGENT_FD,
+        .agent_fd = QEMU_AGENT_FD,
         .probe = true,
     };
     if (render_qemu(&config, &out, err) < 0 ||
-        rendered_argv("qemu.json", out.data, out.length, &argv, err) < 0)
+        rendered_argv("qemu.json", "argv", out.data, out.length, &argv, err) < 0)
         return -1;
-    *ret_vm = vm_encode(host, qemu, NULL, argv, true);
+    *ret_vm = qemu_vm_encode(host, qemu, NULL, argv, true);
     json_decref(argv);
     return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
 }
@@ -153,9 +158,9 @@ int qemu_identity(const struct host *host, char *ret, size_t size)
     char qemu[PATH_MAX], kernel[PATH_MAX], initrd[PATH_MAX];
     struct error err;
 
-    (void)snprintf(kernel, sizeof kernel, "%s/" KERNEL_FILE, host->guest_dir);
-    (void)snprintf(initrd, sizeof initrd, "%s/" INITRD_FILE, host->guest_dir);
-    if (find_qemu(host, qemu, sizeof qemu, &err) < 0)
+    (void)snprintf(kernel, sizeof kernel, "%s/" QEMU_KERNEL_FILE, host->guest_dir);
+    (void)snprintf(initrd, sizeof initrd, "%s/" QEMU_INITRD_FILE, host->guest_dir);
+    if (qemu_find(host, qemu, sizeof qemu, &err) < 0)
         return -1;
     return files_identity((const char *const[]){qemu, kernel, initrd, NULL}, ret, size);
 }

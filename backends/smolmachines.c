@@ -219,7 +219,7 @@ int smolmachines_launch(const struct host *host, const struct plan *plan, json_t
         return error_set(err, "preflight-failed", "smolvm's engine runs on KVM only: %s",
                          host->kvm_detail);
     if (plan_image_path(host, plan, image, sizeof image, err) < 0 ||
-        rendered_argv("krun.json", file->content, file->length, &argv, err) < 0)
+        rendered_argv("krun.json", "argv", file->content, file->length, &argv, err) < 0)
         return -1;
     *ret_vm = vm_encode(host, &libraries, image, argv);
     json_decref(argv);
@@ -240,7 +240,7 @@ int smolmachines_probe_vm(const struct host *host, json_t **ret_vm, struct error
     config.guest = &guest;
     if (guest_image_path(host, BUILTIN_IMAGE, image, sizeof image) < 0 ||
         render_krun(&config, &out, err) < 0 ||
-        rendered_argv("krun.json", out.data, out.length, &argv, err) < 0)
+        rendered_argv("krun.json", "argv", out.data, out.length, &argv, err) < 0)
         return -1;
     *ret_vm = vm_encode(host, &libraries, image, argv);
     json_decref(argv);

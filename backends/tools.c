@@ -154,17 +154,17 @@ void preflight_disk(struct preflight *preflight, const struct host *host, const 
         preflight_program(preflight, host, "mkfs.ext4", "install it by: apt-get install e2fsprogs");
 }
 
-int rendered_argv(const char *name, const char *text, size_t length, json_t **ret,
-                  struct error *err)
+int rendered_argv(const char *name, const char *member, const char *text, size_t length,
+                  json_t **ret, struct error *err)
 {
     json_error_t fault;
     json_t *file = json_loadb(text, length, JSON_REJECT_DUPLICATES, &fault);
-    json_t *argv = json_incref(json_object_get(file, "argv"));
+    json_t *argv = json_incref(json_object_get(file, member));
 
     json_decref(file);
     if (!json_is_array(argv)) {
         json_decref(argv);
-        return error_set(err, NULL, "%s holds no argv", name);
+        return error_set(err, NULL, "%s holds no %s", name, member);
     }
     *ret = argv;
     return 0;

@@ -27,8 +27,9 @@ int plan_image_path(const struct host *host, const struct plan *plan, char *ret,
                     struct error *err);
 /* A row for what makes the bottle's disk, where the plan wants one. */
 void preflight_disk(struct preflight *preflight, const struct host *host, const struct spec *spec);
-/* The argument vector that the rendered file `name` ("qemu.json") holds. The caller releases it. */
-int rendered_argv(const char *name, const char *text, size_t length, json_t **ret,
-                  struct error *err);
+/* An argument vector, "argv" or another, that the rendered file `name` ("qemu.json") holds. The
+ * caller releases it. */
+int rendered_argv(const char *name, const char *member, const char *text, size_t length,
+                  json_t **ret, struct error *err);
 /* Joins size and time of change of the files of a NULL-terminated list. -1: one is missing. */
 int files_identity(const char *const *paths, char *ret, size_t size);

@@ -1,9 +1,10 @@
 /* bottle-init: PID 1 of the guest.
  *
- * It loads the kernel modules of the boot root, says HELLO on the agent port, takes START, brings
- * up the network, makes the bottle's root, runs the command, says EXIT and ends the machine. It is
- * static and calls nothing of the C library that looks up names, locales or users: there is no file
- * for that where it starts.
+ * It loads the kernel modules of the boot root, says HELLO on the agent port, takes START (here a
+ * template of the machine is saved, and restored), seeds the random generator, brings up the
+ * network, makes the bottle's root, runs the command, says EXIT and ends the machine. It is static
+ * and calls nothing of the C library that looks up names, locales or users: there is no file for
+ * that where it starts.
  *
  * PID 1 must not end: every fault becomes a line on the console, FAILED on the port, and an orderly
  * power off. */
@@ -18,6 +19,7 @@
 #include "guest/agent.h"
 #include "guest/boot.h"
 #include "guest/console.h"
+#include "guest/fresh.h"
 #include "guest/net.h"
 #include "guest/root.h"
 #include "guest/run.h"
@@ -67,6 +69,11 @@ static int await_start(struct start_message *ret_start, uint8_t **ret_payload, s
         }
         if (frame.type == FRAME_POWEROFF && frame.length == 0)
             return 0;
+        if (frame.type == FRAME_WAKE && frame.length == 0) {
+            hello();
+            agent_write(&agent);
+            continue;
+        }
         if (frame.type != FRAME_START)
             return error_set(err, NULL, "the host sent another frame in place of START");
         payload = malloc(frame.length + 1);
@@ -84,7 +91,7 @@ static int await_start(struct start_message *ret_start, uint8_t **ret_payload, s
 
 static int prepare(const struct start_message *start, struct error *err)
 {
-    if (net_up(start->hostname, start->guest_ip, start->gateway, err) < 0 || root_enter(err) < 0)
+    if (fresh_apply(start, err) < 0 || net_up(start, err) < 0 || root_enter(err) < 0)
         return -1;
     return root_files(start->hostname, start->guest_ip, start->gateway, err);
 }

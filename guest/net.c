@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <net/ethernet.h>
 #include <net/if.h>
 #include <net/route.h>
 #include <poll.h>
@@ -84,6 +85,22 @@ static bool wait_for_nic(int fd)
     return false;
 }
 
+/* While the card is down. One restored from a template has the template's. */
+static int set_mac(int fd, const uint8_t mac[ETH_ALEN], struct error *err)
+{
+    static const uint8_t none[ETH_ALEN];
+    struct ifreq request = request_for(nic);
+
+    if (ioctl(fd, SIOCGIFHWADDR, &request) < 0)
+        return error_errno(err, NULL, "reading the address of the network device %s", nic);
+    if (memcmp(mac, none, ETH_ALEN) == 0 || memcmp(request.ifr_hwaddr.sa_data, mac, ETH_ALEN) == 0)
+        return 0;
+    memcpy(request.ifr_hwaddr.sa_data, mac, ETH_ALEN);
+    return ioctl(fd, SIOCSIFHWADDR, &request) < 0
+               ? error_errno(err, NULL, "giving the network device %s its own address", nic)
+               : 0;
+}
+
 /* The gateway speaks IPv4 only: the device's own IPv6 chatter would be noise in its log. */
 static void quiet_ipv6(void)
 {
@@ -115,13 +132,15 @@ static void remove_dummy(void)
         (void)recv(fd, answer, sizeof answer, 0); /* done once it is answered */
 }
 
-int net_up(const char *hostname, const char *guest_ip, const char *gateway, struct error *err)
+int net_up(const struct start_message *start, struct error *err)
 {
+    const char *hostname = start->hostname;
     struct in_addr own, next, mask = {htonl(0xffffff00U)};
 
     if (strlen(hostname) > HOSTNAME_MAX || sethostname(hostname, strlen(hostname)) < 0)
         return error_errno(err, NULL, "setting the host name");
-    if (inet_pton(AF_INET, guest_ip, &own) != 1 || inet_pton(AF_INET, gateway, &next) != 1)
+    if (inet_pton(AF_INET, start->guest_ip, &own) != 1 ||
+        inet_pton(AF_INET, start->gateway, &next) != 1)
         return error_set(err, NULL, "the start message's addresses are not IPv4 addresses");
     CLEANUP_CLOSE int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
@@ -132,7 +151,7 @@ int net_up(const char *hostname, const char *guest_ip, const char *gateway, stru
         return error_set(err, NULL, "this machine has no network device %s", nic);
     quiet_ipv6();
     remove_dummy();
-    if (set_address(fd, SIOCSIFADDR, own, err) < 0 ||
+    if (set_mac(fd, start->mac, err) < 0 || set_address(fd, SIOCSIFADDR, own, err) < 0 ||
         set_address(fd, SIOCSIFNETMASK, mask, err) < 0 || set_up(fd, nic, err) < 0)
         return -1;
     return set_default_route(fd, next, err);

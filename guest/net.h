@@ -2,7 +2,8 @@
 #pragma once
 
 #include "base/error.h"
+#include "guest/protocol.h"
 
-/* Sets the host name, brings lo up, and eth0 with guest_ip/24 and a default route by way of the
- * gateway. */
-int net_up(const char *hostname, const char *guest_ip, const char *gateway, struct error *err);
+/* Sets the host name, brings lo up, and eth0 with its own hardware address, guest_ip/24 and a
+ * default route by way of the gateway. */
+int net_up(const struct start_message *start, struct error *err);

@@ -25,6 +25,17 @@ uint32_t get_u32(const uint8_t in[4])
     return (uint32_t)in[0] | (uint32_t)in[1] << 8 | (uint32_t)in[2] << 16 | (uint32_t)in[3] << 24;
 }
 
+void put_u64(uint8_t out[8], uint64_t value)
+{
+    put_u32(out, (uint32_t)value);
+    put_u32(out + 4, (uint32_t)(value >> 32));
+}
+
+uint64_t get_u64(const uint8_t in[8])
+{
+    return get_u32(in) | (uint64_t)get_u32(in + 4) << 32;
+}
+
 void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t length)
 {
     memset(out, 0, FRAME_HEADER_SIZE);
@@ -74,15 +85,15 @@ static char **next_strings(const uint8_t **at, const uint8_t *end, uint32_t coun
     return strings;
 }
 
-/* The arguments and the variables, which are the rest of a payload. 0, or -1 with nothing left to
- * free. */
-static int take_arrays(const uint8_t *at, const uint8_t *end, uint32_t n_args, uint32_t n_env,
-                       char ***ret_args, char ***ret_env)
+/* The arguments and the variables, with `after` bytes left behind them. 0, or -1 with nothing left
+ * to free. */
+static int take_arrays(const uint8_t *at, const uint8_t *end, size_t after, uint32_t n_args,
+                       uint32_t n_env, char ***ret_args, char ***ret_env)
 {
     char **args = n_args ? next_strings(&at, end, n_args) : NULL;
     char **env = args ? next_strings(&at, end, n_env) : NULL;
 
-    if (!env || at != end) {
+    if (!env || (size_t)(end - at) != after) {
         free(args);
         free(env);
         return -1;
@@ -106,9 +117,13 @@ int start_message_parse(const uint8_t *payload, size_t length, struct start_mess
     message.gateway = next_string(&at, end);
     message.workdir = next_string(&at, end);
     message.user = next_string(&at, end);
-    if (!message.user ||
-        take_arrays(at, end, message.n_args, message.n_env, &message.args, &message.env) < 0)
+    if (!message.user || take_arrays(at, end, START_FRESH_SIZE, message.n_args, message.n_env,
+                                     &message.args, &message.env) < 0)
         return -1;
+    at = end - START_FRESH_SIZE;
+    message.wall_ms = get_u64(at);
+    message.mac = at + 8;
+    message.entropy = at + 16;
     *ret = message;
     return 0;
 }
@@ -136,7 +151,7 @@ int exec_message_parse(const uint8_t *payload, size_t length, struct exec_messag
     message.n_env = get_u32(payload + 20);
     message.workdir = next_string(&at, end);
     if (!message.workdir || (message.flags & ~(uint32_t)EXEC_FLAGS) ||
-        take_arrays(at, end, message.n_args, message.n_env, &message.args, &message.env) < 0)
+        take_arrays(at, end, 0, message.n_args, message.n_env, &message.args, &message.env) < 0)
         return -1;
     *ret = message;
     return 0;

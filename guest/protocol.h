@@ -8,7 +8,8 @@
  *
  *   guest                      host
  *   HELLO(version, kernel)   >
- *                            < START(network, workdir, command, environment)
+ *                            < WAKE                           before START: say HELLO again
+ *                            < START(network, workdir, command, environment, time, entropy)
  *   STARTED                  >                                the command runs
  *   OUTPUT(stream, bytes)    >                                any number
  *                            < SIGNAL(number)                 to the command's process group
@@ -46,13 +47,15 @@
 #define AGENT_PORT_NAME "bottled.agent"
 
 enum {
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     FRAME_HEADER_SIZE = 8,
     GUEST_PAYLOAD_MAX = 64 * 1024,
     START_PAYLOAD_MAX = 2 * 1024 * 1024, /* and EXEC's */
     EXECS_MAX = 64,
     EXEC_WINDOW_MAX = 128 * 1024, /* more is never granted */
     EXEC_FIXED_SIZE = 24,
+    START_ENTROPY_SIZE = 64,
+    START_FRESH_SIZE = 16 + START_ENTROPY_SIZE,
 };
 
 enum frame_type {
@@ -79,6 +82,8 @@ enum frame_type {
     FRAME_EXEC_INPUT = 69, /* u32 id, then bytes, at most EXEC_INPUT_MAX */
     FRAME_EXEC_SIGNAL = 70, /* u32 id, u32 number */
     FRAME_EXEC_RESIZE = 71, /* u32 id, u16 rows, u16 columns */
+    FRAME_WAKE = 78,        /* empty. The machine was restored from a template: this host has not
+                               heard its HELLO */
     /* both ways */
     FRAME_EXEC_WINDOW = 80, /* u32 id, u32 bytes */
 };
@@ -100,6 +105,8 @@ struct frame {
 uint16_t get_u16(const uint8_t in[2]);
 void put_u16(uint8_t out[2], uint16_t value);
 void put_u32(uint8_t out[4], uint32_t value);
+void put_u64(uint8_t out[8], uint64_t value);
+uint64_t get_u64(const uint8_t in[8]);
 uint32_t get_u32(const uint8_t in[4]);
 void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t length);
 /* Looks for one frame at the start of `bytes`: its whole size when there, 0 when more is needed, -1
@@ -108,13 +115,17 @@ int64_t frame_parse(const uint8_t *bytes, size_t length, uint32_t max, struct fr
 
 /* START's payload: u32 number of arguments, u32 number of variables, then NUL-terminated strings:
  * hostname, guest_ip, gateway, workdir, user, the arguments, the variables as NAME=value. Nothing
- * after. The user is an image's USER ("" for root): name or number, and ":" and a group if wanted.
- */
+ * after but what a machine restored from a template can't have of its own (START_FRESH_SIZE bytes):
+ * u64 milliseconds of the wall clock since 1970, the card's address (6 bytes; all zero: as it is),
+ * two zero bytes, and START_ENTROPY_SIZE bytes for the random generator. The user is an image's
+ * USER ("" for root): name or number, and ":" and a group if wanted. */
 struct start_message {
     const char *hostname, *guest_ip, *gateway, *workdir, *user;
     uint32_t n_args, n_env;
     char **args, **env; /* NULL-terminated arrays, one allocation each; the strings are borrowed
                            from the payload. There is room for one more of each */
+    uint64_t wall_ms;
+    const uint8_t *mac, *entropy; /* borrowed from the payload too */
 };
 /* 0, or -1 when malformed or memory is short. start_message_free releases the arrays. */
 int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret);

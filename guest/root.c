@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,13 +18,24 @@ enum {
     ETC_FILE_MAX = 512,
 };
 
+/* A machine restored from a template has looked at another disk in this one's place. */
+static void forget_disk(void)
+{
+    CLEANUP_CLOSE int fd = open(ROOT_DISK, O_RDONLY | O_CLOEXEC);
+
+    if (fd >= 0)
+        (void)ioctl(fd, BLKFLSBUF, 0);
+}
+
 /* On the bottle's disk, where it has one; else in memory. */
 static int mount_writable(struct error *err)
 {
-    if (access(ROOT_DISK, F_OK) == 0)
+    if (access(ROOT_DISK, F_OK) == 0) {
+        forget_disk();
         return mount(ROOT_DISK, "/mnt/memory", "ext4", MS_NOATIME, NULL) < 0
                    ? error_errno(err, NULL, "mounting the bottle's disk")
                    : 0;
+    }
     return mount("tmpfs", "/mnt/memory", "tmpfs", 0, "mode=0755,size=50%") < 0
                ? error_errno(err, NULL, "mounting memory for the writable layer")
                : 0;

@@ -5,13 +5,19 @@
  * by path); one read-only disk is the image; one virtio-serial port is the agent's channel, an
  * inherited descriptor. -nodefaults and -no-user-config keep anything else off, and QEMU's own
  * seccomp filter stays on. pic and pit are left at the machine's defaults: without them Debian's
- * kernel prints nothing under TCG. */
+ * kernel prints nothing under TCG.
+ *
+ * A template is a machine whose memory is a file. It is made with the file shared, so that the file
+ * is the memory; then QEMU saves the devices only. A bottle maps the same file for itself alone:
+ * what it writes is its own page from then on. Kernel and boot root are in the memory already, so
+ * that a restored machine is given neither. */
 #include <jansson.h>
 #include <stdlib.h>
 
 #include "renderers/check.h"
 #include "renderers/render.h"
 
+enum machine { MACHINE_COLD, MACHINE_MAKE, MACHINE_RESTORE };
 enum { FIRST_FREE_FD = 3 }; /* 0, 1 and 2 are the console and QEMU's own words */
 
 #define SANDBOX "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -41,12 +47,30 @@ static void add_option(struct arguments *arguments, const char *option, struct t
     text_free(value);
 }
 
-static void add_machine(struct arguments *arguments, const struct qemu_config *config)
+#define MICROVM "microvm,x-option-roms=off,isa-serial=on,rtc=on"
+
+static void add_memory(struct arguments *arguments, const struct qemu_config *config,
+                       enum machine machine)
+{
+    struct text value = TEXT_INIT;
+
+    text_addf(&value, "%u", config->memory_mib);
+    add_option(arguments, "-m", &value);
+    if (machine == MACHINE_COLD)
+        return;
+    /* merge=off: the kernel is not to look for pages that are alike in several bottles. */
+    text_addf(&value, "memory-backend-file,id=ram,size=%uM,mem-path=%s,share=%s,merge=off",
+              config->memory_mib, config->template_ram, machine == MACHINE_MAKE ? "on" : "off");
+    add_option(arguments, "-object", &value);
+}
+
+static void add_machine(struct arguments *arguments, const struct qemu_config *config,
+                        enum machine machine)
 {
     const char *const fixed[] = {
         config->binary,
         "-M",
-        "microvm,x-option-roms=off,isa-serial=on,rtc=on",
+        machine == MACHINE_COLD ? MICROVM : MICROVM ",memory-backend=ram",
         /* Named, since the machine's default differs between builds of QEMU, and SeaBIOS boots no
          * kernel without option ROMs. */
         "-bios",
@@ -56,16 +80,14 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
         "-cpu",
         config->kvm ? "host" : "max",
     };
-    const char *const quiet[] = {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot",
-                                 "-kernel",     config->kernel,    "-initrd",    config->initrd};
+    const char *const quiet[] = {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot"};
     struct text value = TEXT_INIT;
 
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
         add(arguments, fixed[i]);
     text_addf(&value, "%u", config->cpus);
     add_option(arguments, "-smp", &value);
-    text_addf(&value, "%u", config->memory_mib);
-    add_option(arguments, "-m", &value);
+    add_memory(arguments, config, machine);
     for (size_t i = 0; i < sizeof quiet / sizeof quiet[0]; i++)
         add(arguments, quiet[i]);
 }
@@ -73,14 +95,15 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
 /* Under TCG the kernel is told the speed of the clock: measuring it, one boot in eight hangs. */
 static void add_kernel_line(struct arguments *arguments, const struct qemu_config *config)
 {
+    const char *const files[] = {"-kernel", config->kernel, "-initrd", config->initrd};
     struct text value = TEXT_INIT;
 
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        add(arguments, files[i]);
     text_add(&value, "console=ttyS0 quiet panic=-1 reboot=t");
     if (!config->kvm && config->tsc_khz)
         text_addf(&value, " tsc_early_khz=%u", config->tsc_khz);
     add_option(arguments, "-append", &value);
-    add(arguments, "-serial");
-    add(arguments, "stdio");
 }
 
 static void add_card_and_image(struct arguments *arguments, const struct qemu_config *config)
@@ -107,6 +130,21 @@ static void add_disk(struct arguments *arguments, const struct qemu_config *conf
     add(arguments, "virtio-blk-device,drive=disk");
 }
 
+static void add_monitor(struct arguments *arguments, const struct qemu_config *config,
+                        enum machine machine)
+{
+    struct text value = TEXT_INIT;
+
+    text_addf(&value, "socket,id=qmp,fd=%d", config->qmp_fd);
+    add_option(arguments, "-chardev", &value);
+    add(arguments, "-mon");
+    add(arguments, "chardev=qmp,mode=control");
+    if (machine == MACHINE_RESTORE) {
+        add(arguments, "-incoming");
+        add(arguments, "defer");
+    }
+}
+
 static void add_agent_port(struct arguments *arguments, const struct qemu_config *config)
 {
     struct text value = TEXT_INIT;
@@ -128,7 +166,36 @@ static int check_config(const struct qemu_config *config, struct error *err)
     if (good && !config->probe)
         good = check_jail_path(config->image) && check_mac(config->guest_mac) &&
                (!config->disk || check_jail_path(config->disk));
+    if (good && config->template_ram)
+        good = !config->probe && check_jail_path(config->template_ram) &&
+               config->qmp_fd >= FIRST_FREE_FD;
+    good = good && (config->template_ram || !config->template_make);
     return good ? 0 : error_set(err, NULL, "qemu.json: the machine is not well-formed");
+}
+
+/* A new reference, or NULL when memory was short. */
+static json_t *argv_of(const struct qemu_config *config, enum machine machine)
+{
+    struct arguments arguments = {json_array(), false};
+
+    add_machine(&arguments, config, machine);
+    if (machine != MACHINE_RESTORE)
+        add_kernel_line(&arguments, config);
+    add(&arguments, "-serial");
+    add(&arguments, "stdio");
+    if (!config->probe)
+        add_card_and_image(&arguments, config);
+    if (config->disk)
+        add_disk(&arguments, config);
+    add_agent_port(&arguments, config);
+    if (machine != MACHINE_COLD)
+        add_monitor(&arguments, config, machine);
+    add(&arguments, "-sandbox");
+    add(&arguments, SANDBOX);
+    if (!arguments.failed)
+        return arguments.list;
+    json_decref(arguments.list);
+    return NULL;
 }
 
 int render_qemu(const struct qemu_config *config, struct text *out, struct error *err)
@@ -136,19 +203,12 @@ int render_qemu(const struct qemu_config *config, struct text *out, struct error
     if (check_config(config, err) < 0)
         return -1;
     json_t *root = json_object();
-    struct arguments arguments = {json_array(), false};
-    add_machine(&arguments, config);
-    add_kernel_line(&arguments, config);
-    if (!config->probe)
-        add_card_and_image(&arguments, config);
-    if (config->disk)
-        add_disk(&arguments, config);
-    add_agent_port(&arguments, config);
-    add(&arguments, "-sandbox");
-    add(&arguments, SANDBOX);
-    if (json_object_set_new(root, "argv", arguments.list) < 0)
-        arguments.failed = true;
-    char *text = arguments.failed ? NULL : json_dumps(root, JSON_INDENT(2));
+    enum machine machine = config->template_make ? MACHINE_MAKE : MACHINE_COLD;
+    bool restores = config->template_ram && !config->template_make;
+    bool failed =
+        json_object_set_new(root, "argv", argv_of(config, machine)) < 0 ||
+        (restores && json_object_set_new(root, "restore", argv_of(config, MACHINE_RESTORE)) < 0);
+    char *text = failed ? NULL : json_dumps(root, JSON_INDENT(2));
     json_decref(root);
     if (text) {
         text_add(out, text);

@@ -34,9 +34,16 @@ struct qemu_config {
     unsigned tsc_khz; /* host's TSC frequency, for tsc_early_khz under TCG; 0: unknown, left out */
     int agent_fd; /* the descriptor that carries the agent channel (a connected stream socket) */
     bool probe;   /* to see whether it boots: no network, no image */
+    /* The guest's memory as a file in the jail, where the machine can come from a template; else
+     * NULL. */
+    const char *template_ram;
+    bool template_make; /* the machine that the template is made of, not a bottle's */
+    int qmp_fd;         /* the descriptor of the monitor's socket */
 };
 
-/* qemu.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */
+/* qemu.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. With template_ram also
+ * "restore": what it runs in place of that where there is a template; such a machine waits for the
+ * monitor to say where the saved state of its devices is. */
 int render_qemu(const struct qemu_config *config, struct text *out, struct error *err);
 
 struct krun_config {

@@ -124,6 +124,8 @@ static void set_end(struct runner *runner, const char *how)
         row->boots = said->boots;
         row->started_ms = said->started_ms;
         memcpy(row->reason, said->reason, sizeof row->reason);
+        memcpy(row->boot, said->boot, sizeof row->boot);
+        memcpy(row->boot_reason, said->boot_reason, sizeof row->boot_reason);
     } else {
         row->state = STATE_FAILED;
         write_lost_reason(runner, how, row->reason);

@@ -10,6 +10,7 @@
 #include "server/engine_internal.h"
 #include "server/images.h"
 #include "server/log.h"
+#include "server/templates.h"
 
 enum { CLOSING_EXTRA_MS = 5000 };
 
@@ -247,6 +248,7 @@ void engine_stop(struct app *app, bool stop_bottles)
     struct engine *engine = app->engine;
 
     images_stop(app);
+    templates_stop(app);
     if (!engine || engine->closed)
         return;
     (void)pthread_mutex_lock(&engine->lock);
@@ -277,6 +279,7 @@ void engine_free(struct app *app)
     if (engine)
         HASH_ITER(hh, engine->runners, runner, next)
     runner_free(runner);
+    templates_free(app);
     images_free(app);
     registry_free(app->registry);
     app->store = NULL;

@@ -214,7 +214,10 @@ struct runner {
     struct report *report;               /* under way */
     struct op *exec_asks;                /* EXEC_RESULT: the supervisor was asked */
 
-    struct launch *launch; /* while its mark is being stored */
+    char template_key[SHA256_HEX_SIZE]; /* of what was launched; "": it is to have none, or was told
+                                         */
+    bool template_told;                 /* that it failed */
+    struct launch *launch;              /* while its mark is being stored */
     struct deletion *deletion;
     bool gone; /* deleted: to be freed */
 };

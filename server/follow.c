@@ -17,6 +17,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/log.h"
+#include "server/templates.h"
 #include "shim/protocol.h"
 
 enum {
@@ -98,16 +99,39 @@ static void note_state(struct runner *runner, const struct shim_status *status)
     struct bottle_row *row = &runner->row;
     bool moved = row->state != status->state;
 
-    if (!moved && row->boots == status->boots && strcmp(row->reason, status->reason) == 0 &&
-        row->started_ms == status->started_ms)
+    if (!moved && row->boots == status->boots && strcmp(row->boot, status->boot) == 0 &&
+        strcmp(row->reason, status->reason) == 0 && row->started_ms == status->started_ms)
         return;
     row->state = status->state;
     row->boots = status->boots;
     row->started_ms = status->started_ms;
     memcpy(row->reason, status->reason, sizeof row->reason);
+    memcpy(row->boot, status->boot, sizeof row->boot);
+    memcpy(row->boot_reason, status->boot_reason, sizeof row->boot_reason);
     if (row->state == STATE_RUNNING)
         sidecars_told(runner, true);
     runner_save(runner, SAVE_FOLLOW, true, moved, NULL);
+}
+
+/* Once a start: what it has to say of its machine's template. */
+static void note_template(struct runner *runner, const struct shim_status *status)
+{
+    struct templates *templates = runner->engine->app->templates;
+
+    if (!runner->template_key[0])
+        return;
+    if (status->template_failed && !runner->template_told) {
+        runner->template_told = true;
+        log_event(LEVEL_WARNING, "a template could not be restored", LOG_TEXT("slug", runner->slug),
+                  LOG_TEXT("key", runner->template_key));
+        templates_failed(templates, runner->template_key,
+                         status->boot_reason[0] ? status->boot_reason : "it could not be restored");
+    }
+    if (status->state == STATE_STARTING || !status->boot[0])
+        return;
+    if (strcmp(status->boot, "cold") == 0)
+        templates_want(templates, runner->template_key, runner->plan);
+    runner->template_key[0] = '\0';
 }
 
 static void take_status(struct runner *runner, const struct shim_status *status)
@@ -117,6 +141,7 @@ static void take_status(struct runner *runner, const struct shim_status *status)
     runner->said = *status;
     if (!runner->heard)
         note_heard(runner);
+    note_template(runner, status);
     if (shim_status_final(status)) {
         runner->has_final = true;
         follow_kill_at(runner, END_MS, "it did not end after its last status");
@@ -314,6 +339,7 @@ static void forget_supervisor(struct runner *runner)
     runner->has_final = runner->heard = runner->pid_saved = runner->stop_requested = false;
     runner->child = runner->killed = false;
     runner->ready_length = 0;
+    runner->template_told = false;
     runner->end_reason[0] = '\0';
 }
 

@@ -15,6 +15,7 @@
 #include "server/engine_internal.h"
 #include "server/log.h"
 #include "server/stage.h"
+#include "server/templates.h"
 
 struct launch {
     struct job job;
@@ -26,6 +27,8 @@ struct launch {
     char token[TOKEN_SIZE];
     char accelerator[16], engine[16];
     char backend_reason[REASON_SIZE];
+    char template_key[SHA256_HEX_SIZE];
+    struct templates *templates;
     json_t *spec;
     struct shim_spawned spawned;
     struct bottle_row before;
@@ -125,6 +128,7 @@ static void spawned(struct engine *engine, struct message *message)
     runner->row.shim_start_time = launch->spawned.start_time;
     runner->phase = PHASE_LIVE;
     runner->starter = launch->op;
+    memcpy(runner->template_key, launch->template_key, sizeof runner->template_key);
     follow_spawned(runner, launch->spawned.pidfd, launch->spawned.ready_fd);
     runner_save(runner, SAVE_FOLLOW, false, false, pid_saved);
     if (engine->closing)
@@ -161,6 +165,7 @@ static void mark(struct launch *launch)
     row->started_ms = row->finished_ms = row->boots = 0;
     row->shim_pid = 0;
     row->shim_start_time = 0;
+    row->boot[0] = row->boot_reason[0] = '\0';
     row->egress = (struct egress_totals){0};
     memcpy(row->shim_token, launch->token, sizeof row->shim_token);
     memcpy(row->accelerator, launch->accelerator, sizeof row->accelerator);
@@ -188,6 +193,8 @@ static void check_work(struct job *job)
     (void)snprintf(launch->engine, sizeof launch->engine, "%s", plan->engine);
     launch->spec = launch_spec(launch->host, plan, launch->uid, launch->token, &launch->err);
     launch->result = launch->spec ? 0 : -1;
+    if (launch->spec)
+        templates_offer(launch->templates, plan, launch->spec, launch->template_key);
 }
 
 static void checked(struct engine *engine, struct message *message)
@@ -215,6 +222,7 @@ static void begin(struct runner *runner, struct op *op)
     launch->runner = runner;
     launch->op = op;
     launch->host = &app->host;
+    launch->templates = app->templates;
     launch->plan = plan_ref_ref(runner->plan);
     launch->uid = stage_uid(&app->host, &runner->row.allocation);
     launch->before = runner->row;

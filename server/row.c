@@ -66,6 +66,8 @@ const char *const row_migrations[] = {
     " config TEXT NOT NULL,"
     " created_ms INTEGER NOT NULL"
     ") STRICT;",
+    "ALTER TABLE bottles ADD COLUMN boot TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE bottles ADD COLUMN boot_reason TEXT NOT NULL DEFAULT '';",
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 
@@ -135,6 +137,8 @@ static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row
         (void)sqlite3_bind_int64(bound, index++, numbers[i]);
     bind_text(bound, index++, row->shim_token);
     bind_text(bound, index++, row->engine);
+    bind_text(bound, index++, row->boot);
+    bind_text(bound, index++, row->boot_reason);
     return index;
 }
 
@@ -146,10 +150,11 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
         "INSERT INTO bottles (accelerator, backend_reason, state, reason, exit_code, keep_logs, "
         "updated_ms, started_ms,"
         " finished_ms, generation, boots, shim_pid, shim_start_time, egress_allowed, "
-        "egress_denied, egress_bytes_out, egress_bytes_in, shim_token, engine, slug, "
+        "egress_denied, egress_bytes_out, egress_bytes_in, shim_token, engine, "
+        "boot, boot_reason, slug, "
         "spec, labels,"
         " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms, image)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         err);
     if (!bound)
         return -1;
@@ -177,7 +182,7 @@ int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err)
         "= ?, keep_logs = ?,"
         " updated_ms = ?, started_ms = ?, finished_ms = ?, generation = ?, boots = ?, shim_pid = ?,"
         " shim_start_time = ?, egress_allowed = ?, egress_denied = ?, egress_bytes_out = ?,"
-        " egress_bytes_in = ?, shim_token = ?, engine = ?,"
+        " egress_bytes_in = ?, shim_token = ?, engine = ?, boot = ?, boot_reason = ?,"
         " spec_before = CASE WHEN ? THEN spec_before ELSE NULL END WHERE slug = ?",
         err);
     if (!bound)
@@ -286,7 +291,9 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
     for (size_t i = 0; i < COUNT_OF(totals); i++)
         *totals[i] = sqlite3_column_int64(from, column++);
     copy_text(from, column++, ret->engine, sizeof ret->engine);
-    copy_text(from, column, ret->image, sizeof ret->image);
+    copy_text(from, column++, ret->image, sizeof ret->image);
+    copy_text(from, column++, ret->boot, sizeof ret->boot);
+    copy_text(from, column, ret->boot_reason, sizeof ret->boot_reason);
     return 0;
 }
 
@@ -299,17 +306,17 @@ int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
         "git_gate_port,"
         " supervise_port, state, reason, exit_code, keep_logs, created_ms, updated_ms, started_ms,"
         " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token,"
-        " egress_allowed, egress_denied, egress_bytes_out, egress_bytes_in, engine, image, spec,"
-        " labels, spec_before FROM bottles ORDER BY sequence",
+        " egress_allowed, egress_denied, egress_bytes_out, egress_bytes_in, engine, image, boot,"
+        " boot_reason, spec, labels, spec_before FROM bottles ORDER BY sequence",
         err);
     int step = SQLITE_DONE, result = from ? 0 : -1;
 
     while (result == 0 && (step = sqlite3_step(from)) == SQLITE_ROW) {
         result = read_row(from, &row, err);
         if (result == 0)
-            result = visit(&row, (const char *)sqlite3_column_text(from, 28),
-                           (const char *)sqlite3_column_text(from, 29),
-                           (const char *)sqlite3_column_text(from, 30), context, err);
+            result = visit(&row, (const char *)sqlite3_column_text(from, 30),
+                           (const char *)sqlite3_column_text(from, 31),
+                           (const char *)sqlite3_column_text(from, 32), context, err);
     }
     if (result == 0 && step != SQLITE_DONE)
         result = error_set(err, "store-failed", "reading the bottles: %s", sqlite3_errmsg(db));

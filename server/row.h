@@ -26,6 +26,8 @@ struct bottle_row {
     char backend[24];                 /* never "auto" */
     char accelerator[16];             /* "" when the backend names none */
     char backend_reason[REASON_SIZE]; /* why these two, in words */
+    char boot[12];                    /* "template", "cold"; "": not yet */
+    char boot_reason[REASON_SIZE];    /* why a cold one is none from a template */
     char engine[16];                  /* the egress proxy's; "" of rows from before it was kept */
     char image[IMAGE_ID_SIZE];        /* "" for the built-in one; never changes */
     struct allocation allocation;

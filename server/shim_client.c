@@ -56,6 +56,17 @@ static void read_processes(const json_t *array, struct shim_status *ret)
     }
 }
 
+static void read_boot(const json_t *json, struct shim_status *ret)
+{
+    const char *boot = json_member_string(json, "boot");
+    const char *reason = json_member_string(json, "boot_reason");
+
+    ret->template_failed = json_is_true(json_object_get(json, "template_failed"));
+    if (boot && (strcmp(boot, "template") == 0 || strcmp(boot, "cold") == 0))
+        (void)snprintf(ret->boot, sizeof ret->boot, "%s", boot);
+    reason_copy(ret->boot_reason, reason ? reason : "");
+}
+
 int shim_status_parse(const char *bytes, size_t length, struct shim_status *ret, struct error *err)
 {
     CLEANUP_JSON json_t *json = json_parse(bytes, length, err);
@@ -74,6 +85,7 @@ int shim_status_parse(const char *bytes, size_t length, struct shim_status *ret,
         status.has_exit_code = true;
         status.exit_code = (int)json_integer_value(code);
     }
+    read_boot(json, &status);
     status.started_ms = natural(json, "started_ms");
     status.finished_ms = natural(json, "finished_ms");
     status.boots = natural(json, "boots");

@@ -29,6 +29,9 @@ struct shim_status {
     bool has_exit_code;
     int exit_code;
     int64_t started_ms, finished_ms, boots; /* 0: not yet, or not said */
+    char boot[12];                          /* "template", "cold"; "": no guest has come up yet */
+    char boot_reason[REASON_SIZE];
+    bool template_failed;
     pid_t pid;
     uint64_t start_time;
     struct shim_process processes[SHIM_PROCESSES_MAX];

@@ -165,6 +165,8 @@ static void fill_bottle(struct snapshot *snapshot)
         .backend = row->backend,
         .accelerator = row->accelerator[0] ? row->accelerator : NULL,
         .backend_reason = row->backend_reason[0] ? row->backend_reason : NULL,
+        .boot = row->boot[0] ? row->boot : NULL,
+        .boot_reason = row->boot_reason[0] ? row->boot_reason : NULL,
         .engine = row->engine[0] ? row->engine : NULL,
         .guest_ip = snapshot->guest_ip,
         .reason = row->reason[0] ? row->reason : NULL,

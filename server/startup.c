@@ -15,6 +15,7 @@
 #include "server/images.h"
 #include "server/log.h"
 #include "server/stage.h"
+#include "server/templates.h"
 
 enum { ADOPT_PATIENCE_MS = 15000 };
 
@@ -151,7 +152,9 @@ static int open_parts(struct app *app, struct error *err)
     if (stage_parents(&app->host, err) < 0)
         return -1;
     stage_sweep(&app->host);
-    return app->images ? 0 : images_start(app, err);
+    if (!app->images && images_start(app, err) < 0)
+        return -1;
+    return app->templates ? 0 : templates_start(app, err);
 }
 
 int engine_start(struct app *app, struct error *err)

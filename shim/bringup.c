@@ -28,17 +28,26 @@ void bringup_close_relays(struct supervisor *sup)
     }
 }
 
+void bringup_discard_vm(struct supervisor *sup)
+{
+    sup->restarting_vm = true; /* goes on in on_vm_end */
+    health_free(sup->health);
+    sup->health = NULL;
+    if (sup->vm.pid)
+        child_kill(&sup->vm);
+    loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + sup->launch->boot_timeout_ms);
+}
+
 static void on_boot_late(struct loop_timer *timer)
 {
     struct supervisor *sup = timer->data;
 
-    if (sup->boots < BOOTS_MAX && sup->cell_ready && !sup->hello) {
-        sup->restarting_vm = true; /* goes on in on_vm_end */
-        health_free(sup->health);
-        sup->health = NULL;
-        child_kill(&sup->vm);
-        loop_timer_set(sup->loop, &sup->deadline,
-                       clock_monotonic_ms() + sup->launch->boot_timeout_ms);
+    if (sup->restore.under_way) {
+        restore_fail(sup, "its guest said nothing in time");
+        return;
+    }
+    if (sup->boots < BOOTS_MAX + (sup->restore.failed ? 1U : 0) && sup->cell_ready && !sup->hello) {
+        bringup_discard_vm(sup);
         return;
     }
     if (!sup->cell_ready)
@@ -51,30 +60,47 @@ static void on_boot_late(struct loop_timer *timer)
 
 static int start_vm(struct supervisor *sup, struct error *err)
 {
+    struct launch *launch = sup->launch;
+    bool restores = restore_wanted(sup);
     CLEANUP_ARGV struct argv argv = ARGV_INIT;
     CLEANUP_CLOSE int guest_end = -1;
+    CLEANUP_CLOSE int monitor_end = -1;
     CLEANUP_CLOSE int filter = filter_open(FILTER_VM, err);
 
     if (filter < 0)
         return -1;
-    jail_vm(&argv, sup->launch);
+    jail_vm(&argv, launch, restores ? &launch->template.program : &launch->vm);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
-    if (agent_open(&sup->agent, sup->loop, &guest_end, err) < 0)
+    if (agent_open(&sup->agent, sup->loop, &guest_end, err) < 0 ||
+        (restores && restore_begin(sup, &monitor_end, err) < 0))
         return -1;
     sup->boots++;
     sup->hello = false;
-    const struct spawn_fd fds[] = {{guest_end, sup->launch->agent_fd}, {filter, JAIL_FILTER_FD}};
-    return child_start(&sup->vm, argv.items, fds, COUNT_OF(fds), err);
+    const struct spawn_fd fds[] = {{guest_end, launch->agent_fd},
+                                   {filter, JAIL_FILTER_FD},
+                                   {monitor_end, launch->template.qmp_fd},
+                                   {launch->template.state_file, launch->template.state_fd}};
+    if (child_start(&sup->vm, argv.items, fds, restores ? COUNT_OF(fds) : COUNT_OF(fds) - 2, err) <
+        0)
+        return -1;
+    if (restores)
+        restore_started(sup);
+    return 0;
 }
 
 void bringup_send_start(struct supervisor *sup)
 {
-    if (!sup->hello || !sup->sidecars_ready || sup->start_sent || sup->phase != PHASE_STARTING)
+    if (!sup->hello || !sup->cell_ready || !sup->sidecars_ready || sup->start_sent ||
+        sup->phase != PHASE_STARTING)
         return;
+    struct error err = ERROR_INIT;
     sup->start_sent = true;
-    if (agent_send(&sup->agent, sup->launch->start, sup->launch->start_length) < 0)
+    if (launch_refresh_start(sup->launch, &err) < 0)
+        supervisor_fail(sup, "%s", err.text);
+    else if (agent_send(&sup->agent, sup->launch->start, sup->launch->start_length) < 0)
         supervisor_fail(sup, "the agent's channel was closed before the command was sent");
+    launch_forget_start(sup->launch);
 }
 
 static void look_for_sidecars(struct supervisor *sup)
@@ -103,13 +129,16 @@ static void look_for_cell(struct supervisor *sup)
     const struct health_owner owner = {on_gvproxy_lost, sup};
     struct error err = ERROR_INIT;
 
-    if (sup->listeners.active || !is_socket("net/net.sock") || !is_socket("net/api.sock"))
+    if (sup->restarting_vm || sup->listeners.active || !is_socket("net/net.sock") ||
+        !is_socket("net/api.sock"))
         return;
     sup->cell_ready = true;
     if (!(sup->health = health_new(sup->loop, "net", &owner, &err)))
         supervisor_fail(sup, "watching gvproxy: %s", err.text);
-    else if (start_vm(sup, &err) < 0)
+    else if (!sup->vm.pid && start_vm(sup, &err) < 0)
         supervisor_fail(sup, "starting the VM: %s", err.text);
+    else
+        bringup_send_start(sup);
 }
 
 static void on_tick(struct loop_timer *timer)
@@ -263,7 +292,10 @@ void bringup_begin(struct supervisor *sup)
     sup->deadline = (struct loop_timer){.callback = on_boot_late, .data = sup};
     sup->sidecars_until_ms = now + sup->launch->sidecar_timeout_ms;
     sup->sidecars_ready = sup->launch->n_sidecars == 0;
-    if (start_sidecars(sup, &err) < 0 || start_cell(sup, &err) < 0) {
+    /* A machine from a template sends nothing before START, so that it need not wait for the cell.
+     */
+    if (start_sidecars(sup, &err) < 0 || start_cell(sup, &err) < 0 ||
+        (restore_wanted(sup) && start_vm(sup, &err) < 0)) {
         supervisor_fail(sup, "%s", err.text);
         return;
     }

@@ -58,6 +58,18 @@ static void add_program(struct argv *argv, const struct program *program)
                  program->binds[i].jail);
 }
 
+static void add_environment(struct argv *argv, const struct program *program)
+{
+    const char *name;
+    json_t *value;
+
+    json_object_foreach(program->env, name, value)
+    {
+        argv_add_list(argv,
+                      (const char *const[]){"--setenv", name, json_string_value(value), NULL});
+    }
+}
+
 static void begin(struct argv *argv, const struct launch *launch, enum limits_kind kind)
 {
     limits_add(argv, kind, launch);
@@ -98,7 +110,7 @@ void jail_cell(struct argv *argv, const struct launch *launch)
     argv_add_list(argv, (const char *const[]){"--", CELL_GVPROXY, "-config", CELL_CONFIG, NULL});
 }
 
-void jail_vm(struct argv *argv, const struct launch *launch)
+void jail_vm(struct argv *argv, const struct launch *launch, const struct program *program)
 {
     begin(argv, launch, LIMITS_VM);
     argv_add(argv, "--unshare-net");
@@ -108,13 +120,14 @@ void jail_vm(struct argv *argv, const struct launch *launch)
     argv_add_list(argv, (const char *const[]){"--setenv", "PATH", "/usr/bin", NULL});
     if (launch->dev_kvm)
         add_bind(argv, "--dev-bind", "/dev/kvm", "/dev/kvm");
-    add_program(argv, &launch->vm);
-    if (!launch->probe)
+    add_environment(argv, program);
+    add_program(argv, program);
+    if (!launch->probe || launch->save.state)
         add_bind(argv, "--bind", launch->net_dir, JAIL_RUN_DIR);
     /* Nor may it fill the machine's memory by files. */
     argv_add_list(argv, (const char *const[]){"--remount-ro", "/tmp", "--remount-ro", "/dev",
                                               "--remount-ro", "/", "--chdir", "/tmp", "--", NULL});
-    argv_add_list(argv, launch->vm.argv);
+    argv_add_list(argv, program->argv);
 }
 
 bool jail_is_proxy(const struct program *program)
@@ -124,19 +137,12 @@ bool jail_is_proxy(const struct program *program)
 
 void jail_sidecar(struct argv *argv, const struct launch *launch, const struct program *program)
 {
-    const char *name;
-    json_t *value;
-
     begin(argv, launch, jail_is_proxy(program) ? LIMITS_PROXY : LIMITS_SIDECAR);
     add_filter(argv);
     argv_add_list(argv, system_files);
     argv_add_list(argv, scratch);
     argv_add_list(argv, (const char *const[]){"--setenv", "PATH", "/usr/sbin:/usr/bin", NULL});
-    json_object_foreach(program->env, name, value)
-    {
-        argv_add_list(argv,
-                      (const char *const[]){"--setenv", name, json_string_value(value), NULL});
-    }
+    add_environment(argv, program);
     add_program(argv, program);
     if (jail_is_proxy(program))
         add_bind(argv, "--ro-bind", launch->config_dir, JAIL_CONFIG_DIR);

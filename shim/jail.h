@@ -20,7 +20,8 @@ enum {
 
 /* gvproxy behind bottle-cell, which passes one listener per forward out. */
 void jail_cell(struct argv *argv, const struct launch *launch);
-void jail_vm(struct argv *argv, const struct launch *launch);
+/* `program`: how the machine comes up, one of the launch's. */
+void jail_vm(struct argv *argv, const struct launch *launch, const struct program *program);
 /* A sidecar: the host's network, and of its files /usr, the resolver's files, and its own. */
 void jail_sidecar(struct argv *argv, const struct launch *launch, const struct program *program);
 /* The same jail for the program that checks the sidecar's next config. */

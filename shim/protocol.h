@@ -13,6 +13,8 @@
  *   {"state": "starting" | "running" | "stopping" | "stopped" | "exited" | "failed",
  *    "reason": "…" | null, "exit_code": N | null, "started_ms": N, "finished_ms": N,
  *    "pid": N, "start_time": N, "boots": N,
+ *    "boot": "template" | "cold" (once a guest has come up), "boot_reason": "…" (of a cold one),
+ *    "template_failed": true | false,
  *    "processes": [{"name": "gvproxy", "pid": N, "start_time": N}, …]}
  *
  * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"},

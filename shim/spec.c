@@ -3,8 +3,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "api/rule_match.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
@@ -63,13 +65,8 @@ static const char **read_argv(struct reader *reader, const json_t *list)
     return argv;
 }
 
-static void read_program(struct reader *reader, const json_t *object, struct program *ret)
+static void read_binds(struct reader *reader, const json_t *binds, struct program *ret)
 {
-    json_t *binds = json_object_get(object, "binds");
-
-    ret->name = string_of(reader, object, "name");
-    ret->env = json_object_get(object, "env");
-    ret->argv = read_argv(reader, json_object_get(object, "argv"));
     if (json_array_size(binds) > BINDS_MAX) {
         fault(reader, "binds");
         return;
@@ -85,6 +82,14 @@ static void read_program(struct reader *reader, const json_t *object, struct pro
             return;
         }
     }
+}
+
+static void read_program(struct reader *reader, const json_t *object, struct program *ret)
+{
+    ret->name = string_of(reader, object, "name");
+    ret->env = json_object_get(object, "env");
+    ret->argv = read_argv(reader, json_object_get(object, "argv"));
+    read_binds(reader, json_object_get(object, "binds"), ret);
 }
 
 static void read_forwards(struct reader *reader, const json_t *list, struct launch *ret)
@@ -176,6 +181,8 @@ static void build_start(struct reader *reader, const json_t *guest, struct launc
             fault(reader, "env");
         text_add_bytes(&out, "", 1);
     }
+    static const char fresh[START_FRESH_SIZE]; /* set when it is sent */
+    text_add_bytes(&out, fresh, sizeof fresh);
     if (out.length > START_PAYLOAD_MAX)
         fault(reader, "guest (command and environment are too large)");
     ret->start_length = out.length;
@@ -186,6 +193,31 @@ static void build_start(struct reader *reader, const json_t *guest, struct launc
     }
     frame_header(header, FRAME_START, (uint32_t)(ret->start_length - FRAME_HEADER_SIZE));
     memcpy(ret->start, header, sizeof header);
+}
+
+static void read_mac(struct reader *reader, const json_t *guest, struct launch *ret)
+{
+    const char *text = string_of(reader, guest, "mac");
+    uint8_t *mac = ret->mac;
+
+    if (!reader->failed && sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", mac, mac + 1,
+                                  mac + 2, mac + 3, mac + 4, mac + 5) != 6)
+        fault(reader, "mac");
+}
+
+static void read_template(struct reader *reader, const json_t *object, struct vm_template *ret)
+{
+    if (!object || json_is_null(object))
+        return;
+    ret->state = string_of(reader, object, "state");
+    ret->qmp_fd = (int)integer_of(reader, object, "qmp_fd", 3, 64);
+    if (!json_object_get(object, "argv")) /* one that is made */
+        return;
+    ret->program.name = "template";
+    ret->program.env = json_object_get(object, "env");
+    ret->program.argv = read_argv(reader, json_object_get(object, "argv"));
+    read_binds(reader, json_object_get(object, "binds"), &ret->program);
+    ret->state_fd = (int)integer_of(reader, object, "state_fd", 3, 64);
 }
 
 static void read_resources(struct reader *reader, const json_t *object, struct resources *ret)
@@ -215,12 +247,16 @@ static void read_bottle(struct reader *reader, const json_t *spec, struct launch
     read_sidecars(reader, json_object_get(spec, "sidecars"), ret);
     read_rules(reader, json_object_get(spec, "rules"), ret);
     build_start(reader, json_object_get(spec, "guest"), ret);
+    read_mac(reader, json_object_get(spec, "guest"), ret);
+    read_template(reader, json_object_get(json_object_get(spec, "vm"), "template"), &ret->template);
+    ret->cold_reason = json_member_string(json_object_get(spec, "vm"), "cold_reason");
 }
 
 int launch_decode(const char *bytes, size_t length, struct launch *ret, struct error *err)
 {
     struct reader reader = {.err = err};
-    struct launch launch = {.json = json_parse(bytes, length, err)};
+    struct launch launch = {
+        .json = json_parse(bytes, length, err), .template.state_file = -1, .save.state_file = -1};
     const json_t *spec = launch.json, *vm = json_object_get(spec, "vm");
 
     if (!spec)
@@ -247,6 +283,8 @@ int launch_decode(const char *bytes, size_t length, struct launch *ret, struct e
     launch.agent_fd = (int)integer_of(&reader, vm, "agent_fd", 3, 64);
     if (!launch.probe)
         read_bottle(&reader, spec, &launch);
+    else
+        read_template(&reader, json_object_get(spec, "save"), &launch.save);
     if (reader.failed) {
         launch_free(&launch);
         return -1;
@@ -265,7 +303,28 @@ void launch_free(struct launch *launch)
         free(launch->staged[i]);
     rules_free(launch->rules, launch->n_rules);
     free(launch->vm.argv);
-    free(launch->start);
+    free(launch->template.program.argv);
+    launch_forget_start(launch);
     json_decref(launch->json);
-    *launch = (struct launch){0};
+    *launch = (struct launch){.template.state_file = -1, .save.state_file = -1};
+}
+
+int launch_refresh_start(struct launch *launch, struct error *err)
+{
+    uint8_t *at = launch->start + launch->start_length - START_FRESH_SIZE;
+
+    put_u64(at, (uint64_t)clock_wall_ms());
+    memcpy(at + 8, launch->mac, sizeof launch->mac);
+    return getrandom(at + 16, START_ENTROPY_SIZE, 0) == START_ENTROPY_SIZE
+               ? 0
+               : error_errno(err, NULL, "random bytes for the guest");
+}
+
+void launch_forget_start(struct launch *launch)
+{
+    if (launch->start)
+        explicit_bzero(launch->start, launch->start_length);
+    free(launch->start);
+    launch->start = NULL;
+    launch->start_length = 0;
 }

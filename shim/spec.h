@@ -9,11 +9,13 @@
  *                "config": null |
  * {"path","name","check":[…],"complaint"|null,"hangs_up","in_force"}}], "vm":
  * {"name","argv":[…],"binds":[["host","jail"(,true:
- * writable)],…],"dev_kvm":bool,"agent_fd":N(,"disk_mib":N)}, "cgroup": "path" of the group to enter
- * (none: absent), "resources":
+ * writable)],…],"dev_kvm":bool,"agent_fd":N(,"disk_mib":N)(,"template":
+ * {"argv","binds","env","qmp_fd","state","state_fd"})(,"cold_reason")}, "cgroup": "path" of the
+ * group to enter (none: absent), "resources":
  * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "probe": true only to find out
- * whether a VM boots: then gvproxy, forwards, sidecars and guest are absent, "guest":
- * {"hostname","guest_ip","gateway","workdir","user","command":[…],"env":[["NAME","value"],…]}}
+ * whether a VM boots: then gvproxy, forwards, sidecars and guest are absent, "save": {"state",
+ * "qmp_fd"} with a probe: a template is made of it, "guest":
+ * {"hostname","guest_ip","gateway","mac","workdir","user","command":[…],"env":[["NAME","value"],…]}}
  *
  * argv[0] of sidecars and vm is a path in their jail. */
 #pragma once
@@ -29,7 +31,7 @@
 enum {
     SIDECARS_MAX = FORWARDS_MAX,
     BINDS_MAX = 12,
-    STAGED_MAX = 7 + SIDECARS_MAX + BINDS_MAX * (SIDECARS_MAX + 1),
+    STAGED_MAX = 7 + SIDECARS_MAX + BINDS_MAX * (SIDECARS_MAX + 2),
 };
 
 struct bind {
@@ -70,6 +72,14 @@ struct resources {
     int64_t pids;     /* processes and threads of the whole bottle */
 };
 
+/* The same machine, restored from a template: its memory is among the binds. */
+struct vm_template {
+    struct program program; /* argv NULL: there is none */
+    const char *state;      /* path of the devices' state; opened by staging, which is root */
+    int state_file;         /* that; -1 */
+    int qmp_fd, state_fd;   /* as the VM gets them */
+};
+
 /* Strings are borrowed from `json`, which the struct owns. */
 struct launch {
     json_t *json;
@@ -92,8 +102,12 @@ struct launch {
     struct program vm;
     bool dev_kvm;
     int agent_fd;
-    uint8_t *start; /* START frame for the guest, header and payload; owned */
+    struct vm_template template;
+    const char *cold_reason; /* why there is no template; NULL where there is one */
+    struct vm_template save; /* of a probe: where a template is made; state NULL: nowhere */
+    uint8_t *start;          /* START frame for the guest, header and payload; owned */
     size_t start_length;
+    uint8_t mac[6];
     char *staged[STAGED_MAX]; /* paths that staging made; owned */
     size_t n_staged;
 };
@@ -101,3 +115,7 @@ struct launch {
 /* Reads and checks a spec. *ret is released with launch_free. */
 int launch_decode(const char *bytes, size_t length, struct launch *ret, struct error *err);
 void launch_free(struct launch *launch);
+/* Puts the present time and new entropy into the START frame, just before it is sent; -1: there is
+ * none. launch_forget_start wipes and frees it. */
+int launch_refresh_start(struct launch *launch, struct error *err);
+void launch_forget_start(struct launch *launch);

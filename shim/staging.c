@@ -36,8 +36,11 @@ static void collect(struct launch *launch, struct paths *paths)
 {
     add_path(paths, &launch->bwrap);
     add_program_paths(paths, &launch->vm);
+    if (launch->save.state)
+        add_path(paths, &launch->net_dir);
     if (launch->probe)
         return;
+    add_program_paths(paths, &launch->template.program);
     add_path(paths, &launch->gvproxy);
     add_path(paths, &launch->gvproxy_config);
     add_path(paths, &launch->cell);
@@ -129,6 +132,32 @@ static int make_owned_directory(const char *name, const struct launch *launch, s
     return 0;
 }
 
+/* The bottle's user has no way to it. */
+static int open_state(struct vm_template *template, int flags, struct error *err)
+{
+    if (!template->state)
+        return 0;
+    template->state_file = open(template->state, flags | O_NOFOLLOW | O_CLOEXEC);
+    return template->state_file < 0
+               ? error_errno(err, "launch-failed", "the template's state %s", template->state)
+               : 0;
+}
+
+/* The template may have been removed since it was offered; then the bottle does without. */
+static void look_for_template(struct launch *launch)
+{
+    struct program *program = &launch->template.program;
+    bool there = open_state(&launch->template, O_RDONLY, NULL) == 0;
+
+    for (size_t i = 0; i < program->n_binds; i++)
+        there = there && access(program->binds[i].host, F_OK) == 0;
+    if (there || !program->argv)
+        return;
+    launch->cold_reason = "its template was removed just before";
+    free(program->argv);
+    *program = (struct program){0};
+}
+
 int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
 {
     (void)umask(0077);
@@ -138,6 +167,9 @@ int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
         open(launch->log_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (log_dir < 0)
         return error_errno(err, "launch-failed", "%s", launch->log_dir);
+    look_for_template(launch);
+    if (open_state(&launch->save, O_WRONLY, err) < 0)
+        return -1;
     launch->net_dir = "net";
     launch->proxy_dir = "proxy";
     launch->config_dir = CONFIG_DIR;

@@ -45,6 +45,20 @@ static json_t *process_entry(const struct child *child)
                      (json_int_t)child->start_time);
 }
 
+/* Once a guest has come up. */
+static void boot_encode(const struct supervisor *sup, json_t *status)
+{
+    const struct restore *restore = &sup->restore;
+    const char *why = restore->failed ? restore->reason : sup->launch->cold_reason;
+
+    json_object_set_new(status, "template_failed", json_boolean(restore->failed));
+    if (!sup->hello)
+        return;
+    json_object_set_new(status, "boot", json_string(restore->done ? "template" : "cold"));
+    if (!restore->done && why)
+        json_object_set_new(status, "boot_reason", json_string_lossy(why));
+}
+
 static json_t *status_encode(void *context)
 {
     struct supervisor *sup = context;
@@ -67,6 +81,7 @@ static json_t *status_encode(void *context)
                   (int)sup->boots, "processes", processes);
     if (status && sup->ended)
         json_object_set_new(status, "exit_code", json_integer(sup->exit_code));
+    boot_encode(sup, status);
     return status;
 }
 
@@ -142,6 +157,7 @@ static void begin_ending(struct supervisor *sup)
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
+    restore_end(sup);
     health_free(sup->health);
     sup->health = NULL;
     bringup_close_relays(sup);
@@ -209,6 +225,7 @@ void supervisor_on_frame(void *context, const struct frame *frame)
             return;
         }
         sup->hello = true;
+        restore_succeeded(sup);
         bringup_send_start(sup);
         return;
     case FRAME_STARTED:
@@ -259,6 +276,10 @@ static void on_vm_end(struct supervisor *sup, int status)
     char words[96];
 
     agent_close(&sup->agent);
+    if (sup->restore.under_way) {
+        sink_drain(&sup->vm.error);
+        restore_fail(sup, sup->vm.error.last[0] ? sup->vm.error.last : "the VM ended");
+    }
     if (sup->restarting_vm) {
         /* gvproxy answers its first peer for ever: a new VM needs a new one. */
         child_kill(&sup->gvproxy);

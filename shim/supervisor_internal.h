@@ -11,6 +11,7 @@
 #include "shim/health.h"
 #include "shim/relay.h"
 #include "shim/report.h"
+#include "shim/restore.h"
 #include "shim/spec.h"
 
 enum phase { PHASE_STARTING, PHASE_RUNNING, PHASE_STOPPING, PHASE_ENDING, PHASE_OVER };
@@ -31,6 +32,7 @@ struct supervisor {
     struct egress_change change;
     struct execs execs;
     struct loop_timer report_deadline;
+    struct restore restore;
     enum phase phase;
     bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;
     bool ended; /* the guest said how its command ended */
@@ -50,6 +52,8 @@ void bringup_again(struct supervisor *sup);
 /* Sends START once the guest, the cell and the sidecars are all there. */
 void bringup_send_start(struct supervisor *sup);
 void bringup_close_relays(struct supervisor *sup);
+/* Ends the VM, and a new one is started. */
+void bringup_discard_vm(struct supervisor *sup);
 
 /* Ends the bottle: `stopped` when that was asked for, `exited` when the command had ended, else
  * `failed` with the reason. */

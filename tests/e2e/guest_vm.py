@@ -13,7 +13,8 @@ import time
 from harness import BUILD
 
 HELLO, STARTED, OUTPUT, EXIT, FAILED = 1, 2, 3, 4, 5
-START, SIGNAL, POWEROFF = 64, 65, 66
+START, SIGNAL, POWEROFF, WAKE = 64, 65, 66, 78
+PROTOCOL_VERSION = 3
 BOOT_TIMEOUT = 60
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 MAC = "5a:94:ef:00:00:02"
@@ -29,10 +30,12 @@ def packed(frame_type, payload=b""):
     return struct.pack("<IB3x", len(payload), frame_type) + payload
 
 
-def start_payload(argv, env, workdir, hostname, guest_ip, gateway, user=""):
+def start_payload(argv, env, workdir, hostname, guest_ip, gateway, user="", mac="", wall_ms=None, entropy=b""):
     strings = [hostname, guest_ip, gateway, workdir, user, *argv, *env]
     raw = b"".join((s if isinstance(s, bytes) else s.encode()) + b"\0" for s in strings)
-    return struct.pack("<II", len(argv), len(env)) + raw
+    wall_ms = int(time.time() * 1000) if wall_ms is None else wall_ms
+    fresh = struct.pack("<Q8s64s", wall_ms, bytes.fromhex(mac.replace(":", "")), entropy)
+    return struct.pack("<II", len(argv), len(env)) + raw + fresh
 
 
 class Guest:
@@ -91,12 +94,12 @@ class Guest:
 
     def hello(self):
         frame_type, payload = self.frame()
-        assert frame_type == HELLO and payload[:4] == struct.pack("<I", 2)
+        assert frame_type == HELLO and payload[:4] == struct.pack("<I", PROTOCOL_VERSION)
         return payload[4:].decode()
 
     def start(self, argv, env=(PATH,), workdir="/workspace", hostname="box",
-              guest_ip="192.168.50.2", gateway="192.168.50.1"):
-        self.send(START, start_payload(argv, env, workdir, hostname, guest_ip, gateway))
+              guest_ip="192.168.50.2", gateway="192.168.50.1", **fresh):
+        self.send(START, start_payload(argv, env, workdir, hostname, guest_ip, gateway, **fresh))
 
     def run(self, argv, **start):
         """HELLO, START and all that comes back."""

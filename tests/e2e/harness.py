@@ -30,7 +30,8 @@ USERS = {"same user": None, **({"ordinary user": OTHER_USER} if os.getuid() == 0
 
 # The table of what happened: it tells of bottles that are gone.
 HISTORY = "events"
-DEFAULTS = {"log_level": "debug"}
+# A template is one more boot, in the background of each daemon: only test_templates.py is about them.
+DEFAULTS = {"log_level": "debug", "template_max_mib": 0}
 SLOW = {"kvm_probe": "60s", "boot_timeout": "2m", "sidecar_timeout": "60s"}  # KVM may be a nested one
 # The ways to run a bottle's VM: tests marked `backends` run once for each (conftest.py). A library that is
 # not there keeps "auto" from smolmachines.

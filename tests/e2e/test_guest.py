@@ -335,12 +335,13 @@ def exec_payload(flags):
     "raw",
     [
         guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "10.0.0.2", "10.0.0.1")),
+        guest_vm.packed(guest_vm.WAKE),
         guest_vm.packed(SIGNAL, struct.pack("<I", 65)),
         b"\xff" * 64,
         guest_vm.packed(EXEC, exec_payload(flags=4)),
         guest_vm.packed(EXEC, exec_payload(flags=STDIN)) + guest_vm.packed(EXEC_INPUT, b"\1\0\0\0" + b"x" * 65537),
     ],
-    ids=["a second START", "signal 65", "noise", "an unknown flag", "more input than the window"],
+    ids=["a second START", "WAKE once it runs", "signal 65", "noise", "an unknown flag", "more input than the window"],
 )
 def test_a_bad_later_frame_is_told_and_ends_the_machine(boot, raw):
     guest = boot()
@@ -361,6 +362,19 @@ def test_a_start_message_in_small_pieces(boot):
         guest.host.sendall(raw[at : at + 97])
     result = guest.result()
     assert (result.code, len(result.out)) == (0, 3001)
+    guest.end()
+
+
+def test_what_a_restored_machine_is_given(boot):
+    """A host that has not heard HELLO asks for it; time and address are what START says."""
+    guest = boot()
+    release = guest.hello()
+    guest.send(guest_vm.WAKE)
+    assert guest.hello() == release
+    script = "date +%s; cat /sys/class/net/eth0/address"
+    guest.start(["sh", "-c", script], mac="5a:94:ef:00:01:02", wall_ms=1_000_000_000_900)
+    second, mac = guest.result().out.decode().split()
+    assert 1_000_000_000 <= int(second) <= 1_000_000_005 and mac == "5a:94:ef:00:01:02"
     guest.end()
 
 

@@ -91,6 +91,9 @@ static int render_case_qemu(const json_t *input, struct text *out, struct error 
         .tsc_khz = (unsigned)json_member_integer(section, "tsc_khz", 0),
         .agent_fd = (int)json_member_integer(section, "agent_fd", 3),
         .probe = json_is_true(json_object_get(section, "probe")),
+        .template_ram = json_member_string(section, "template_ram"),
+        .template_make = json_is_true(json_object_get(section, "template_make")),
+        .qmp_fd = (int)json_member_integer(section, "qmp_fd", 0),
     };
 
     return render_qemu(&config, out, err);

@@ -10,6 +10,7 @@
 #include "backends/backend.h"
 #include "backends/engines.h"
 #include "backends/krun_api.h"
+#include "backends/qemu.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/process.h"
@@ -60,7 +61,8 @@ static void machine_furnish(const struct machine *machine)
 {
     static const char *const programs[] = {"gvproxy", "bwrap", "qemu-system-x86_64", "smolvm",
                                            "pipelock"};
-    static const char *const ours[] = {"bottle-shim", "bottle-cell", "bottle-krun"};
+    static const char *const ours[] = {"bottle-shim", "bottle-cell", "bottle-krun",
+                                       "bottle-private.so"};
     static const char *const files[] = {"vmlinuz", "initramfs.img", "root/init.krun",
                                         "images/busybox.erofs"};
 
@@ -411,6 +413,102 @@ Test(backends, the_launch_spec_runs_exactly_the_rendered_argv)
                          json_object_get(rendered, "argv")));
     cr_expect_eq(json_member_integer(spec, "uid", -1), 1234);
     cr_expect_eq(json_array_size(json_object_get(spec, "sidecars")), 1);
+    plan_free(plan);
+    machine_remove(&machine);
+}
+
+/* --- Templates -------------------------------------------------------------------------------- */
+
+static struct plan *prepared(struct machine *machine, const char *body)
+{
+    struct error err = ERROR_INIT;
+    struct plan *plan = resolve(machine, body);
+
+    plan->backend = "qemu";
+    cr_assert_eq(backend_find("qemu")->prepare(&machine->host, plan, &err), 0, "%s", err.text);
+    return plan;
+}
+
+static char *template_lines(struct machine *machine, const struct plan *plan)
+{
+    struct error err = ERROR_INIT;
+    struct text text = TEXT_INIT;
+
+    cr_assert_eq(qemu_templating.lines(&machine->host, plan, &text, &err), 0, "%s", err.text);
+    return text_take(&text);
+}
+
+Test(templates, what_makes_a_template_another)
+{
+    static const struct {
+        const char *body;
+        bool same;
+    } cases[] = {
+        {"{\"command\":[\"true\"]}", true},
+        {"{\"slug\":\"other\",\"command\":[\"sh\"],\"env\":{\"A\":\"b\"}}", true},
+        {"{\"command\":[\"true\"],\"resources\":{\"memory_mib\":512}}", false},
+        {"{\"command\":[\"true\"],\"resources\":{\"cpus\":2}}", false},
+        {"{\"command\":[\"true\"],\"resources\":{\"disk_mib\":64}}", false},
+    };
+    struct machine machine;
+
+    machine_make(&machine);
+    machine_furnish(&machine);
+    struct plan *plan = prepared(&machine, cases[0].body);
+    CLEANUP_FREE char *first = template_lines(&machine, plan);
+    plan_free(plan);
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        plan = prepared(&machine, cases[i].body);
+        CLEANUP_FREE char *lines = template_lines(&machine, plan);
+        cr_expect_eq(strcmp(lines, first) == 0, cases[i].same, "case %zu", i);
+        plan_free(plan);
+    }
+    static const char *const files[] = {"vmlinuz", "initramfs.img", "images/busybox.erofs"};
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        touch(machine.guest, files[i], 0600); /* a new one in its place */
+        plan = prepared(&machine, cases[0].body);
+        CLEANUP_FREE char *lines = template_lines(&machine, plan);
+        cr_expect_str_neq(lines, first, "%s", files[i]);
+        plan_free(plan);
+    }
+    machine_remove(&machine);
+}
+
+Test(templates, a_bottle_reads_it_and_its_maker_writes_it)
+{
+    struct machine machine;
+    struct error err = ERROR_INIT;
+    json_t *use = NULL, *vm = NULL, *save = NULL;
+
+    machine_make(&machine);
+    machine_furnish(&machine);
+    struct plan *plan = prepared(&machine, "{\"command\":[\"true\"]}");
+    cr_assert_eq(qemu_templating.use(&machine.host, plan, "/t/one", &use, &err), 0, "%s", err.text);
+    cr_assert_eq(qemu_templating.make(&machine.host, plan, "/t/new", &vm, &save, &err), 0);
+    const json_t *files[] = {json_object_get(use, "binds"), json_object_get(vm, "binds")};
+    bool seen[2] = {false, false};
+    for (size_t i = 0; i < 2; i++) {
+        size_t n;
+        const json_t *bind;
+        json_array_foreach(files[i], n, bind)
+        {
+            bool ram = strcmp(json_string_value(json_array_get(bind, 1)), QEMU_TEMPLATE_RAM) == 0;
+            bool writable = json_is_true(json_array_get(bind, 2));
+            cr_expect(!writable || (ram && i == 1));
+            seen[i] |= ram && writable == (i == 1);
+        }
+    }
+    cr_expect(seen[0] && seen[1]);
+    const struct plan_file *file = plan_find_file(plan, "qemu.json");
+    CLEANUP_JSON json_t *rendered = json_parse(file->content, file->length, &err);
+    cr_expect(json_equal(json_object_get(use, "argv"), json_object_get(rendered, "restore")),
+              "what runs is what was shown");
+    cr_expect_str_eq(json_member_string(use, "state"), "/t/one/state");
+    cr_expect_str_eq(json_member_string(save, "state"), "/t/new/state");
+    cr_expect_null(backend_find("smolmachines")->templating);
+    json_decref(use);
+    json_decref(vm);
+    json_decref(save);
     plan_free(plan);
     machine_remove(&machine);
 }

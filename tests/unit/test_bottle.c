@@ -40,7 +40,8 @@ Test(bottle, fresh_one)
 
     cr_assert_str_eq(text,
                      "{\"slug\":\"a\",\"state\":\"prepared\",\"reason\":null,\"backend\":\"qemu\","
-                     "\"accelerator\":null,\"backend_reason\":null,\"engine\":null,\"created_at\":"
+                     "\"accelerator\":null,\"backend_reason\":null,\"engine\":null,\"boot\":null,"
+                     "\"boot_reason\":null,\"created_at\":"
                      "\"2026-01-02T03:04:05.678Z\","
                      "\"updated_at\":\"2026-01-02T03:04:05.678Z\",\"started_at\":null,"
                      "\"finished_at\":null,\"exit_code\":null,\"guest_ip\":\"192.168.50.2\","

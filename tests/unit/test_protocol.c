@@ -136,7 +136,7 @@ static void add_string(struct payload *payload, const char *string)
 }
 
 /* The counts, and then the strings, of which the first five are the machine's. */
-static struct payload start_payload(uint32_t n_args, uint32_t n_env, const char *const *strings)
+static struct payload strings_payload(uint32_t n_args, uint32_t n_env, const char *const *strings)
 {
     struct payload payload = {.length = 8};
 
@@ -144,6 +144,21 @@ static struct payload start_payload(uint32_t n_args, uint32_t n_env, const char 
     put_u32(payload.bytes + 4, n_env);
     for (; *strings; strings++)
         add_string(&payload, *strings);
+    return payload;
+}
+
+/* With what is fresh: a time, an address, and bytes that count. */
+static struct payload start_payload(uint32_t n_args, uint32_t n_env, const char *const *strings)
+{
+    struct payload payload = strings_payload(n_args, n_env, strings);
+    uint8_t *fresh = payload.bytes + payload.length;
+
+    cr_assert_leq(payload.length + START_FRESH_SIZE, sizeof payload.bytes);
+    put_u64(fresh, 0x123456789abcdef0U);
+    memcpy(fresh + 8, "\x5a\x94\xef\0\0\x02\0\0", 8);
+    for (int i = 0; i < START_ENTROPY_SIZE; i++)
+        fresh[16 + i] = (uint8_t)(i + 1);
+    payload.length += START_FRESH_SIZE;
     return payload;
 }
 
@@ -182,6 +197,10 @@ Test(protocol, a_start_message_gives_every_string_back)
     }
     cr_expect_null(message.args[3]);
     cr_expect_null(message.env[3]);
+    cr_expect_eq(message.wall_ms, 0x123456789abcdef0U);
+    cr_expect_arr_eq(message.mac, "\x5a\x94\xef\0\0\x02", 6);
+    cr_expect_eq(message.entropy[0], 1);
+    cr_expect_eq(message.entropy[START_ENTROPY_SIZE - 1], START_ENTROPY_SIZE);
     start_message_free(&message);
     start_message_free(&message); /* a second time is harmless */
 }

@@ -46,7 +46,7 @@ static const char good_spec[] =
     "k\",\"/vm/kernel\"]],"
     "\"dev_kvm\":false,\"agent_fd\":5},"
     "\"guest\":{\"hostname\":\"h\",\"guest_ip\":\"192.168.50.2\",\"gateway\":\"192.168.50.1\","
-    "\"workdir\":\"/\",\"user\":\"\","
+    "\"mac\":\"5a:94:ef:00:00:32\",\"workdir\":\"/\",\"user\":\"\","
     "\"command\":[\"sh\",\"-c\",\"exit 7\"],\"env\":[[\"A\",\"1\"],[\"B\",\"a\\nb \"]]}}";
 
 static char directory[64];
@@ -115,6 +115,8 @@ Test(launch_spec, decodes)
     cr_expect_str_eq(start.args[2], "exit 7");
     cr_expect_str_eq(start.env[1], "B=a\nb ");
     start_message_free(&start);
+    cr_expect_null(launch.template.program.argv);
+    cr_expect_eq(launch.template.state_file, -1);
     launch_free(&launch);
 }
 
@@ -157,7 +159,7 @@ Test(jail, what_each_may_see)
     launch.proxy_dir = "proxy";
     launch.config_dir = "config";
     jail_cell(&cell, &launch);
-    jail_vm(&vm, &launch);
+    jail_vm(&vm, &launch, &launch.vm);
     jail_sidecar(&sidecar, &launch, &launch.sidecars[0].program);
     const struct argv *const jails[] = {&cell, &vm, &sidecar};
     for (size_t i = 0; i < COUNT_OF(jails); i++) {
