@@ -7,6 +7,7 @@
 
 #include "guest/agent.h"
 #include "guest/protocol.h"
+#include "guest/secrets.h"
 
 enum { EXEC_POLL_MAX = 3 * EXECS_MAX };
 
@@ -14,6 +15,7 @@ struct exec;
 
 struct execs {
     struct agent *agent;
+    const struct secrets *secrets;
     const struct start_message *start; /* the environment and the work directory that it has */
     struct exec *items[EXECS_MAX];
     size_t count;

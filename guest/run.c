@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -18,12 +19,21 @@
 #include "guest/output.h"
 #include "guest/report.h"
 
+/* What is owed to the host for a SECRETS. */
+struct answer {
+    bool owed;
+    uint32_t id;
+    char words[256];
+};
+
 struct run {
     struct agent *agent;
     struct error *err;
     const char *gateway;
     struct report report;
     struct execs execs;
+    struct secrets *secrets;
+    struct answer answer;
     struct output output;
     int signals; /* signalfd for SIGCHLD */
     pid_t pid;
@@ -67,6 +77,41 @@ static void reap(struct run *run)
         }
 }
 
+/* Takes secrets anew, and tells the command. -1 when malformed. */
+static int take_secrets(struct run *run, const struct frame *frame)
+{
+    struct secrets_message message;
+    struct error err = ERROR_INIT;
+
+    if (run->answer.owed || secrets_message_parse(frame->payload, frame->length, &message) < 0)
+        return -1;
+    if (message.id == 0 || message.signal > (uint32_t)SIGRTMAX) {
+        secrets_message_free(&message);
+        return -1;
+    }
+    if (secrets_take(run->secrets, &message, &err) == 0 && message.signal && !run->output.ended)
+        (void)kill(-run->pid, (int)message.signal);
+    run->answer = (struct answer){.owed = true, .id = message.id};
+    (void)snprintf(run->answer.words, sizeof run->answer.words, "%.*s",
+                   (int)sizeof run->answer.words - 1, err.text);
+    secrets_message_free(&message);
+    return 0;
+}
+
+static void pump_answer(struct run *run)
+{
+    uint8_t payload[4 + sizeof run->answer.words];
+    size_t length = strlen(run->answer.words);
+
+    if (!run->answer.owed)
+        return;
+    put_u32(payload, run->answer.id);
+    memcpy(payload + 4, run->answer.words, length);
+    if (agent_put(run->agent, FRAME_SECRETS_SET, payload, 4 + length) == 0)
+        run->answer.owed = false;
+    agent_write(run->agent);
+}
+
 static bool malformed(struct run *run, enum run_end *ret, const char *words)
 {
     (void)error_set(run->err, NULL, "the host sent %s", words);
@@ -98,6 +143,11 @@ static bool obey(struct run *run, enum run_end *ret)
         if (frame.type == FRAME_REPORT) {
             if (report_begin(&run->report, &frame, run->gateway) < 0)
                 return malformed(run, ret, "a malformed REPORT");
+            continue;
+        }
+        if (frame.type == FRAME_SECRETS) {
+            if (take_secrets(run, &frame) < 0)
+                return malformed(run, ret, "SECRETS that are malformed or come too soon");
             continue;
         }
         if (execs_frame_is_theirs(frame.type)) {
@@ -156,6 +206,7 @@ static enum run_end loop(struct run *run)
             return end;
         if (fds[SIGNALS].revents)
             reap(run);
+        pump_answer(run);
         report_pump(&run->report, run->agent);
         /* Whoever is first may fill the channel: each gets its turn. */
         if ((execs_first = !execs_first))
@@ -181,17 +232,24 @@ static int watch_children(struct error *err)
     return fd < 0 ? error_errno(err, NULL, "watching for the end of processes") : fd;
 }
 
-enum run_end run_command(struct agent *agent, const struct start_message *start, struct error *err)
+enum run_end run_command(struct agent *agent, const struct start_message *start,
+                         struct secrets *secrets, struct error *err)
 {
+    CLEANUP_FREE char **env = secrets_environment(secrets, start, NULL, 0);
     struct run run = {.agent = agent,
                       .err = err,
                       .gateway = start->gateway,
                       .report.fd = -1,
-                      .execs = {.agent = agent, .start = start}};
+                      .secrets = secrets,
+                      .execs = {.agent = agent, .secrets = secrets, .start = start}};
     const struct command_plan plan = {
-        .args = start->args, .env = start->env, .workdir = start->workdir, .user = start->user};
+        .args = start->args, .env = env, .workdir = start->workdir, .user = start->user};
     struct command command;
 
+    if (!env) {
+        (void)error_set(err, NULL, "the guest's memory is short");
+        return RUN_MALFORMED;
+    }
     if ((run.signals = watch_children(err)) < 0)
         return RUN_MALFORMED;
     switch (command_start(&plan, &command, err)) {

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "guest/agent.h"
 #include "guest/protocol.h"
+#include "guest/secrets.h"
 
 enum run_end {
     RUN_EXITED,    /* EXIT is queued */
@@ -13,4 +14,5 @@ enum run_end {
 };
 
 /* Runs the command of START, whose strings outlive the call, to its end, or to another end. */
-enum run_end run_command(struct agent *agent, const struct start_message *start, struct error *err);
+enum run_end run_command(struct agent *agent, const struct start_message *start,
+                         struct secrets *secrets, struct error *err);

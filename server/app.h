@@ -10,6 +10,7 @@ struct registry;
 struct store;
 struct engine;
 struct images;
+struct secrets;
 
 struct app {
     struct config config;
@@ -18,6 +19,7 @@ struct app {
     struct registry *registry;
     struct engine *engine;
     struct images *images;
+    struct secrets *secrets;
     int64_t started_ms;
 };
 

@@ -82,6 +82,11 @@ const struct config_key config_keys[] = {
     INTEGER(image_max_files, "1000000", 100, 100000000, "files and folders of an image"),
     DURATION("image_timeout", image_timeout_ms, "30m", 1000, 86400000,
              "how long an import may take"),
+    {"secret_roots", CONFIG_PATHS, AT(secret_roots), "", 0, 0, NULL, "DIR[:DIR...]",
+     "directories that the plans' secrets may be read from (from_file)"},
+    {"secret_env", CONFIG_NAMES, AT(secret_env), "", 0, 0, NULL, "NAME[,NAME...]",
+     "variables of bottled that plans may take as secrets (from_env); removed from its "
+     "environment"},
     INTEGER(max_bottles, "10000", 1, SUBNETS_MAX, "bottles at one time"),
     INTEGER(max_running, "256", 1, SUBNETS_MAX, "running bottles at one time"),
     INTEGER(max_connections, "1024", 8, 65536, "connections to a listener at one time"),
@@ -220,6 +225,12 @@ int config_set(struct config *config, const struct config_key *key, const char *
         if (value[strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789.-:,")] != '\0')
             return error_set(err, NULL, "%s: \"%.64s\" is no list like docker.io,ghcr.io:443",
                              key->name, value);
+        return set_string(field, strdup(value), key, err);
+    case CONFIG_NAMES:
+        if (value[strspn(value,
+                         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_,")])
+            return error_set(err, NULL, "%s: \"%.64s\" is no list like API_KEY,CI_TOKEN", key->name,
+                             value);
         return set_string(field, strdup(value), key, err);
     case CONFIG_CHOICE:
         if (!choice_fits(key->choices, value))

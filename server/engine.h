@@ -51,6 +51,9 @@ typedef void engine_report_done(void *context, const json_t *report, const struc
 /* Has the confinement tried from inside the live guest: {"passed", "checks"}, borrowed. */
 void engine_report(struct app *app, const char *slug, engine_report_done *done, void *context);
 
+/* Reads the bottle's secrets again and has the running guest take them: {"secrets", "signal"}. */
+void engine_reload(struct app *app, const char *slug, engine_report_done *done, void *context);
+
 typedef void engine_cleanup_done(void *context, const struct cleanup_plan *plan,
                                  const struct problem *problem);
 /* What deleting would remove; changes nothing. */

@@ -116,7 +116,8 @@ enum verb {
     VERB_REPORT,
     VERB_SHOW,
     VERB_EXEC,
-    VERB_EXEC_RESULT
+    VERB_EXEC_RESULT,
+    VERB_RELOAD
 };
 
 struct op {
@@ -129,7 +130,7 @@ struct op {
     char *if_match;
     engine_done *done;
     engine_cleanup_done *cleaned; /* of DELETE and PLAN */
-    engine_report_done *reported; /* of REPORT and EXEC_RESULT */
+    engine_report_done *reported; /* of REPORT, EXEC_RESULT and RELOAD */
     engine_exec_done *streams;    /* of EXEC */
     char exec_id[EXEC_ID_SIZE];
     struct exec_note exec_note;
@@ -165,6 +166,7 @@ typedef void save_then(struct runner *runner, const struct error *failure);
 struct deletion;
 struct launch;
 struct patch;
+struct reload;
 struct report;
 
 struct runner {
@@ -212,6 +214,7 @@ struct runner {
     struct patch *patch;                 /* under way */
     struct op *patches;                  /* those that wait for it */
     struct report *report;               /* under way */
+    struct reload *reload;               /* of its secrets, under way */
     struct op *exec_asks;                /* EXEC_RESULT: the supervisor was asked */
 
     struct launch *launch; /* while its mark is being stored */
@@ -305,6 +308,11 @@ void report_heard(struct runner *runner, const json_t *packet);
 json_t *report_encode(const json_t *packet);
 /* Ends a report that is under way with a problem. */
 void report_end(struct runner *runner, const char *type, const char *words);
+/* reload.c */
+void reload_op(struct runner *runner, struct op *op);
+void reload_heard(struct runner *runner, const json_t *packet);
+/* Ends a reload that is under way with a problem. */
+void reload_end(struct runner *runner, const char *type, const char *words);
 /* exec.c */
 void exec_op(struct runner *runner, struct op *op);
 void exec_result_op(struct runner *runner, struct op *op);

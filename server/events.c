@@ -14,7 +14,7 @@
 static const char *const other_types[] = {"sidecar.ready",    "sidecar.exited", "egress.allowed",
                                           "egress.denied",    "egress.lost",    "exec.finished",
                                           "cleanup.finished", "image.progress", "image.ready",
-                                          "image.failed",     "image.deleted"};
+                                          "image.failed",     "image.deleted",  "secrets.reloaded"};
 
 static const char *const state_types[N_STATES] = {
     [STATE_PREPARED] = "bottle.prepared", [STATE_STARTING] = "bottle.starting",

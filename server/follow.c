@@ -135,6 +135,7 @@ static const struct {
 } packet_rows[] = {{"egress", egress_heard},
                    {"applied", patch_applied},
                    {"report", report_heard},
+                   {"secrets", reload_heard},
                    {"exec", exec_heard}};
 
 static int take_packet(struct runner *runner, const char *bytes, size_t length, struct error *err)

@@ -73,7 +73,8 @@ void bringup_send_start(struct supervisor *sup)
     if (!sup->hello || !sup->sidecars_ready || sup->start_sent || sup->phase != PHASE_STARTING)
         return;
     sup->start_sent = true;
-    if (agent_send(&sup->agent, sup->launch->start, sup->launch->start_length) < 0)
+    if (secrets_send_first(sup) < 0 ||
+        agent_send(&sup->agent, sup->launch->start, sup->launch->start_length) < 0)
         supervisor_fail(sup, "the agent's channel was closed before the command was sent");
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/rule_match.h"
+#include "api/spec.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
@@ -215,6 +216,8 @@ static void read_bottle(struct reader *reader, const json_t *spec, struct launch
     read_sidecars(reader, json_object_get(spec, "sidecars"), ret);
     read_rules(reader, json_object_get(spec, "rules"), ret);
     build_start(reader, json_object_get(spec, "guest"), ret);
+    if (json_object_get(spec, "secrets"))
+        ret->n_secrets = integer_of(reader, spec, "secrets", 1, SECRETS_MAX);
 }
 
 int launch_decode(const char *bytes, size_t length, struct launch *ret, struct error *err)
@@ -266,6 +269,7 @@ void launch_free(struct launch *launch)
     rules_free(launch->rules, launch->n_rules);
     free(launch->vm.argv);
     free(launch->start);
+    secret_free(&launch->secrets);
     json_decref(launch->json);
     *launch = (struct launch){0};
 }

@@ -11,8 +11,9 @@
  * {"name","argv":[…],"binds":[["host","jail"(,true:
  * writable)],…],"dev_kvm":bool,"agent_fd":N(,"disk_mib":N)}, "cgroup": "path" of the group to enter
  * (none: absent), "resources":
- * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "probe": true only to find out
- * whether a VM boots: then gvproxy, forwards, sidecars and guest are absent, "guest":
+ * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "secrets": N of those that come
+ * beside it (none: absent), "probe": true only to find out whether a VM boots: then gvproxy,
+ * forwards, sidecars and guest are absent, "guest":
  * {"hostname","guest_ip","gateway","workdir","user","command":[…],"env":[["NAME","value"],…]}}
  *
  * argv[0] of sidecars and vm is a path in their jail. */
@@ -23,6 +24,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/secret.h"
 #include "renderers/config.h"
 #include "renderers/render.h"
 
@@ -94,6 +96,8 @@ struct launch {
     int agent_fd;
     uint8_t *start; /* START frame for the guest, header and payload; owned */
     size_t start_length;
+    int64_t n_secrets;
+    struct secret secrets;    /* from secrets_load() (shim/secrets.h) until they are sent */
     char *staged[STAGED_MAX]; /* paths that staging made; owned */
     size_t n_staged;
 };

@@ -139,6 +139,7 @@ static void begin_ending(struct supervisor *sup)
     loop_timer_cancel(sup->loop, &sup->report_deadline);
     egress_change_end(sup);
     execs_lost(sup, "the bottle ended first");
+    secrets_end(sup, "the bottle ended first");
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
@@ -224,6 +225,10 @@ void supervisor_on_frame(void *context, const struct frame *frame)
     case FRAME_CHECK:
     case FRAME_REPORT_END:
         if (report_frame(sup, frame) < 0)
+            supervisor_fail(sup, "the guest's agent broke the protocol");
+        return;
+    case FRAME_SECRETS_SET:
+        if (secrets_frame(sup, frame) < 0)
             supervisor_fail(sup, "the guest's agent broke the protocol");
         return;
     case FRAME_EXEC_OUTPUT:
@@ -368,6 +373,11 @@ static void on_egress(void *context, uint64_t client, int64_t id, int fd)
     egress_change_request(context, client, id, fd);
 }
 
+static void on_secrets(void *context, int64_t id, uint32_t signal, int fd)
+{
+    secrets_request(context, id, signal, fd);
+}
+
 static void on_exec(void *context, const char *id, int fd)
 {
     exec_request(context, id, fd);
@@ -456,8 +466,9 @@ static void close_logs(struct supervisor *sup)
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)
 {
     struct supervisor *sup = calloc(1, sizeof *sup);
-    const struct control_owner owner = {status_encode, on_stop,        on_report,    on_egress,
-                                        on_exec,       on_exec_result, on_exec_tell, sup};
+    const struct control_owner owner = {status_encode,  on_stop,      on_report,
+                                        on_egress,      on_secrets,   on_exec,
+                                        on_exec_result, on_exec_tell, sup};
     int result = -1;
 
     if (!sup || !(sup->loop = loop_new(err))) {

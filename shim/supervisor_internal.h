@@ -11,6 +11,7 @@
 #include "shim/health.h"
 #include "shim/relay.h"
 #include "shim/report.h"
+#include "shim/secrets.h"
 #include "shim/spec.h"
 
 enum phase { PHASE_STARTING, PHASE_RUNNING, PHASE_STOPPING, PHASE_ENDING, PHASE_OVER };
@@ -30,6 +31,7 @@ struct supervisor {
     struct report report;
     struct egress_change change;
     struct execs execs;
+    struct secrets secrets;
     struct loop_timer report_deadline;
     enum phase phase;
     bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;
