@@ -1,4 +1,5 @@
 """Secrets: read at each start and each reload, in the guest, and nowhere else on the host."""
+import hashlib
 import os
 import pathlib
 import re
@@ -10,6 +11,8 @@ import pytest
 import test_exec
 
 SLUG = "keeper"
+# What it prints is in a log: not the value itself.
+COMMAND = 'printf %s "$API_KEY" | sha256sum; trap "echo heard" HUP; while :; do sleep 1000 & wait $!; done'
 
 
 class Place:
@@ -96,7 +99,7 @@ def test_the_guest_has_them_and_the_host_does_not(place, new_daemon):
     daemon = new_daemon(**place.options()).start()
     plan = {
         "slug": SLUG,
-        "command": ["sh", "-c", 'trap "echo heard" HUP; while :; do sleep 1000 & wait $!; done'],
+        "command": ["sh", "-c", COMMAND],
         "env": {"PLAIN": "plain"},
         "secrets": {
             "API_KEY": {"from_file": place.write("key", key + "\n")},
@@ -110,6 +113,11 @@ def test_the_guest_has_them_and_the_host_does_not(place, new_daemon):
     started = daemon.create(plan, "?start=true&wait=running")
     assert started["state"] == "running"
 
+    shim = daemon.processes_named("bottle-shim")[0].pid
+    if os.getuid() == 0:  # before what programs print comes this way
+        assert search_memory(shim, place.made) == []
+        assert search_memory(daemon.pid, place.made) == [place.ci_token], "of a file bottled keeps nothing"
+
     def run(command, **fields):
         result = test_exec.run(daemon, command, slug=SLUG, **fields)
         assert result["exit_code"] == 0, result
@@ -119,17 +127,13 @@ def test_the_guest_has_them_and_the_host_does_not(place, new_daemon):
     expected = [key, f"{lines}\n 'q' \"$x\" \\\n\u00e9\n", disk, place.ci_token, "plain"]
     assert run(script) == "|".join(expected) + "|"
     assert run(script, env={"API_KEY": "mine"}).startswith("mine|")
-    assert run("tr '\\0' '\\n' < /proc/$(pidof -s sh)/environ | grep -c '^API_KEY='").strip() != "0"
     assert run("cat /run/secrets/API_KEY /run/secrets/LINES") == f"{key}\n{lines}\n 'q' \"$x\" \\\n\u00e9\n\n"
     assert run("ls -A /run/secrets; stat -c %a:%u:%T /run/secrets/API_KEY; stat -f -c %T /run/secrets").split() == [
         "API_KEY", "BIG", "LINES", "TOKEN", "400:0:0", "tmpfs"]
     run("sync")
+    assert daemon.log(SLUG).split()[0] == hashlib.sha256(key.encode()).hexdigest(), "the command has it too"
     assert search_host(daemon, place.made) == []
-    shim = daemon.processes_named("bottle-shim")[0].pid
     if os.getuid() == 0:
-        held = [value for value in place.made if value != place.ci_token]
-        assert search_memory(daemon.pid, held) == [], "bottled keeps none of a file"
-        assert search_memory(shim, place.made) == []
         for process in [daemon.pid, *(p.pid for p in daemon.own_processes())]:
             core = re.search(r"Max core file size\s+(\S+)\s+(\S+)", pathlib.Path(f"/proc/{process}/limits").read_text())
             assert core.groups() in {("1", "1"), ("0", "0")}, process
@@ -139,11 +143,11 @@ def test_the_guest_has_them_and_the_host_does_not(place, new_daemon):
     place.write("key", new)
     reply = daemon.post(f"/bottles/{SLUG}/secrets/reload")
     assert (reply.status, reply.json()) == (200, {"secrets": ["API_KEY", "LINES", "BIG", "TOKEN"], "signal": "HUP"})
-    assert run('cat /run/secrets/API_KEY; echo " $API_KEY"') == f"{new} {new}"[: 2 * len(new) + 1] + "\n"
-    test_exec.until(lambda: "heard" in daemon.log(SLUG))
-    assert search_host(daemon, place.made) == []
     if os.getuid() == 0:
         assert search_memory(daemon.pid, [new]) == search_memory(shim, [new]) == []
+    assert run('cat /run/secrets/API_KEY; echo " $API_KEY"') == f"{new} {new}\n"
+    test_exec.until(lambda: "heard" in daemon.log(SLUG))
+    assert search_host(daemon, place.made) == []
     events = daemon.get(f"/events?slug={SLUG}&type=secrets.reloaded").json()["events"]
     assert [event["detail"] for event in events] == [reply.json()]
 
@@ -163,3 +167,112 @@ def test_the_guest_has_them_and_the_host_does_not(place, new_daemon):
     assert daemon.post(f"/bottles/{SLUG}/start?wait=running&timeout=60s").status == 200
     assert run('echo "$API_KEY $TOKEN"') == f"{new} {place.ci_token}\n"
     assert search_host(daemon, place.made) == []
+
+
+# --- What is refused, without a boot ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def keeper(tmp_path_factory, row):
+    """A bottled and its place, shared by the tests that boot nothing."""
+    place = Place(tmp_path_factory.mktemp("secrets"))
+    daemon = harness.Daemon(**place.options())
+    try:
+        daemon.start()
+        yield daemon, place
+    finally:
+        fault = daemon.close()
+        assert fault is None, fault
+
+
+def plan_of(secrets, **fields):
+    return {"command": ["true"], "secrets": secrets, **fields}
+
+
+def test_what_a_plan_may_not_ask_for(keeper):
+    daemon, place = keeper
+    inside, outside = place.write("plain", "x"), str(place.root.parent / "outside")
+    cases = [
+        ({"A": {"from_file": outside}}, {"/secrets/A/from_file": "not-allowed"}),
+        ({"A": {"from_file": f"{place.root}-beside/x"}}, {"/secrets/A/from_file": "not-allowed"}),
+        ({"A": {"from_file": str(place.root)}}, {"/secrets/A/from_file": "not-allowed"}),
+        ({"A": {"from_file": f"{place.root}/../outside"}}, {"/secrets/A/from_file": "pattern"}),
+        ({"A": {"from_file": "plain"}}, {"/secrets/A/from_file": "pattern"}),
+        ({"A": {"from_env": "HOME"}, "B": {"from_env": "PATH"}},
+         {"/secrets/A/from_env": "not-allowed", "/secrets/B/from_env": "not-allowed"}),
+        ({"A": {"from_env": "CI_TOKEN,ABSENT"}}, {"/secrets/A/from_env": "pattern"}),
+        ({"A": {}}, {"/secrets/A": "too-short"}),
+        ({"A": {"from_file": inside, "from_env": "CI_TOKEN"}}, {"/secrets/A": "too-long"}),
+        ({"A": {"value": "x"}}, {"/secrets/A/value": "unknown-field"}),
+        ({"A": "x"}, {"/secrets/A": "wrong-type"}),
+        ({"1A": {"from_env": "CI_TOKEN"}}, {"/secrets/1A": "pattern"}),
+        ({"https_proxy": {"from_env": "CI_TOKEN"}}, {"/secrets/https_proxy": "reserved"}),
+        ({f"A{n}": {"from_env": "CI_TOKEN"} for n in range(65)}, {"/secrets": "too-long"}),
+    ]
+    for path in ("/plans", "/bottles"):
+        for secrets, faults in cases:
+            reply = daemon.post(path, plan_of(secrets))
+            assert (reply.status, reply.problem) == (422, "invalid-plan"), (secrets, reply)
+            assert {fault["pointer"]: fault["code"] for fault in reply.json()["errors"]} == faults
+    reply = daemon.post("/plans", plan_of({"A": {"from_env": "CI_TOKEN"}}, env={"A": "x"}))
+    assert {fault["pointer"]: fault["code"] for fault in reply.json()["errors"]} == {"/secrets/A": "duplicate"}
+    assert daemon.post("/plans", plan_of({}, reload_signal="KILL")).pointers == ["/reload_signal"]
+    assert daemon.get("/bottles").json()["bottles"] == []
+
+
+def test_what_a_start_can_not_read(keeper):
+    daemon, place = keeper
+    outside = place.root.parent / "outside"
+    outside.write_text(place.value())
+    (place.root / "folder").mkdir(exist_ok=True)
+    os.mkfifo(place.root / "pipe")
+    for name, target in {"out": str(outside), "up": "../outside", "loop": "loop", "magic": "/proc/self/root/etc/hostname"}.items():
+        (place.root / name).symlink_to(target)
+    place.write("nul", f"{place.value()}\0{place.value()}")
+    place.write("large", place.value(32769))
+    place.write("most", place.value(32768))
+    faults = {"missing": "unreadable", "folder": "unreadable", "pipe": "unreadable", "out": "not-allowed", "up": "not-allowed",
+              "loop": "unreadable", "magic": "not-allowed", "nul": "pattern", "large": "too-long"}
+    secrets = {name: {"from_file": str(place.root / name)} for name in faults} | {"env": {"from_env": "ABSENT"}}
+    daemon.create(plan_of(secrets, slug=SLUG))
+    with harness.Clock() as clock:
+        reply = daemon.post(f"/bottles/{SLUG}/start")
+    assert clock.seconds < 5, "a pipe holds nobody up"
+    assert (reply.status, reply.problem) == (422, "secrets-unavailable"), reply
+    expected = {f"/secrets/{name}/from_file": code for name, code in faults.items()} | {"/secrets/env/from_env": "unreadable"}
+    assert {fault["pointer"]: fault["code"] for fault in reply.json()["errors"]} == expected
+    assert found_in(reply.body, place.made) == []
+    assert (daemon.bottle(SLUG)["state"], daemon.own_processes()) == ("prepared", [])
+    assert search_host(daemon, place.made) == []
+    daemon.remove(SLUG)
+
+    daemon.create(plan_of({f"A{n}": {"from_file": str(place.root / "most")} for n in range(4)}, slug=SLUG))
+    reply = daemon.post(f"/bottles/{SLUG}/start")
+    assert (reply.problem, reply.pointers) == ("secrets-unavailable", ["/secrets/A3/from_file"]), "four are too many bytes"
+    daemon.remove(SLUG)
+
+
+def test_one_call_that_can_not_have_them_leaves_nothing(keeper):
+    daemon, place = keeper
+    before = daemon.footprint()
+    reply = daemon.post("/bottles?start=true&wait=running", plan_of({"A": {"from_file": str(place.root / "missing")}}))
+    assert (reply.status, reply.problem, reply.pointers) == (422, "secrets-unavailable", ["/secrets/A/from_file"])
+    assert daemon.footprint() == before
+
+
+def test_without_a_word_of_the_operator_there_are_none(new_daemon):
+    daemon = new_daemon().start()
+    reply = daemon.post("/plans", plan_of({"A": {"from_file": "/etc/hostname"}, "B": {"from_env": "PATH"}}))
+    assert (reply.status, reply.pointers) == (422, ["/secrets/A/from_file", "/secrets/B/from_env"])
+
+
+def test_a_plan_shows_where_they_come_from(keeper):
+    daemon, place = keeper
+    path = place.write("shown", place.value())
+    daemon.create(plan_of({"A": {"from_file": path}, "B": {"from_env": "CI_TOKEN"}}, slug=SLUG))
+    page = daemon.get(f"/bottles/{SLUG}/plan", headers={"Accept": "text/plain"}).text
+    assert f'A                    from the file "{path}"' in page and 'bottled\'s variable "CI_TOKEN"' in page
+    plan = daemon.get(f"/bottles/{SLUG}/plan").json()
+    assert plan["spec"]["secrets"]["A"] == {"from_file": path} and "A" not in plan["guest"]["env"]
+    assert daemon.request("PATCH", f"/bottles/{SLUG}", {"secrets": {}}).pointers == ["/secrets"]
+    daemon.remove(SLUG)
