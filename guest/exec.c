@@ -371,13 +371,3 @@ void execs_reaped(struct execs *execs, pid_t pid, int status)
         return;
     }
 }
-
-void execs_end(struct execs *execs)
-{
-    for (size_t i = 0; i < execs->count; i++) {
-        if (execs->items[i]->pid)
-            (void)kill(-execs->items[i]->pid, SIGKILL);
-        exec_free(execs->items[i]);
-    }
-    execs->count = 0;
-}

@@ -36,5 +36,3 @@ int execs_wait_ms(const struct execs *execs);
 /* Moves what can be moved, and tells of those that ended. */
 void execs_pump(struct execs *execs);
 void execs_reaped(struct execs *execs, pid_t pid, int status);
-/* Kills them; nothing more is sent. */
-void execs_end(struct execs *execs);

@@ -33,6 +33,7 @@ enum {
 
 static struct agent agent = AGENT_INIT;
 static struct secrets secrets = SECRETS_INIT;
+static struct leave leave;
 
 static void hello(void)
 {
@@ -127,7 +128,7 @@ static int serve(struct error *err)
         return result;
     result = prepare(&start, err);
     if (result == 0) {
-        enum run_end end = run_command(&agent, &start, &secrets, err);
+        enum run_end end = run_command(&agent, &start, &secrets, &leave, err);
         result = end == RUN_MALFORMED ? -1 : end == RUN_EXITED;
     }
     start_message_free(&start);
@@ -187,7 +188,7 @@ int main(void)
         (void)agent_put(&agent, FRAME_FAILED, err.text, strlen(err.text));
     }
     flush();
-    end_processes();
+    end_processes(&leave);
     if (result != 0)
         await_answer();
     power_off();

@@ -13,6 +13,8 @@
  *   STARTED                  >                                the command runs
  *   OUTPUT(stream, bytes)    >                                any number
  *                            < SIGNAL(number)                 to the command's process group
+ *                            < STOP(milliseconds)             SIGTERM to it; so long may what it
+ *                                                             leaves take to end as well
  *                            < REPORT(id, ports)              while the command runs, any number
  *   CHECK(id, …)             >                                one for each check
  *   REPORT_END(id)           >
@@ -86,6 +88,7 @@ enum frame_type {
     FRAME_EXEC_SIGNAL = 70, /* u32 id, u32 number */
     FRAME_EXEC_RESIZE = 71, /* u32 id, u16 rows, u16 columns */
     FRAME_SECRETS = 72,     /* see struct secrets_message */
+    FRAME_STOP = 73,        /* u32 milliseconds */
     /* both ways */
     FRAME_EXEC_WINDOW = 80, /* u32 id, u32 bytes */
 };

@@ -18,6 +18,7 @@
 #include "guest/exec.h"
 #include "guest/output.h"
 #include "guest/report.h"
+#include "guest/watch.h"
 
 /* What is owed to the host for a SECRETS. */
 struct answer {
@@ -34,6 +35,8 @@ struct run {
     struct execs execs;
     struct secrets *secrets;
     struct answer answer;
+    struct watch watch;
+    struct leave leave;
     struct output output;
     int signals; /* signalfd for SIGCHLD */
     pid_t pid;
@@ -51,12 +54,17 @@ static void put_exit(struct agent *agent, uint32_t code, uint32_t signal_number,
     (void)agent_put(agent, FRAME_EXIT, payload, 8 + length);
 }
 
-static void put_status(struct agent *agent, int status)
+static void put_status(struct run *run)
 {
-    if (WIFSIGNALED(status))
-        put_exit(agent, 128 + (uint32_t)WTERMSIG(status), (uint32_t)WTERMSIG(status), "");
-    else
-        put_exit(agent, (uint32_t)WEXITSTATUS(status), 0, "");
+    char words[2 * WATCH_WORDS] = "";
+    int status = run->status;
+    uint32_t number = WIFSIGNALED(status) ? (uint32_t)WTERMSIG(status) : 0;
+    uint32_t code = number ? 128 + number : (uint32_t)WEXITSTATUS(status);
+
+    if (code)
+        (void)watch_reason(&run->watch, run->pid, number == SIGKILL, words);
+    watch_pump(&run->watch, run->agent);
+    put_exit(run->agent, code, number, words);
 }
 
 /* Every process that lost its parent is ours to reap; one of them is the command. */
@@ -119,6 +127,15 @@ static bool malformed(struct run *run, enum run_end *ret, const char *words)
     return true;
 }
 
+static void stop(struct run *run, uint32_t grace_ms)
+{
+    run->leave = (struct leave){clock_monotonic_ms() + grace_ms, run->pid};
+    if (run->output.ended)
+        return;
+    (void)kill(-run->pid, SIGTERM);
+    (void)kill(-run->pid, SIGCONT); /* a stopped process can not take its leave */
+}
+
 /* Acts on what the host sent; true when that ends the run. */
 static bool obey(struct run *run, enum run_end *ret)
 {
@@ -155,6 +172,10 @@ static bool obey(struct run *run, enum run_end *ret)
                 return malformed(run, ret, "an EXEC that is malformed or one too many");
             continue;
         }
+        if (frame.type == FRAME_STOP && frame.length == 4) {
+            stop(run, get_u32(frame.payload));
+            continue;
+        }
         if (frame.type != FRAME_SIGNAL || frame.length != 4)
             return malformed(run, ret, "a frame that does not belong here");
         uint32_t number = get_u32(frame.payload);
@@ -170,13 +191,23 @@ static int wait_ms(const struct run *run)
     int64_t now = clock_monotonic_ms();
     int wait = wait_sooner(execs_wait_ms(&run->execs), output_wait_ms(&run->output));
 
+    wait = wait_sooner(wait, watch_wait_ms(&run->watch));
+
     if (run->report.fd >= 0)
         wait =
             wait_sooner(wait, now < run->report.until_ms ? (int)(run->report.until_ms - now) : 100);
     return wait;
 }
 
-enum { PORT, SIGNALS, REPORT, COMMAND, EXECS = COMMAND + 2, POLL_MAX = EXECS + EXEC_POLL_MAX };
+enum {
+    PORT,
+    SIGNALS,
+    REPORT,
+    KERNEL,
+    COMMAND,
+    EXECS = COMMAND + 2,
+    POLL_MAX = EXECS + EXEC_POLL_MAX
+};
 
 static enum run_end loop(struct run *run)
 {
@@ -191,6 +222,7 @@ static enum run_end loop(struct run *run)
             (struct pollfd){.fd = run->agent->fd, .events = (short)(POLLIN | (idle ? 0 : POLLOUT))};
         fds[SIGNALS] = (struct pollfd){.fd = run->signals, .events = POLLIN};
         fds[REPORT] = (struct pollfd){.fd = idle ? run->report.fd : -1, .events = POLLIN};
+        fds[KERNEL] = (struct pollfd){.fd = run->watch.kernel, .events = POLLIN};
         output_poll(&run->output, idle, fds + COMMAND);
         size_t count = EXECS + execs_poll(&run->execs, idle, fds + EXECS);
         if (poll(fds, count, wait_ms(run)) < 0) {
@@ -206,6 +238,7 @@ static enum run_end loop(struct run *run)
             return end;
         if (fds[SIGNALS].revents)
             reap(run);
+        watch_pump(&run->watch, run->agent);
         pump_answer(run);
         report_pump(&run->report, run->agent);
         /* Whoever is first may fill the channel: each gets its turn. */
@@ -217,7 +250,7 @@ static enum run_end loop(struct run *run)
         if (run->agent->closed)
             return RUN_CLOSED;
     }
-    put_status(run->agent, run->status);
+    put_status(run);
     return RUN_EXITED;
 }
 
@@ -233,7 +266,7 @@ static int watch_children(struct error *err)
 }
 
 enum run_end run_command(struct agent *agent, const struct start_message *start,
-                         struct secrets *secrets, struct error *err)
+                         struct secrets *secrets, struct leave *ret_leave, struct error *err)
 {
     CLEANUP_FREE char **env = secrets_environment(secrets, start, NULL, 0);
     struct run run = {.agent = agent,
@@ -252,6 +285,7 @@ enum run_end run_command(struct agent *agent, const struct start_message *start,
     }
     if ((run.signals = watch_children(err)) < 0)
         return RUN_MALFORMED;
+    watch_open(&run.watch);
     switch (command_start(&plan, &command, err)) {
     case COMMAND_FAULT:
         (void)close(run.signals);
@@ -267,9 +301,11 @@ enum run_end run_command(struct agent *agent, const struct start_message *start,
     memcpy(run.output.fds, command.ends + 1, sizeof run.output.fds);
     (void)agent_put(agent, FRAME_STARTED, NULL, 0);
     enum run_end end = loop(&run);
+    if (end == RUN_EXITED)
+        *ret_leave = run.leave;
+    watch_close(&run.watch);
     report_end(&run.report);
-    execs_end(&run.execs);
-    output_close(&run.output);
+    /* The pipes stay open: what is still there is asked to end, and must not end of a broken one. */
     (void)close(run.signals);
     return end;
 }

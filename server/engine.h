@@ -13,8 +13,8 @@
 #include "server/shim_client.h"
 
 /* How long a stop waits for the command by default, and how much longer for the supervisor's own
- * end. */
-enum { STOP_GRACE_MS = 10000, STOP_MARGIN_MS = 15000 };
+ * end: that has to see to it that a disk is written. */
+enum { STOP_GRACE_MS = 10000, STOP_MARGIN_MS = 55000 };
 
 /* Opens and loads the store and makes the registry (both unless app has them already), re-adopts
  * live shims, marks what ended meanwhile, and starts the thread. Returns once every supervisor that

@@ -163,6 +163,8 @@ enum save_mode {
 /* NULL failure: stored. */
 typedef void save_then(struct runner *runner, const struct error *failure);
 
+enum { N_GUEST_KINDS = 2 };
+
 struct deletion;
 struct launch;
 struct patch;
@@ -208,14 +210,15 @@ struct runner {
     enum save_mode save_again_mode;
 
     struct egress_budget egress_budget;
-    int64_t egress_lost, egress_lost_ms; /* attempts that no event tells of yet */
-    struct loop_timer egress_save;       /* when the counters are stored */
-    bool sidecars_ready;                 /* what the last event of them said */
-    struct patch *patch;                 /* under way */
-    struct op *patches;                  /* those that wait for it */
-    struct report *report;               /* under way */
-    struct reload *reload;               /* of its secrets, under way */
-    struct op *exec_asks;                /* EXEC_RESULT: the supervisor was asked */
+    int64_t egress_lost, egress_lost_ms;   /* attempts that no event tells of yet */
+    struct loop_timer egress_save;         /* when the counters are stored */
+    bool sidecars_ready;                   /* what the last event of them said */
+    struct patch *patch;                   /* under way */
+    struct op *patches;                    /* those that wait for it */
+    struct report *report;                 /* under way */
+    int64_t guest_heard_ms[N_GUEST_KINDS]; /* of the last of each that was told */
+    struct reload *reload;                 /* of its secrets, under way */
+    struct op *exec_asks;                  /* EXEC_RESULT: the supervisor was asked */
 
     struct launch *launch; /* while its mark is being stored */
     struct deletion *deletion;
@@ -308,6 +311,8 @@ void report_heard(struct runner *runner, const json_t *packet);
 json_t *report_encode(const json_t *packet);
 /* Ends a report that is under way with a problem. */
 void report_end(struct runner *runner, const char *type, const char *words);
+/* guest_events.c: something happened in the guest. */
+void guest_heard(struct runner *runner, const json_t *packet);
 /* reload.c */
 void reload_op(struct runner *runner, struct op *op);
 void reload_heard(struct runner *runner, const json_t *packet);

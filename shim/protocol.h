@@ -45,7 +45,7 @@
  * the guest has. `signal` is then sent to the command's process group (0: none). The answer, within
  * ten seconds: {"secrets": N, "error": null | "…"}. One at a time.
  *
- * What happened in the guest comes by itself, one a second at most:
+ * What happened in the guest comes by itself, one of a kind a second at most:
  *
  *   {"guest": "out-of-memory" | "disk-full", "words": "…"}
  *

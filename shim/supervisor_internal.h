@@ -40,6 +40,9 @@ struct supervisor {
     unsigned boots;
     const char *outcome; /* final state, once known */
     char reason[512];
+    char stop_words[160];            /* why a stop was not a kind one; "" */
+    int64_t stop_until_ms;           /* the grace of a stop; monotonic */
+    int64_t event_ms[3];             /* of the last EVENT of each kind that was told; monotonic */
     int64_t started_ms, finished_ms; /* wall clock */
     int64_t sidecars_until_ms;       /* monotonic */
 };
