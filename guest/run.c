@@ -305,7 +305,8 @@ enum run_end run_command(struct agent *agent, const struct start_message *start,
         *ret_leave = run.leave;
     watch_close(&run.watch);
     report_end(&run.report);
-    /* The pipes stay open: what is still there is asked to end, and must not end of a broken one. */
+    /* The pipes stay open: what is still there is asked to end, and must not end of a broken one.
+     */
     (void)close(run.signals);
     return end;
 }

@@ -169,7 +169,9 @@ const char *watch_reason(struct watch *watch, pid_t command, bool by_kill,
                        "the guest ran out of memory (resources.memory_mib is its size) before the "
                        "command ended: its kernel killed %s (process %d)",
                        watch->killed_name, (int)watch->killed);
-    else if (watch->full_at_ms && clock_monotonic_ms() - watch->full_at_ms < RECENT_MS)
-        (void)snprintf(ret, 2 * WATCH_WORDS, "when the command ended %s", full_words(watch));
+    size_t length = strlen(ret);
+    if (watch->full_at_ms && clock_monotonic_ms() - watch->full_at_ms < RECENT_MS)
+        (void)snprintf(ret + length, 2 * WATCH_WORDS - length, "%swhen the command ended %s",
+                       length ? "; " : "", full_words(watch));
     return ret;
 }

@@ -9,7 +9,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/util.h"
-#include "shim/protocol.h"
 #include "shim/supervisor_internal.h"
 
 enum { GUEST_MS = 8000, WORDS_MAX = 300 };
@@ -50,12 +49,12 @@ static int take(int fd, int64_t count, struct secret *ret, struct error *err)
     return 0;
 }
 
-int secrets_load(struct launch *launch, struct error *err)
+int secrets_load(int fd, struct launch *launch, struct error *err)
 {
     if (launch->n_secrets == 0)
         return 0;
-    int result = take(SHIM_SECRETS_FD, launch->n_secrets, &launch->secrets, err);
-    (void)close(SHIM_SECRETS_FD);
+    int result = take(fd, launch->n_secrets, &launch->secrets, err);
+    (void)close(fd);
     return result;
 }
 

@@ -13,7 +13,8 @@ import time
 from harness import BUILD
 
 HELLO, STARTED, OUTPUT, EXIT, FAILED = 1, 2, 3, 4, 5
-START, SIGNAL, POWEROFF = 64, 65, 66
+SECRETS_SET, EVENT = 10, 11
+START, SIGNAL, POWEROFF, SECRETS = 64, 65, 66, 72
 BOOT_TIMEOUT = 60
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 MAC = "5a:94:ef:00:00:02"
@@ -33,6 +34,10 @@ def start_payload(argv, env, workdir, hostname, guest_ip, gateway, user=""):
     strings = [hostname, guest_ip, gateway, workdir, user, *argv, *env]
     raw = b"".join((s if isinstance(s, bytes) else s.encode()) + b"\0" for s in strings)
     return struct.pack("<II", len(argv), len(env)) + raw
+
+
+def secrets_payload(number, signal_number, *items):
+    return struct.pack("<III", number, signal_number, len(items)) + b"".join(item.encode() + b"\0" for item in items)
 
 
 class Guest:
@@ -95,8 +100,8 @@ class Guest:
         return payload[4:].decode()
 
     def start(self, argv, env=(PATH,), workdir="/workspace", hostname="box",
-              guest_ip="192.168.50.2", gateway="192.168.50.1"):
-        self.send(START, start_payload(argv, env, workdir, hostname, guest_ip, gateway))
+              guest_ip="192.168.50.2", gateway="192.168.50.1", user=""):
+        self.send(START, start_payload(argv, env, workdir, hostname, guest_ip, gateway, user))
 
     def run(self, argv, **start):
         """HELLO, START and all that comes back."""
@@ -127,7 +132,7 @@ class Guest:
 class Result:
     def __init__(self):
         self.started, self.code, self.signal, self.words, self.failed = False, None, None, None, None
-        self.parts = {1: [], 2: []}
+        self.parts, self.events = {1: [], 2: []}, []
         self.at = time.monotonic()
 
     def take(self, frame_type, payload):
@@ -141,6 +146,8 @@ class Result:
             self.code, self.signal = struct.unpack("<II", payload[:8])
             self.words = payload[8:].decode()
             self.seconds = time.monotonic() - self.at
+        elif frame_type == EVENT:
+            self.events.append((payload[0], payload[1:].decode()))
         elif frame_type == FAILED:
             self.failed = payload.decode()
         else:
