@@ -14,8 +14,8 @@ struct secrets {
     struct loop_timer deadline;
 };
 
-/* Reads those of the launch from a descriptor (SHIM_SECRETS_FD), wipes where they lay and closes it;
- * it is not looked at where there are none. */
+/* Reads those of the launch from a descriptor (SHIM_SECRETS_FD), wipes where they lay and closes
+ * it; it is not looked at where there are none. */
 int secrets_load(int fd, struct launch *launch, struct error *err);
 /* Sends them ahead of START. -1: the channel is closed. */
 int secrets_send_first(struct supervisor *sup);

@@ -10,9 +10,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "api/plan.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/secret.h"
+#include "base/text.h"
 #include "base/util.h"
 #include "server/secrets.h"
 #include "shim/secrets.h"
@@ -121,6 +123,92 @@ Test(secret, is_in_no_core_dump)
     (void)fclose(maps);
     cr_expect(strstr(flags, " dd "), "not dumped: %s", flags);
     secret_free(&secret);
+}
+
+/* ── in a plan ── */
+
+#define COMMAND "\"command\":[\"x\"]"
+
+static const struct {
+    const char *body, *faults; /* "pointer code", in order, with "; " between */
+} plans[] = {
+    {"{" COMMAND ",\"secrets\":[]}", "/secrets wrong-type"},
+    {"{" COMMAND ",\"secrets\":{\"A\":{},\"B\":\"x\",\"C\":{\"from_file\":\"/"
+     "a\",\"from_env\":\"B\"}}}",
+     "/secrets/A too-short; /secrets/B wrong-type; /secrets/C too-long"},
+    {"{" COMMAND ",\"secrets\":{\"A\":{\"from_file\":1},\"B\":{\"from_files\":\"/x\"},\"1\":{"
+     "\"from_env\":\"B\"}}}",
+     "/secrets/A/from_file wrong-type; /secrets/B/from_files unknown-field; /secrets/1 pattern"},
+    {"{" COMMAND ",\"secrets\":{\"A\":{\"from_file\":\"a\"},\"B\":{\"from_file\":\"/a/../b\"},"
+     "\"C\":{\"from_env\":\"a b\"},\"D\":{\"from_env\":\"\"}}}",
+     "/secrets/A/from_file pattern; /secrets/B/from_file pattern; /secrets/C/from_env pattern; "
+     "/secrets/D/from_env too-short"},
+    {"{" COMMAND ",\"env\":{\"A\":\"\"},\"secrets\":{\"A\":{\"from_env\":\"A\"},\"No_Proxy\":{"
+     "\"from_env\":\"A\"}}}",
+     "/secrets/A duplicate; /secrets/No_Proxy reserved"},
+    {"{" COMMAND ",\"reload_signal\":\"KILL\"}", "/reload_signal unknown-value"},
+    {"{" COMMAND
+     ",\"reload_signal\":\"HUP\",\"secrets\":{\"Z\":{\"from_file\":\"/run/secrets/..data/"
+     "z\"},\"A\":{\"from_env\":\"CI_TOKEN\"}}}",
+     ""},
+};
+
+static char *faults_of(const struct problem *problem)
+{
+    struct text text = TEXT_INIT;
+
+    for (size_t i = 0; i < json_array_size(problem->errors); i++) {
+        const json_t *fault = json_array_get(problem->errors, i);
+        text_addf(&text, "%s%s %s", i ? "; " : "", json_member_string(fault, "pointer"),
+                  json_member_string(fault, "code"));
+    }
+    return text_take(&text);
+}
+
+Test(secrets, are_references_in_a_plan)
+{
+    struct spec spec = {0};
+
+    for (size_t i = 0; i < COUNT_OF(plans); i++) {
+        struct problem problem = PROBLEM_INIT;
+        CLEANUP_JSON json_t *body = json_parse(plans[i].body, strlen(plans[i].body), NULL);
+        cr_assert_not_null(body, "%s", plans[i].body);
+        int result = spec_decode(body, &spec, &problem);
+        cr_expect_eq(result, plans[i].faults[0] ? -1 : 0);
+        CLEANUP_FREE char *got = faults_of(&problem);
+        cr_expect_str_eq(got, plans[i].faults, "%s: %s", plans[i].body, got);
+        problem_free(&problem);
+    }
+    cr_assert_eq(spec.secrets.count, 2);
+    cr_expect_str_eq(spec.secrets.names[0], "Z", "the order is kept");
+    cr_expect_str_eq(spec_secret(&spec, "Z")->from_file, "/run/secrets/..data/z");
+    cr_expect_null(spec_secret(&spec, "Z")->from_env);
+    cr_expect_str_eq(spec_secret(&spec, "A")->from_env, "CI_TOKEN");
+    cr_expect_null(spec_secret(&spec, "B"));
+    cr_expect_str_eq(spec.reload_signal, "HUP");
+    spec_free(&spec);
+    spec_free(&spec); /* a second time is harmless */
+}
+
+Test(secrets, win_over_an_images_variables)
+{
+    struct problem problem = PROBLEM_INIT;
+    struct string_map env = {0};
+    struct spec spec = {0};
+    char variable[] = "TOKEN=the image's", kept[] = "OTHER=its own", empty[] = "";
+    char *variables[] = {variable, kept, NULL};
+    const struct image_config image = {.env = {variables, 2}, .workdir = empty, .user = empty};
+    static const char body[] =
+        "{" COMMAND ",\"secrets\":{\"TOKEN\":{\"from_env\":\"A\"},\"PATH\":{\"from_env\":\"B\"}}}";
+    CLEANUP_JSON json_t *json = json_parse(body, strlen(body), NULL);
+
+    cr_assert_eq(spec_decode(json, &spec, &problem), 0);
+    cr_assert_eq(env_build(&spec, &image, &env), 0);
+    cr_expect_str_eq(string_map_get(&env, "OTHER"), "its own");
+    cr_expect_null(string_map_get(&env, "TOKEN"));
+    cr_expect_null(string_map_get(&env, "PATH"));
+    string_map_free(&env);
+    spec_free(&spec);
 }
 
 /* ── reading ── */

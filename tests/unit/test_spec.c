@@ -107,28 +107,6 @@ Test(plan_decode, whole_plan)
     spec_free(&spec);
 }
 
-Test(plan_decode, secrets_are_references_in_order)
-{
-    struct spec spec;
-    struct problem problem = PROBLEM_INIT;
-
-    cr_assert_eq(
-        decode("{\"command\":[\"x\"],\"reload_signal\":\"HUP\",\"secrets\":{\"Z\":{\"from_file\":"
-               "\"/run/secrets/..data/z\"},\"A\":{\"from_env\":\"CI_TOKEN\"}}}",
-               &spec, &problem),
-        0);
-    cr_assert_eq(spec.secrets.count, 2);
-    cr_assert_str_eq(spec.secrets.names[0], "Z");
-    cr_assert_str_eq(spec_secret(&spec, "Z")->from_file, "/run/secrets/..data/z");
-    cr_assert_null(spec_secret(&spec, "Z")->from_env);
-    cr_assert_str_eq(spec_secret(&spec, "A")->from_env, "CI_TOKEN");
-    cr_assert_null(spec_secret(&spec, "A")->from_file);
-    cr_assert_null(spec_secret(&spec, "B"));
-    cr_assert_str_eq(spec.reload_signal, "HUP");
-    spec_free(&spec);
-    spec_free(&spec);
-}
-
 Test(plan_decode, rules_as_objects)
 {
     struct spec spec;
@@ -279,21 +257,6 @@ static const struct {
      "/labels/a b pattern; /labels/{64*a} too-long; /labels/x too-long"},
     {"{" C ",\"mounts\":[],\"ttl_seconds\":1,\"restart\":{}}",
      "/mounts unsupported; /ttl_seconds unsupported; /restart unsupported"},
-    {"{" C ",\"secrets\":[]}", "/secrets wrong-type"},
-    {"{" C ",\"secrets\":{\"A\":{},\"B\":\"x\",\"C\":{\"from_file\":\"/a\",\"from_env\":\"B\"}}}",
-     "/secrets/A too-short; /secrets/B wrong-type; /secrets/C too-long"},
-    {"{" C ",\"secrets\":{\"A\":{\"from_file\":1},\"B\":{\"from_files\":\"/"
-           "x\"},\"1\":{\"from_env\":\"B\"}}}",
-     "/secrets/A/from_file wrong-type; /secrets/B/from_files unknown-field; /secrets/1 pattern"},
-    {"{" C ",\"secrets\":{\"A\":{\"from_file\":\"a\"},\"B\":{\"from_file\":\"/a/../b\"},\"C\":{"
-     "\"from_env\":\"a b\"},\"D\":{\"from_env\":\"\"}}}",
-     "/secrets/A/from_file pattern; /secrets/B/from_file pattern; /secrets/C/from_env pattern; "
-     "/secrets/D/from_env too-short"},
-    {"{" C
-     ",\"env\":{\"A\":\"\"},\"secrets\":{\"A\":{\"from_env\":\"A\"},\"No_Proxy\":{\"from_env\":"
-     "\"A\"}}}",
-     "/secrets/A duplicate; /secrets/No_Proxy reserved"},
-    {"{" C ",\"reload_signal\":\"KILL\"}", "/reload_signal unknown-value"},
 };
 
 Test(plan_decode, bad_input_names_pointer_and_code)
