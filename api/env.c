@@ -54,7 +54,7 @@ static int add_images_own(const struct spec *spec, const struct image_config *im
         if (!equals)
             return -1;
         *equals = '\0';
-        if (!env_reserved(name) && !string_map_get(&spec->env, name) &&
+        if (!env_reserved(name) && !string_map_get(&spec->env, name) && !spec_secret(spec, name) &&
             !string_map_get(ret, name) && string_map_add(ret, name, equals + 1) < 0)
             return -1;
     }
@@ -73,7 +73,7 @@ int env_build(const struct spec *spec, const struct image_config *image, struct 
         return -1;
     for (size_t i = 0; i < COUNT_OF(defaults); i++)
         if (!string_map_get(&spec->env, defaults[i].name) &&
-            !string_map_get(ret, defaults[i].name) &&
+            !string_map_get(ret, defaults[i].name) && !spec_secret(spec, defaults[i].name) &&
             !(own_home && strcmp(defaults[i].name, "HOME") == 0) &&
             string_map_add(ret, defaults[i].name, defaults[i].value) < 0)
             return -1;

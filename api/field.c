@@ -300,6 +300,38 @@ static void decode_map(struct walk *walk, const struct place *place, const struc
     check_count(walk, place, row, count, total);
 }
 
+static void decode_object_map(struct walk *walk, const struct place *place, const struct field *row,
+                              const json_t *value, struct object_map *ret)
+{
+    json_t *object = (json_t *)value; /* as in decode_map */
+    size_t count = json_object_size(value);
+
+    ret->names = calloc(count + 1, sizeof *ret->names);
+    ret->items = calloc(count + 1, row->item->size);
+    if (!ret->names || !ret->items) {
+        no_memory(walk);
+        return;
+    }
+    for (void *i = json_object_iter(object); i; i = json_object_iter_next(object, i)) {
+        const char *name = json_object_iter_key(i);
+        const json_t *item = json_object_iter_value(i);
+        struct place here = {place, name, 0};
+        struct walk inner = {(char *)ret->items + ret->count * row->item->size, walk->problem,
+                             walk->root, walk->n_root};
+        check_string(walk, &here, row->names, name, json_object_iter_key_len(i), "the name ");
+        if (!(ret->names[ret->count] = strdup(name))) {
+            no_memory(walk);
+            return;
+        }
+        ret->count++;
+        if (!type_fits(walk, &here, row->item, item))
+            continue;
+        decode_object(&inner, &here, item, row->item->fields, row->item->n_fields);
+        check_count(walk, &here, row->item, json_object_size(item), 0);
+    }
+    check_count(walk, place, row, count, 0);
+}
+
 static void decode_value(struct walk *walk, const struct place *place, const struct field *row,
                          const json_t *value)
 {
@@ -338,7 +370,10 @@ static void decode_value(struct walk *walk, const struct place *place, const str
         decode_list(walk, place, row, value, (struct string_list *)at);
         break;
     case FIELD_MAP:
-        decode_map(walk, place, row, value, (struct string_map *)at);
+        if (row->item->type == FIELD_OBJECT)
+            decode_object_map(walk, place, row, value, (struct object_map *)at);
+        else
+            decode_map(walk, place, row, value, (struct string_map *)at);
         break;
     case N_FIELD_TYPES:
         break;

@@ -12,7 +12,7 @@
  *   pattern        a string that breaks its rule
  *   unknown-value  a string that is not one of the listed
  *   unsupported    a member that the contract knows and this version does not have
- *   duplicate, reserved, immutable   said by the callers' own checks */
+ *   duplicate, reserved, immutable, not-allowed, unreadable   said by the callers' own checks */
 #pragma once
 
 #include <jansson.h>
@@ -31,13 +31,21 @@ struct string_map {
     size_t count;
 };
 
+/* An object whose members are all objects of one kind. */
+struct object_map {
+    char **names; /* owned, in the order that was sent */
+    void *items;  /* structs of the row's `size`; what they own is the caller's to release */
+    size_t count;
+};
+
 enum field_type {
     FIELD_STRING,  /* char *, owned */
     FIELD_INTEGER, /* int64_t */
     FIELD_BOOLEAN, /* bool */
     FIELD_OBJECT,  /* its members are `fields`, with offsets into the same struct */
     FIELD_LIST,    /* struct string_list of `item` */
-    FIELD_MAP,     /* struct string_map of `names` → `item` */
+    FIELD_MAP,     /* struct string_map of `names` → `item`, or struct object_map where that is an
+                      object */
     FIELD_FLAG,    /* bool: an object without members is there */
     N_FIELD_TYPES
 };
@@ -65,6 +73,7 @@ struct field {
     const char *const *values;  /* the only ones allowed, NULL-terminated; NULL: any */
     const char *fallback;       /* a string's default, NULL: none */
     int64_t fallback_number;    /* an integer's */
+    size_t size;                /* of a map's item that is an object: that of its struct */
     const struct field *fields; /* an object's members; of a list's item that is a string: those of
                                    the object that may stand for it (see FIELD_FORM_SIZE) */
     size_t n_fields;
@@ -85,6 +94,8 @@ char *field_pointer(const char *parent, const char *name);
 
 void string_list_free(struct string_list *list);
 void string_map_free(struct string_map *map);
+/* Only the names and the array of items. */
+void object_map_free(struct object_map *map);
 /* Appends copies. -1 when memory is short. The map's room is a power of two that is never kept. */
 int string_map_add(struct string_map *map, const char *name, const char *value);
 /* The value, or NULL. */

@@ -86,10 +86,10 @@ char *plan_page(const struct plan *plan);
 /* Which variables bottled sets itself, and a plan may not; the proxy variables in any mixture of
  * cases, since some clients read them so. */
 bool env_reserved(const char *name);
-/* The guest's whole environment: bottled's variables, then the image's (NULL: none) that neither
- * bottled nor the plan sets, then defaults (PATH, HOME) that nobody set, then the plan's in its
- * order. HOME is left to the guest where the image names a user. -1 when memory is short
- * (string_map_free in any case). */
+/* The guest's whole environment but for the plan's secrets: bottled's variables, then the image's
+ * (NULL: none) that neither bottled nor the plan sets, then defaults (PATH, HOME) that nobody set,
+ * then the plan's in its order. HOME is left to the guest where the image names a user. -1 when
+ * memory is short (string_map_free in any case). */
 int env_build(const struct spec *spec, const struct image_config *image, struct string_map *ret);
 /* The file of an imported image. Caller frees; NULL when memory is short. */
 char *image_file_path(const char *state_dir, const char *digest);

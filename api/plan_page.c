@@ -98,6 +98,14 @@ static void add_command(struct text *text, const struct plan *plan)
         add_name(text, plan->guest.env[i].name);
         add_quoted(text, plan->guest.env[i].value);
     }
+    if (plan->spec.secrets.count)
+        text_add(text, "\nSecrets, read at each start\n");
+    for (size_t i = 0; i < plan->spec.secrets.count; i++) {
+        const struct secret_ref *secret = (const struct secret_ref *)plan->spec.secrets.items + i;
+        add_name(text, plan->spec.secrets.names[i]);
+        text_add(text, secret->from_file ? "from the file " : "from bottled's variable ");
+        add_quoted(text, secret->from_file ? secret->from_file : secret->from_env);
+    }
 }
 
 static void add_network(struct text *text, const struct plan *plan)

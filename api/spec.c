@@ -88,6 +88,8 @@ static const char *rule_check(const char *value)
 }
 
 static const char *const backend_values[] = {"auto", "qemu", "smolmachines", NULL};
+static const char *const reload_signal_values[] = {"HUP",  "INT",  "QUIT", "USR1",
+                                                   "USR2", "TERM", NULL};
 static const char *const engine_values[] = {"auto", "pipelock", "squid", NULL};
 
 const struct field field_argument = {
@@ -150,6 +152,34 @@ static const struct field rule_item = {.name = "*",
                                        .fields = rule_rows,
                                        .n_fields = COUNT_OF(rule_rows),
                                        .doc = RULE_DOC};
+
+static const struct field secret_rows[] = {
+    {.name = "from_file",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct secret_ref, from_file),
+     .min = 1,
+     .max = 4095,
+     .pattern = WORKDIR_PATTERN,
+     .check = workdir_check,
+     .doc = "A file of the host, below one of the operator's secret_roots."},
+    {.name = "from_env",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct secret_ref, from_env),
+     .min = 1,
+     .max = ENV_NAME_MAX,
+     .pattern = "^[A-Za-z_][A-Za-z0-9_]*$",
+     .check = env_name_check,
+     .doc = "A variable that bottled was started with, one of the operator's secret_env."},
+};
+
+static const struct field secret_item = {.name = "*",
+                                         .type = FIELD_OBJECT,
+                                         .min = 1,
+                                         .max = 1,
+                                         .size = sizeof(struct secret_ref),
+                                         .fields = secret_rows,
+                                         .n_fields = COUNT_OF(secret_rows),
+                                         .doc = "Where its value comes from: one of the two."};
 
 static const struct field resource_rows[] = {
     {.name = "cpus",
@@ -282,9 +312,21 @@ static const struct field plan_rows[] = {
      .item = &label_value,
      .doc = "Names and values for the client's own use; GET /bottles filters by them."},
     {.name = "secrets",
-     .type = FIELD_OBJECT,
-     .flags = FIELD_UNSUPPORTED,
-     .doc = "References to secrets."},
+     .type = FIELD_MAP,
+     .offset = offsetof(struct spec, secrets),
+     .max = SECRETS_MAX,
+     .names = &field_env_name,
+     .item = &secret_item,
+     .doc = "Variables whose values are not in the plan: they are read at each start and each "
+            "reload, and reach nothing but the guest's memory, as variables and as files in "
+            "/run/secrets."},
+    {.name = "reload_signal",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct spec, reload_signal),
+     .max = 5,
+     .values = reload_signal_values,
+     .doc = "The signal that a reload of the secrets sends to the command's process group; "
+            "without it none."},
     {.name = "mounts",
      .type = FIELD_LIST,
      .flags = FIELD_UNSUPPORTED,
@@ -326,6 +368,20 @@ static void check_reserved(const struct spec *spec, struct problem *problem)
         CLEANUP_FREE char *pointer = field_pointer("/env", name);
         problem_add_fault(problem, pointer ? pointer : "/env", "reserved",
                           "bottled sets %s itself; leave it out", name);
+    }
+}
+
+static void check_secrets(const struct spec *spec, struct problem *problem)
+{
+    for (size_t i = 0; i < spec->secrets.count; i++) {
+        const char *name = spec->secrets.names[i];
+        CLEANUP_FREE char *pointer = field_pointer("/secrets", name);
+        const char *place = pointer ? pointer : "/secrets";
+        if (env_reserved(name))
+            problem_add_fault(problem, place, "reserved", "bottled sets %s itself; leave it out",
+                              name);
+        else if (string_map_get(&spec->env, name))
+            problem_add_fault(problem, place, "duplicate", "env has a variable %s too", name);
     }
 }
 
@@ -404,6 +460,7 @@ int spec_decode(const json_t *body, struct spec *ret, struct problem *problem)
     if (json_is_object(body)) {
         check_program(&spec, problem);
         check_reserved(&spec, problem);
+        check_secrets(&spec, problem);
         check_image(&spec, problem);
         check_command(&spec, body, problem);
         check_disk(&spec, problem);
@@ -424,8 +481,24 @@ int spec_decode(const json_t *body, struct spec *ret, struct problem *problem)
     return 0;
 }
 
+const struct secret_ref *spec_secret(const struct spec *spec, const char *name)
+{
+    for (size_t i = 0; i < spec->secrets.count; i++)
+        if (strcmp(spec->secrets.names[i], name) == 0)
+            return (const struct secret_ref *)spec->secrets.items + i;
+    return NULL;
+}
+
 void spec_free(struct spec *spec)
 {
+    struct secret_ref *references = spec->secrets.items;
+
+    for (size_t i = 0; references && i < spec->secrets.count; i++) {
+        free(references[i].from_file);
+        free(references[i].from_env);
+    }
+    object_map_free(&spec->secrets);
+    free(spec->reload_signal);
     free(spec->slug);
     free(spec->backend);
     free(spec->image);

@@ -20,6 +20,15 @@ struct rule_list {
     size_t count;
 };
 
+/* Where a secret's value comes from: one of them, the other is NULL. */
+struct secret_ref {
+    char *from_file; /* absolute, normal */
+    char *from_env;
+};
+
+/* A secret's value in bytes, and how many a plan may have (total: with their names). */
+enum { SECRETS_MAX = 64, SECRET_VALUE_MAX = 65536, SECRETS_TOTAL_MAX = 262144 };
+
 struct spec {
     char *slug;    /* NULL: make one up */
     char *backend; /* "auto", "qemu", "smolmachines"; never NULL once decoded (defaults) */
@@ -34,13 +43,17 @@ struct spec {
     char *engine;             /* "auto" or a row of the engines' table (backends/engines.h) */
     bool git_gate, supervise;
     struct string_map labels;
-    json_t *json; /* the validated object, as sent; a copy */
+    struct object_map secrets; /* of struct secret_ref */
+    char *reload_signal;       /* as exec_signal_name has it; NULL: none */
+    json_t *json;              /* the validated object, as sent; a copy */
 };
 
 /* Decodes and validates. 0 and *ret (release with spec_free), or -1 with every fault in *problem.
  */
 int spec_decode(const json_t *body, struct spec *ret, struct problem *problem);
 void spec_free(struct spec *spec);
+/* The reference of that name, or NULL. */
+const struct secret_ref *spec_secret(const struct spec *spec, const char *name);
 /* [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? */
 bool slug_valid(const char *slug);
 /* A pronounceable-enough fresh slug from random bytes ("bottle-3f9c2a7b"). */

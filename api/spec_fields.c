@@ -8,7 +8,7 @@
 #include "api/spec.h"
 #include "base/util.h"
 
-enum { ROWS_MAX = 48, POINTER_MAX = 64 };
+enum { ROWS_MAX = 64, POINTER_MAX = 64 };
 
 static struct table {
     struct spec_field rows[ROWS_MAX];
@@ -19,8 +19,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static bool has_bounds(const struct field *row)
 {
-    return !(row->flags & FIELD_UNSUPPORTED) && row->type != FIELD_OBJECT &&
-           row->type != FIELD_BOOLEAN;
+    return !(row->flags & FIELD_UNSUPPORTED) && row->type != FIELD_BOOLEAN &&
+           (row->type != FIELD_OBJECT || row->max > 0);
 }
 
 static void flatten(struct table *table, const struct field *row, const char *parent)

@@ -23,6 +23,15 @@ void string_map_free(struct string_map *map)
     *map = (struct string_map){0};
 }
 
+void object_map_free(struct object_map *map)
+{
+    for (size_t i = 0; map->names && i < map->count; i++)
+        free(map->names[i]);
+    free(map->names);
+    free(map->items);
+    *map = (struct object_map){0};
+}
+
 int string_map_add(struct string_map *map, const char *name, const char *value)
 {
     struct env_var *items = realloc(map->items, (map->count + 1) * sizeof *items);

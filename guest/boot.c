@@ -1,5 +1,6 @@
 #include "guest/boot.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -14,11 +15,12 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/number.h"
 #include "base/util.h"
 #include "guest/console.h"
 
 enum {
-    TERM_GRACE_MS = 500,
+    TERM_GRACE_MS = 2000,
     KILL_GRACE_MS = 500, /* for the kernel to end what was killed */
     CMDLINE_MAX = 4096,
 };
@@ -124,13 +126,32 @@ static bool all_gone(int64_t wait_ms)
     }
 }
 
-void end_processes(void)
+/* SIGTERM to all but one group, whose members are taking their leave already: a second one would
+ * end what they run for it. */
+static void tell_others(pid_t group)
 {
+    DIR *processes = group ? opendir("/proc") : NULL;
+    int64_t pid;
+
+    if (!processes) { /* also when the command took /proc away */
+        (void)kill(-1, SIGTERM);
+        return;
+    }
+    for (struct dirent *entry; (entry = readdir(processes));)
+        if (number_parse(entry->d_name, 2, INT32_MAX, &pid) == 0 && getpgid((pid_t)pid) != group)
+            (void)kill((pid_t)pid, SIGTERM);
+    (void)closedir(processes);
+}
+
+void end_processes(const struct leave *leave)
+{
+    int64_t grace_ms = leave->until_ms - clock_monotonic_ms();
+
     if (all_gone(0))
         return;
-    (void)kill(-1, SIGTERM);
+    tell_others(leave->group);
     (void)kill(-1, SIGCONT); /* a stopped process can not take its leave */
-    if (all_gone(TERM_GRACE_MS))
+    if (all_gone(grace_ms > TERM_GRACE_MS ? grace_ms : TERM_GRACE_MS))
         return;
     (void)kill(-1, SIGKILL);
     (void)all_gone(KILL_GRACE_MS);

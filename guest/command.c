@@ -62,6 +62,15 @@ static const char *search_path(char *const *env)
     return DEFAULT_PATH;
 }
 
+/* Comes back with errno: ELIBACC where the program is there and the interpreter or loader that it
+ * names is not, which the kernel tells like a program that is missing. */
+static void run(const char *path, const struct command_plan *plan)
+{
+    (void)execve(path, plan->args, plan->env);
+    if (errno == ENOENT)
+        errno = access(path, F_OK) == 0 ? ELIBACC : ENOENT;
+}
+
 /* Tries one directory of the search path ("" is the work directory). Returns with errno. */
 static void try_directory(const char *directory, size_t length, const struct command_plan *plan)
 {
@@ -77,7 +86,7 @@ static void try_directory(const char *directory, size_t length, const struct com
     if (length)
         path[length++] = '/';
     memcpy(path + length, name, name_length + 1);
-    (void)execve(path, plan->args, plan->env);
+    run(path, plan);
 }
 
 /* Returns, with errno, only when the program can not be run. A program that may not be run is
@@ -88,7 +97,7 @@ static void search_and_exec(const struct command_plan *plan)
     bool forbidden = false;
 
     if (strchr(plan->args[0], '/') || !plan->args[0][0]) {
-        (void)execve(plan->args[0], plan->args, plan->env);
+        run(plan->args[0], plan);
         return;
     }
     for (;;) {
@@ -204,7 +213,19 @@ static enum command_result refused(const struct report *report, const struct com
     }
     if (report->error == ENOENT)
         ret->exit_code = 127;
-    if (report->error == ENOENT && !strchr(program, '/'))
+    if (report->error == ELIBACC)
+        (void)error_set(
+            err, NULL,
+            "the command \"%s\" can not be run: the interpreter or loader that it names "
+            "is not there",
+            shown(program, name));
+    else if (report->error == ENOEXEC)
+        (void)error_set(
+            err, NULL,
+            "the command \"%s\" can not be run: it is no program for this machine, nor a "
+            "script that begins with #!",
+            shown(program, name));
+    else if (report->error == ENOENT && !strchr(program, '/'))
         (void)error_set(err, NULL, "the command \"%s\" was not found in the directories of PATH",
                         shown(program, name));
     else

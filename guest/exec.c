@@ -76,33 +76,6 @@ static void exec_free(struct exec *exec)
 
 /* ── starting ── */
 
-static bool same_name(const char *a, const char *b)
-{
-    size_t length = strcspn(a, "=");
-
-    return strncmp(a, b, length) == 0 && b[length] == '=';
-}
-
-/* The command's environment with the exec's on top; the strings are borrowed. NULL: no memory. */
-static char **environment(const struct start_message *start, const struct exec_message *message)
-{
-    char **env = calloc((size_t)start->n_env + message->n_env + 1, sizeof *env);
-    size_t count = 0;
-
-    if (!env)
-        return NULL;
-    for (uint32_t i = 0; i < start->n_env; i++) {
-        bool kept = true;
-        for (uint32_t k = 0; kept && k < message->n_env; k++)
-            kept = !same_name(message->env[k], start->env[i]);
-        if (kept)
-            env[count++] = start->env[i];
-    }
-    for (uint32_t k = 0; k < message->n_env; k++)
-        env[count++] = message->env[k];
-    return env;
-}
-
 static void set_refused(struct exec *exec, uint32_t code, const char *words)
 {
     exec->code = code;
@@ -113,7 +86,8 @@ static void set_refused(struct exec *exec, uint32_t code, const char *words)
 static void start_program(struct execs *execs, struct exec *exec,
                           const struct exec_message *message)
 {
-    CLEANUP_FREE char **env = environment(execs->start, message);
+    CLEANUP_FREE char **env =
+        secrets_environment(execs->secrets, execs->start, message->env, message->n_env);
     struct error err = ERROR_INIT;
     struct command command;
     const struct command_plan plan = {
@@ -396,14 +370,4 @@ void execs_reaped(struct execs *execs, pid_t pid, int status)
         output_note_end(&exec->output);
         return;
     }
-}
-
-void execs_end(struct execs *execs)
-{
-    for (size_t i = 0; i < execs->count; i++) {
-        if (execs->items[i]->pid)
-            (void)kill(-execs->items[i]->pid, SIGKILL);
-        exec_free(execs->items[i]);
-    }
-    execs->count = 0;
 }

@@ -7,6 +7,7 @@
 
 #include "guest/agent.h"
 #include "guest/protocol.h"
+#include "guest/secrets.h"
 
 enum { EXEC_POLL_MAX = 3 * EXECS_MAX };
 
@@ -14,6 +15,7 @@ struct exec;
 
 struct execs {
     struct agent *agent;
+    const struct secrets *secrets;
     const struct start_message *start; /* the environment and the work directory that it has */
     struct exec *items[EXECS_MAX];
     size_t count;
@@ -34,5 +36,3 @@ int execs_wait_ms(const struct execs *execs);
 /* Moves what can be moved, and tells of those that ended. */
 void execs_pump(struct execs *execs);
 void execs_reaped(struct execs *execs, pid_t pid, int status);
-/* Kills them; nothing more is sent. */
-void execs_end(struct execs *execs);

@@ -23,6 +23,7 @@
 #include "guest/net.h"
 #include "guest/root.h"
 #include "guest/run.h"
+#include "guest/secrets.h"
 
 enum {
     /* How long a host that takes no bytes at all is waited for before what is queued is given up.
@@ -33,6 +34,8 @@ enum {
 };
 
 static struct agent agent = AGENT_INIT;
+static struct secrets secrets = SECRETS_INIT;
+static struct leave leave;
 
 static void hello(void)
 {
@@ -46,6 +49,18 @@ static void hello(void)
     }
     put_u32(payload, PROTOCOL_VERSION);
     (void)agent_put(&agent, FRAME_HELLO, payload, 4 + length);
+}
+
+/* Before START, once. */
+static int keep_secrets(const struct frame *frame, struct error *err)
+{
+    struct secrets_message message;
+
+    if (secrets.count || secrets_message_parse(frame->payload, frame->length, &message) < 0)
+        return error_set(err, NULL, "the host sent malformed SECRETS");
+    int result = secrets_take(&secrets, &message, err);
+    secrets_message_free(&message);
+    return result;
 }
 
 /* 1 and *ret_start, whose strings lie in *ret_payload, which the caller frees after it; 0 when the
@@ -74,6 +89,11 @@ static int await_start(struct start_message *ret_start, uint8_t **ret_payload, s
             agent_write(&agent);
             continue;
         }
+        if (frame.type == FRAME_SECRETS) {
+            if (keep_secrets(&frame, err) < 0)
+                return -1;
+            continue;
+        }
         if (frame.type != FRAME_START)
             return error_set(err, NULL, "the host sent another frame in place of START");
         payload = malloc(frame.length + 1);
@@ -93,7 +113,9 @@ static int prepare(const struct start_message *start, struct error *err)
 {
     if (fresh_apply(start, err) < 0 || net_up(start, err) < 0 || root_enter(err) < 0)
         return -1;
-    return root_files(start->hostname, start->guest_ip, start->gateway, err);
+    if (root_files(start->hostname, start->guest_ip, start->gateway, err) < 0)
+        return -1;
+    return secrets_place(&secrets, start->user, err);
 }
 
 /* From HELLO to the command's end. 1: EXIT is queued; 0: the host wants no more; -1: the error is
@@ -113,7 +135,7 @@ static int serve(struct error *err)
         return result;
     result = prepare(&start, err);
     if (result == 0) {
-        enum run_end end = run_command(&agent, &start, err);
+        enum run_end end = run_command(&agent, &start, &secrets, &leave, err);
         result = end == RUN_MALFORMED ? -1 : end == RUN_EXITED;
     }
     start_message_free(&start);
@@ -173,7 +195,7 @@ int main(void)
         (void)agent_put(&agent, FRAME_FAILED, err.text, strlen(err.text));
     }
     flush();
-    end_processes();
+    end_processes(&leave);
     if (result != 0)
         await_answer();
     power_off();

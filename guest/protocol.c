@@ -1,5 +1,6 @@
 #include "guest/protocol.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -162,4 +163,32 @@ void exec_message_free(struct exec_message *message)
     free(message->args);
     free(message->env);
     message->args = message->env = NULL;
+}
+
+int secrets_message_parse(const uint8_t *payload, size_t length, struct secrets_message *ret)
+{
+    struct secrets_message message = {0};
+
+    if (length < SECRETS_FIXED_SIZE)
+        return -1;
+    const uint8_t *at = payload + SECRETS_FIXED_SIZE, *end = payload + length;
+    message.id = get_u32(payload);
+    message.signal = get_u32(payload + 4);
+    message.count = get_u32(payload + 8);
+    message.items = next_strings(&at, end, message.count);
+    bool whole = message.items && at == end;
+    for (uint32_t i = 0; whole && i < message.count; i++)
+        whole = message.items[i][0] != '=' && strchr(message.items[i], '=');
+    if (!whole) {
+        free(message.items);
+        return -1;
+    }
+    *ret = message;
+    return 0;
+}
+
+void secrets_message_free(struct secrets_message *message)
+{
+    free(message->items);
+    message->items = NULL;
 }

@@ -9,13 +9,19 @@
  *   guest                      host
  *   HELLO(version, kernel)   >
  *                            < WAKE                           before START: say HELLO again
+ *                            < SECRETS(0, …)                  when the bottle has any
  *                            < START(network, workdir, command, environment, time, entropy)
  *   STARTED                  >                                the command runs
  *   OUTPUT(stream, bytes)    >                                any number
  *                            < SIGNAL(number)                 to the command's process group
+ *                            < STOP(milliseconds)             SIGTERM to it; so long may what it
+ *                                                             leaves take to end as well
  *                            < REPORT(id, ports)              while the command runs, any number
  *   CHECK(id, …)             >                                one for each check
  *   REPORT_END(id)           >
+ *                            < SECRETS(id, …)                 in place of those that it has
+ *   SECRETS_SET(id, why not) >
+ *   EVENT(kind, words)       >                                any number
  *   EXIT(code, signal, why)  >                                the guest ends the machine by itself
  *   FAILED(why)              >                                the guest could not do its part
  *                            < POWEROFF                       sync and power off now
@@ -67,11 +73,13 @@ enum frame_type {
     FRAME_FAILED = 5,  /* words */
     FRAME_CHECK = 6,   /* u32 id of the report, u8 number (guest/checks.h), u8 passed (0 or 1), then
                           at most CHECK_WORDS_MAX bytes: what came back */
-    FRAME_REPORT_END = 7,  /* u32 id */
-    FRAME_EXEC_OUTPUT = 8, /* u32 id, u8 stream (1 or 2; a terminal has 1 only), then bytes */
-    FRAME_EXEC_EXIT = 9,   /* u32 id, u32 exit code, u32 signal (0: none), u8 timed out (0 or 1),
-                              then words, maybe empty. Code EXEC_LOST is not the guest's: the shim
-                              says so of one whose end it never learns */
+    FRAME_REPORT_END = 7,   /* u32 id */
+    FRAME_EXEC_OUTPUT = 8,  /* u32 id, u8 stream (1 or 2; a terminal has 1 only), then bytes */
+    FRAME_EXEC_EXIT = 9,    /* u32 id, u32 exit code, u32 signal (0: none), u8 timed out (0 or 1),
+                               then words, maybe empty. Code EXEC_LOST is not the guest's: the shim
+                               says so of one whose end it never learns */
+    FRAME_SECRETS_SET = 10, /* u32 id, then words: empty, or why it could not be done */
+    FRAME_EVENT = 11,       /* u8 kind (enum guest_event), then words */
     /* host → guest */
     FRAME_START = 64,      /* see struct start_message */
     FRAME_SIGNAL = 65,     /* u32 number */
@@ -82,6 +90,8 @@ enum frame_type {
     FRAME_EXEC_INPUT = 69, /* u32 id, then bytes, at most EXEC_INPUT_MAX */
     FRAME_EXEC_SIGNAL = 70, /* u32 id, u32 number */
     FRAME_EXEC_RESIZE = 71, /* u32 id, u16 rows, u16 columns */
+    FRAME_SECRETS = 72,     /* see struct secrets_message */
+    FRAME_STOP = 73,        /* u32 milliseconds */
     FRAME_WAKE = 78,        /* empty. The machine was restored from a template: this host has not
                                heard its HELLO */
     /* both ways */
@@ -95,6 +105,11 @@ enum {
     EXEC_FLAGS = EXEC_TERMINAL | EXEC_STDIN,
 };
 #define EXEC_LOST UINT32_MAX
+
+enum guest_event {
+    EVENT_OUT_OF_MEMORY = 1, /* the kernel killed a process for its memory */
+    EVENT_DISK_FULL = 2,     /* nothing more can be written */
+};
 
 struct frame {
     enum frame_type type;
@@ -145,3 +160,14 @@ struct exec_message {
 /* As start_message_parse. */
 int exec_message_parse(const uint8_t *payload, size_t length, struct exec_message *ret);
 void exec_message_free(struct exec_message *message);
+
+/* SECRETS' payload: u32 id (0: with START, no answer), u32 signal for the command's process group
+ * (0: none), u32 number, then so many NUL-terminated NAME=value. Nothing after. */
+enum { SECRETS_FIXED_SIZE = 12 };
+struct secrets_message {
+    uint32_t id, signal, count;
+    char **items; /* as in struct start_message */
+};
+/* As start_message_parse. */
+int secrets_message_parse(const uint8_t *payload, size_t length, struct secrets_message *ret);
+void secrets_message_free(struct secrets_message *message);

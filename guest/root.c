@@ -27,12 +27,41 @@ static void forget_disk(void)
         (void)ioctl(fd, BLKFLSBUF, 0);
 }
 
+static int writable = -1;
+static bool writable_is_disk;
+
+int root_writable(bool *ret_disk)
+{
+    *ret_disk = writable_is_disk;
+    return writable;
+}
+
+/* What was written is on the disk seconds later, whether or not anybody asks for it: the machine
+ * may end as by a power cut. */
+static void write_back_soon(void)
+{
+    static const char *const settings[][2] = {
+        {"/proc/sys/vm/dirty_expire_centisecs", "200"},
+        {"/proc/sys/vm/dirty_writeback_centisecs", "100"},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(settings); i++) {
+        CLEANUP_CLOSE int fd = open(settings[i][0], O_WRONLY | O_CLOEXEC);
+        if (fd >= 0 && write(fd, settings[i][1], 3) != 3)
+            return; /* the kernel's own times hold then */
+    }
+}
+
 /* On the bottle's disk, where it has one; else in memory. */
 static int mount_writable(struct error *err)
 {
-    if (access(ROOT_DISK, F_OK) == 0) {
+    writable_is_disk = access(ROOT_DISK, F_OK) == 0;
+    if (writable_is_disk) {
         forget_disk();
-        return mount(ROOT_DISK, "/mnt/memory", "ext4", MS_NOATIME, NULL) < 0
+        write_back_soon();
+        /* One that was made without a journal has none to commit. */
+        return mount(ROOT_DISK, "/mnt/memory", "ext4", MS_NOATIME, "commit=2") < 0 &&
+                       mount(ROOT_DISK, "/mnt/memory", "ext4", MS_NOATIME, NULL) < 0
                    ? error_errno(err, NULL, "mounting the bottle's disk")
                    : 0;
     }
@@ -52,6 +81,7 @@ static int layer_root(struct error *err)
         return error_errno(err, NULL, "mounting the bottle's image");
     if (mount_writable(err) < 0)
         return -1;
+    writable = open("/mnt/memory", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if ((mkdir("/mnt/memory/upper", 0755) < 0 && errno != EEXIST) ||
         (mkdir("/mnt/memory/work", 0755) < 0 && errno != EEXIST))
         return error_errno(err, NULL, "making the writable layer");

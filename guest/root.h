@@ -2,6 +2,8 @@
  * bottle's disk, and the file systems and files that a command expects to find. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "base/error.h"
 
 /* Where there is one, an ext4 file system that the host made. */
@@ -13,5 +15,8 @@
 int root_enter(struct error *err);
 /* Writes /etc/hosts, /etc/hostname and /etc/resolv.conf, in place of what the image has there. */
 int root_files(const char *hostname, const char *guest_ip, const char *gateway, struct error *err);
+/* What the bottle writes to, once root_enter() has made it: a descriptor that only names it (-1:
+ * none), and whether that is its disk. */
+int root_writable(bool *ret_disk);
 /* mkdir -p for an absolute path; 0, or -1 with errno. */
 int root_make_directory(const char *path);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -17,6 +18,14 @@
 #include "guest/exec.h"
 #include "guest/output.h"
 #include "guest/report.h"
+#include "guest/watch.h"
+
+/* What is owed to the host for a SECRETS. */
+struct answer {
+    bool owed;
+    uint32_t id;
+    char words[256];
+};
 
 struct run {
     struct agent *agent;
@@ -24,6 +33,10 @@ struct run {
     const char *gateway;
     struct report report;
     struct execs execs;
+    struct secrets *secrets;
+    struct answer answer;
+    struct watch watch;
+    struct leave leave;
     struct output output;
     int signals; /* signalfd for SIGCHLD */
     pid_t pid;
@@ -41,12 +54,17 @@ static void put_exit(struct agent *agent, uint32_t code, uint32_t signal_number,
     (void)agent_put(agent, FRAME_EXIT, payload, 8 + length);
 }
 
-static void put_status(struct agent *agent, int status)
+static void put_status(struct run *run)
 {
-    if (WIFSIGNALED(status))
-        put_exit(agent, 128 + (uint32_t)WTERMSIG(status), (uint32_t)WTERMSIG(status), "");
-    else
-        put_exit(agent, (uint32_t)WEXITSTATUS(status), 0, "");
+    char words[2 * WATCH_WORDS] = "";
+    int status = run->status;
+    uint32_t number = WIFSIGNALED(status) ? (uint32_t)WTERMSIG(status) : 0;
+    uint32_t code = number ? 128 + number : (uint32_t)WEXITSTATUS(status);
+
+    if (code)
+        (void)watch_reason(&run->watch, run->pid, number == SIGKILL, words);
+    watch_pump(&run->watch, run->agent);
+    put_exit(run->agent, code, number, words);
 }
 
 /* Every process that lost its parent is ours to reap; one of them is the command. */
@@ -67,11 +85,55 @@ static void reap(struct run *run)
         }
 }
 
+/* Takes secrets anew, and tells the command. -1 when malformed. */
+static int take_secrets(struct run *run, const struct frame *frame)
+{
+    struct secrets_message message;
+    struct error err = ERROR_INIT;
+
+    if (run->answer.owed || secrets_message_parse(frame->payload, frame->length, &message) < 0)
+        return -1;
+    if (message.id == 0 || message.signal > (uint32_t)SIGRTMAX) {
+        secrets_message_free(&message);
+        return -1;
+    }
+    if (secrets_take(run->secrets, &message, &err) == 0 && message.signal && !run->output.ended)
+        (void)kill(-run->pid, (int)message.signal);
+    run->answer = (struct answer){.owed = true, .id = message.id};
+    (void)snprintf(run->answer.words, sizeof run->answer.words, "%.*s",
+                   (int)sizeof run->answer.words - 1, err.text);
+    secrets_message_free(&message);
+    return 0;
+}
+
+static void pump_answer(struct run *run)
+{
+    uint8_t payload[4 + sizeof run->answer.words];
+    size_t length = strlen(run->answer.words);
+
+    if (!run->answer.owed)
+        return;
+    put_u32(payload, run->answer.id);
+    memcpy(payload + 4, run->answer.words, length);
+    if (agent_put(run->agent, FRAME_SECRETS_SET, payload, 4 + length) == 0)
+        run->answer.owed = false;
+    agent_write(run->agent);
+}
+
 static bool malformed(struct run *run, enum run_end *ret, const char *words)
 {
     (void)error_set(run->err, NULL, "the host sent %s", words);
     *ret = RUN_MALFORMED;
     return true;
+}
+
+static void stop(struct run *run, uint32_t grace_ms)
+{
+    run->leave = (struct leave){clock_monotonic_ms() + grace_ms, run->pid};
+    if (run->output.ended)
+        return;
+    (void)kill(-run->pid, SIGTERM);
+    (void)kill(-run->pid, SIGCONT); /* a stopped process can not take its leave */
 }
 
 /* Acts on what the host sent; true when that ends the run. */
@@ -100,9 +162,18 @@ static bool obey(struct run *run, enum run_end *ret)
                 return malformed(run, ret, "a malformed REPORT");
             continue;
         }
+        if (frame.type == FRAME_SECRETS) {
+            if (take_secrets(run, &frame) < 0)
+                return malformed(run, ret, "SECRETS that are malformed or come too soon");
+            continue;
+        }
         if (execs_frame_is_theirs(frame.type)) {
             if (execs_take(&run->execs, &frame) < 0)
                 return malformed(run, ret, "an EXEC that is malformed or one too many");
+            continue;
+        }
+        if (frame.type == FRAME_STOP && frame.length == 4) {
+            stop(run, get_u32(frame.payload));
             continue;
         }
         if (frame.type != FRAME_SIGNAL || frame.length != 4)
@@ -120,13 +191,23 @@ static int wait_ms(const struct run *run)
     int64_t now = clock_monotonic_ms();
     int wait = wait_sooner(execs_wait_ms(&run->execs), output_wait_ms(&run->output));
 
+    wait = wait_sooner(wait, watch_wait_ms(&run->watch));
+
     if (run->report.fd >= 0)
         wait =
             wait_sooner(wait, now < run->report.until_ms ? (int)(run->report.until_ms - now) : 100);
     return wait;
 }
 
-enum { PORT, SIGNALS, REPORT, COMMAND, EXECS = COMMAND + 2, POLL_MAX = EXECS + EXEC_POLL_MAX };
+enum {
+    PORT,
+    SIGNALS,
+    REPORT,
+    KERNEL,
+    COMMAND,
+    EXECS = COMMAND + 2,
+    POLL_MAX = EXECS + EXEC_POLL_MAX
+};
 
 static enum run_end loop(struct run *run)
 {
@@ -141,6 +222,7 @@ static enum run_end loop(struct run *run)
             (struct pollfd){.fd = run->agent->fd, .events = (short)(POLLIN | (idle ? 0 : POLLOUT))};
         fds[SIGNALS] = (struct pollfd){.fd = run->signals, .events = POLLIN};
         fds[REPORT] = (struct pollfd){.fd = idle ? run->report.fd : -1, .events = POLLIN};
+        fds[KERNEL] = (struct pollfd){.fd = run->watch.kernel, .events = POLLIN};
         output_poll(&run->output, idle, fds + COMMAND);
         size_t count = EXECS + execs_poll(&run->execs, idle, fds + EXECS);
         if (poll(fds, count, wait_ms(run)) < 0) {
@@ -156,6 +238,8 @@ static enum run_end loop(struct run *run)
             return end;
         if (fds[SIGNALS].revents)
             reap(run);
+        watch_pump(&run->watch, run->agent);
+        pump_answer(run);
         report_pump(&run->report, run->agent);
         /* Whoever is first may fill the channel: each gets its turn. */
         if ((execs_first = !execs_first))
@@ -166,7 +250,7 @@ static enum run_end loop(struct run *run)
         if (run->agent->closed)
             return RUN_CLOSED;
     }
-    put_status(run->agent, run->status);
+    put_status(run);
     return RUN_EXITED;
 }
 
@@ -181,19 +265,27 @@ static int watch_children(struct error *err)
     return fd < 0 ? error_errno(err, NULL, "watching for the end of processes") : fd;
 }
 
-enum run_end run_command(struct agent *agent, const struct start_message *start, struct error *err)
+enum run_end run_command(struct agent *agent, const struct start_message *start,
+                         struct secrets *secrets, struct leave *ret_leave, struct error *err)
 {
+    CLEANUP_FREE char **env = secrets_environment(secrets, start, NULL, 0);
     struct run run = {.agent = agent,
                       .err = err,
                       .gateway = start->gateway,
                       .report.fd = -1,
-                      .execs = {.agent = agent, .start = start}};
+                      .secrets = secrets,
+                      .execs = {.agent = agent, .secrets = secrets, .start = start}};
     const struct command_plan plan = {
-        .args = start->args, .env = start->env, .workdir = start->workdir, .user = start->user};
+        .args = start->args, .env = env, .workdir = start->workdir, .user = start->user};
     struct command command;
 
+    if (!env) {
+        (void)error_set(err, NULL, "the guest's memory is short");
+        return RUN_MALFORMED;
+    }
     if ((run.signals = watch_children(err)) < 0)
         return RUN_MALFORMED;
+    watch_open(&run.watch);
     switch (command_start(&plan, &command, err)) {
     case COMMAND_FAULT:
         (void)close(run.signals);
@@ -209,9 +301,12 @@ enum run_end run_command(struct agent *agent, const struct start_message *start,
     memcpy(run.output.fds, command.ends + 1, sizeof run.output.fds);
     (void)agent_put(agent, FRAME_STARTED, NULL, 0);
     enum run_end end = loop(&run);
+    if (end == RUN_EXITED)
+        *ret_leave = run.leave;
+    watch_close(&run.watch);
     report_end(&run.report);
-    execs_end(&run.execs);
-    output_close(&run.output);
+    /* The pipes stay open: what is still there is asked to end, and must not end of a broken one.
+     */
     (void)close(run.signals);
     return end;
 }

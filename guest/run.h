@@ -1,9 +1,13 @@
 /* The bottle's command: starting it, passing on what it prints, reaping, and how it ended. */
 #pragma once
 
+#include <stdint.h>
+
 #include "base/error.h"
 #include "guest/agent.h"
+#include "guest/boot.h"
 #include "guest/protocol.h"
+#include "guest/secrets.h"
 
 enum run_end {
     RUN_EXITED,    /* EXIT is queued */
@@ -12,5 +16,7 @@ enum run_end {
     RUN_MALFORMED, /* the host broke the protocol; the error says how */
 };
 
-/* Runs the command of START, whose strings outlive the call, to its end, or to another end. */
-enum run_end run_command(struct agent *agent, const struct start_message *start, struct error *err);
+/* Runs the command of START, whose strings outlive the call, to its end, or to another end.
+ * *ret_leave: a stop that was asked for, untouched without one. */
+enum run_end run_command(struct agent *agent, const struct start_message *start,
+                         struct secrets *secrets, struct leave *ret_leave, struct error *err);

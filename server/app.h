@@ -11,6 +11,7 @@ struct store;
 struct engine;
 struct images;
 struct templates;
+struct secrets;
 
 struct app {
     struct config config;
@@ -20,6 +21,7 @@ struct app {
     struct engine *engine;
     struct images *images;
     struct templates *templates;
+    struct secrets *secrets;
     int64_t started_ms;
 };
 

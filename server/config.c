@@ -84,6 +84,11 @@ const struct config_key config_keys[] = {
              "how long an import may take"),
     INTEGER(template_max_mib, "4096", 0, 1 << 24,
             "MiB on the disk for templates, from which bottles start in a blink; 0: none"),
+    {"secret_roots", CONFIG_PATHS, AT(secret_roots), "", 0, 0, NULL, "DIR[:DIR...]",
+     "directories that the plans' secrets may be read from (from_file)"},
+    {"secret_env", CONFIG_NAMES, AT(secret_env), "", 0, 0, NULL, "NAME[,NAME...]",
+     "variables of bottled that plans may take as secrets (from_env); removed from its "
+     "environment"},
     INTEGER(max_bottles, "10000", 1, SUBNETS_MAX, "bottles at one time"),
     INTEGER(max_running, "256", 1, SUBNETS_MAX, "running bottles at one time"),
     INTEGER(max_connections, "1024", 8, 65536, "connections to a listener at one time"),
@@ -222,6 +227,12 @@ int config_set(struct config *config, const struct config_key *key, const char *
         if (value[strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789.-:,")] != '\0')
             return error_set(err, NULL, "%s: \"%.64s\" is no list like docker.io,ghcr.io:443",
                              key->name, value);
+        return set_string(field, strdup(value), key, err);
+    case CONFIG_NAMES:
+        if (value[strspn(value,
+                         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_,")])
+            return error_set(err, NULL, "%s: \"%.64s\" is no list like API_KEY,CI_TOKEN", key->name,
+                             value);
         return set_string(field, strdup(value), key, err);
     case CONFIG_CHOICE:
         if (!choice_fits(key->choices, value))

@@ -177,6 +177,7 @@ static void write_value(struct yaml_writer *writer, const struct config *config,
     case CONFIG_PATH:
     case CONFIG_PATHS:
     case CONFIG_HOSTS:
+    case CONFIG_NAMES:
     case CONFIG_CHOICE: {
         const char *value = *(char *const *)field;
         yaml_string(writer, value ? value : "");

@@ -10,6 +10,7 @@ enum config_type {
     CONFIG_PATH,     /* made absolute; "" is unset */
     CONFIG_PATHS,    /* DIR[:DIR…] */
     CONFIG_HOSTS,    /* NAME[:PORT][,…], in lower case */
+    CONFIG_NAMES,    /* NAME[,NAME…] of environment variables */
     CONFIG_CHOICE,   /* one of `choices` */
     CONFIG_INTEGER,  /* in [minimum, maximum] */
     CONFIG_DURATION, /* milliseconds in [minimum, maximum] */

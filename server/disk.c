@@ -35,6 +35,8 @@ static int make_file_system(const struct host *host, const char *path, struct er
                          "mkfs.ext4 was not found; install it by: apt-get install e2fsprogs");
     /* Nothing is set aside for root, and nothing is left to be written on the first mount. */
     const char *const argv[] = {program,
+                                "-t", /* the program goes by its name, which is a link's */
+                                "ext4",
                                 "-q",
                                 "-F",
                                 "-m",

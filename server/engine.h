@@ -13,8 +13,8 @@
 #include "server/shim_client.h"
 
 /* How long a stop waits for the command by default, and how much longer for the supervisor's own
- * end. */
-enum { STOP_GRACE_MS = 10000, STOP_MARGIN_MS = 15000 };
+ * end: that has to see to it that a disk is written. */
+enum { STOP_GRACE_MS = 10000, STOP_MARGIN_MS = 55000 };
 
 /* Opens and loads the store and makes the registry (both unless app has them already), re-adopts
  * live shims, marks what ended meanwhile, and starts the thread. Returns once every supervisor that
@@ -50,6 +50,9 @@ void engine_patch(struct app *app, const char *slug, json_t *patch, const char *
 typedef void engine_report_done(void *context, const json_t *report, const struct problem *problem);
 /* Has the confinement tried from inside the live guest: {"passed", "checks"}, borrowed. */
 void engine_report(struct app *app, const char *slug, engine_report_done *done, void *context);
+
+/* Reads the bottle's secrets again and has the running guest take them: {"secrets", "signal"}. */
+void engine_reload(struct app *app, const char *slug, engine_report_done *done, void *context);
 
 typedef void engine_cleanup_done(void *context, const struct cleanup_plan *plan,
                                  const struct problem *problem);

@@ -116,7 +116,8 @@ enum verb {
     VERB_REPORT,
     VERB_SHOW,
     VERB_EXEC,
-    VERB_EXEC_RESULT
+    VERB_EXEC_RESULT,
+    VERB_RELOAD
 };
 
 struct op {
@@ -129,7 +130,7 @@ struct op {
     char *if_match;
     engine_done *done;
     engine_cleanup_done *cleaned; /* of DELETE and PLAN */
-    engine_report_done *reported; /* of REPORT and EXEC_RESULT */
+    engine_report_done *reported; /* of REPORT, EXEC_RESULT and RELOAD */
     engine_exec_done *streams;    /* of EXEC */
     char exec_id[EXEC_ID_SIZE];
     struct exec_note exec_note;
@@ -162,9 +163,12 @@ enum save_mode {
 /* NULL failure: stored. */
 typedef void save_then(struct runner *runner, const struct error *failure);
 
+enum { N_GUEST_KINDS = 2 };
+
 struct deletion;
 struct launch;
 struct patch;
+struct reload;
 struct report;
 
 struct runner {
@@ -206,13 +210,15 @@ struct runner {
     enum save_mode save_again_mode;
 
     struct egress_budget egress_budget;
-    int64_t egress_lost, egress_lost_ms; /* attempts that no event tells of yet */
-    struct loop_timer egress_save;       /* when the counters are stored */
-    bool sidecars_ready;                 /* what the last event of them said */
-    struct patch *patch;                 /* under way */
-    struct op *patches;                  /* those that wait for it */
-    struct report *report;               /* under way */
-    struct op *exec_asks;                /* EXEC_RESULT: the supervisor was asked */
+    int64_t egress_lost, egress_lost_ms;   /* attempts that no event tells of yet */
+    struct loop_timer egress_save;         /* when the counters are stored */
+    bool sidecars_ready;                   /* what the last event of them said */
+    struct patch *patch;                   /* under way */
+    struct op *patches;                    /* those that wait for it */
+    struct report *report;                 /* under way */
+    int64_t guest_heard_ms[N_GUEST_KINDS]; /* of the last of each that was told */
+    struct reload *reload;                 /* of its secrets, under way */
+    struct op *exec_asks;                  /* EXEC_RESULT: the supervisor was asked */
 
     char template_key[SHA256_HEX_SIZE]; /* of what was launched; "": it is to have none, or was told
                                          */
@@ -308,6 +314,13 @@ void report_heard(struct runner *runner, const json_t *packet);
 json_t *report_encode(const json_t *packet);
 /* Ends a report that is under way with a problem. */
 void report_end(struct runner *runner, const char *type, const char *words);
+/* guest_events.c: something happened in the guest. */
+void guest_heard(struct runner *runner, const json_t *packet);
+/* reload.c */
+void reload_op(struct runner *runner, struct op *op);
+void reload_heard(struct runner *runner, const json_t *packet);
+/* Ends a reload that is under way with a problem. */
+void reload_end(struct runner *runner, const char *type, const char *words);
 /* exec.c */
 void exec_op(struct runner *runner, struct op *op);
 void exec_result_op(struct runner *runner, struct op *op);

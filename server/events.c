@@ -12,9 +12,10 @@
 #include "server/row.h"
 
 static const char *const other_types[] = {
-    "sidecar.ready", "sidecar.exited",   "egress.allowed", "egress.denied", "egress.lost",
-    "exec.finished", "cleanup.finished", "image.progress", "image.ready",   "image.failed",
-    "image.deleted", "template.made",    "template.failed"};
+    "sidecar.ready",   "sidecar.exited",   "egress.allowed",      "egress.denied",
+    "egress.lost",     "exec.finished",    "cleanup.finished",    "image.progress",
+    "image.ready",     "image.failed",     "image.deleted",       "template.made",
+    "template.failed", "secrets.reloaded", "guest.out-of-memory", "guest.disk-full"};
 
 static const char *const state_types[N_STATES] = {
     [STATE_PREPARED] = "bottle.prepared", [STATE_STARTING] = "bottle.starting",

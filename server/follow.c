@@ -18,6 +18,7 @@
 #include "server/engine_internal.h"
 #include "server/log.h"
 #include "server/templates.h"
+#include "server/query.h"
 #include "shim/protocol.h"
 
 enum {
@@ -88,7 +89,11 @@ static void note_heard(struct runner *runner)
     runner->heard = true;
     loop_timer_cancel(runner->engine->loop, &runner->kill);
     patch_heard(runner);
-    if (runner->stop_requested)
+    /* One that an earlier daemon asked keeps the grace that it was given, of an hour at most. */
+    if (runner->stop_requested && runner->said.state == STATE_STOPPING && runner->adopting)
+        follow_kill_at(runner, WAIT_MAX_MS + STOP_MARGIN_MS,
+                       "it was asked to stop, and did not end");
+    else if (runner->stop_requested)
         follow_stop(runner, runner->stop_grace_ms);
     if (runner->phase == PHASE_DELETE)
         follow_kill_at(runner, DELETE_MS, "the bottle is deleted");
@@ -157,10 +162,8 @@ static void take_status(struct runner *runner, const struct shim_status *status)
 static const struct {
     const char *member;
     void (*take)(struct runner *runner, const json_t *packet);
-} packet_rows[] = {{"egress", egress_heard},
-                   {"applied", patch_applied},
-                   {"report", report_heard},
-                   {"exec", exec_heard}};
+} packet_rows[] = {{"egress", egress_heard},  {"applied", patch_applied}, {"report", report_heard},
+                   {"secrets", reload_heard}, {"guest", guest_heard},     {"exec", exec_heard}};
 
 static int take_packet(struct runner *runner, const char *bytes, size_t length, struct error *err)
 {

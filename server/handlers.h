@@ -18,7 +18,7 @@ handler handle_bottle_patch;
 /* handlers_images.c */
 handler handle_image_list, handle_image_import, handle_image_get, handle_image_delete;
 /* handlers_live.c */
-handler handle_bottle_stats, handle_egress_report;
+handler handle_bottle_stats, handle_egress_report, handle_secrets_reload;
 /* handlers_exec.c */
 handler handle_exec, handle_exec_result, handle_exec_kill;
 handler handle_exec_stdin, handle_exec_signal, handle_exec_resize;

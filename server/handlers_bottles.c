@@ -19,6 +19,7 @@
 #include "server/etag.h"
 #include "server/log_reader.h"
 #include "server/query.h"
+#include "server/secrets.h"
 
 #define STATE_BIT(state) (1U << (state))
 
@@ -245,9 +246,12 @@ static int read_spec(struct request *request, struct spec *ret)
         return -1;
     }
     if (spec_decode(body, ret, &problem) == 0)
+        secrets_check(request_app(request)->secrets, ret, &problem);
+    if (!problem.type)
         return 0;
     reply_problem(request, &problem);
     problem_free(&problem);
+    spec_free(ret);
     return -1;
 }
 

@@ -37,3 +37,8 @@ void handle_egress_report(struct request *request)
 {
     engine_report(request_app(request), request_param(request, "slug"), after_report, request);
 }
+
+void handle_secrets_reload(struct request *request)
+{
+    engine_reload(request_app(request), request_param(request, "slug"), after_report, request);
+}

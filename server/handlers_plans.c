@@ -13,6 +13,7 @@
 #include "server/etag.h"
 #include "server/images.h"
 #include "server/registry.h"
+#include "server/secrets.h"
 
 /* --- The dry run ---------------------------------------------------------------------------- */
 
@@ -90,9 +91,12 @@ void handle_plan_dry_run(struct request *request)
         reply_error(request, &err);
         return;
     }
-    if (spec_decode(body, &spec, &problem) < 0) {
+    if (spec_decode(body, &spec, &problem) == 0)
+        secrets_check(request_app(request)->secrets, &spec, &problem);
+    if (problem.type) {
         reply_problem(request, &problem);
         problem_free(&problem);
+        spec_free(&spec);
         return;
     }
     if (answer_dry_run(request, &spec, &err) < 0)

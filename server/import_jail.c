@@ -101,7 +101,7 @@ static void add_limits(struct argv *argv, const struct work *work)
 {
     argv_addf(argv, "%s/bottle-shim", work->import->host->libexec_dir);
     argv_add_list(argv,
-                  (const char *const[]){LIMITS_FLAG, "core=0", "nofile=4096", "umask=18", NULL});
+                  (const char *const[]){LIMITS_FLAG, "core=1", "nofile=4096", "umask=18", NULL});
     argv_addf(argv, "data=%lld", (long long)MEMORY_MIB << 20);
     argv_addf(argv, "fsize=%lld", (long long)work->import->config->image_max_bytes);
     argv_add(argv, "--");

@@ -14,6 +14,7 @@
 #include "server/disk.h"
 #include "server/engine_internal.h"
 #include "server/log.h"
+#include "server/secrets.h"
 #include "server/stage.h"
 #include "server/templates.h"
 
@@ -30,14 +31,18 @@ struct launch {
     char template_key[SHA256_HEX_SIZE];
     struct templates *templates;
     json_t *spec;
+    struct secret secrets;
     struct shim_spawned spawned;
     struct bottle_row before;
     struct error err;
+    struct problem problem; /* in place of err where it has a type */
     int result;
 };
 
 static void launch_free(struct launch *launch)
 {
+    secret_free(&launch->secrets);
+    problem_free(&launch->problem);
     json_decref(launch->spec);
     plan_ref_unref(launch->plan);
     free(launch);
@@ -52,7 +57,10 @@ static void abandon(struct launch *launch, const struct error *err)
     runner->phase = PHASE_REST;
     runner_set_live(runner, false);
     runner_save_again(runner);
-    op_error(launch->op, err);
+    if (launch->problem.type)
+        op_problem(launch->op, &launch->problem);
+    else
+        op_error(launch->op, err);
     launch_free(launch);
 }
 
@@ -76,7 +84,11 @@ static void spawn_work(struct job *job)
         return;
     }
     CLEANUP_CLOSE int log = stage_open_log(plan, "shim.log", launch->uid);
-    launch->result = shim_spawn(binary, launch->spec, log, &launch->spawned, &launch->err);
+    CLEANUP_CLOSE int secrets = -1;
+    if (launch->secrets.length && (secrets = secrets_memfd(&launch->secrets, &launch->err)) < 0)
+        return;
+    secret_free(&launch->secrets);
+    launch->result = shim_spawn(binary, launch->spec, secrets, log, &launch->spawned, &launch->err);
 }
 
 static void failure_saved(struct runner *runner, const struct error *failure)
@@ -185,13 +197,18 @@ static void check_work(struct job *job)
     launch->result = -1;
     if (!plan || stage_ensure(plan, launch->uid, &launch->err) < 0 ||
         disk_ensure(launch->host, plan, launch->uid, &launch->err) < 0 ||
-        shim_token(launch->token, &launch->err) < 0)
+        shim_token(launch->token, &launch->err) < 0 ||
+        secrets_read(launch->runner->engine->app->secrets, &plan->spec, &launch->secrets,
+                     &launch->problem) < 0)
         return;
     (void)snprintf(launch->accelerator, sizeof launch->accelerator, "%s",
                    plan->accelerator ? plan->accelerator : "");
     backend_explain(launch->host, plan, launch->backend_reason, sizeof launch->backend_reason);
     (void)snprintf(launch->engine, sizeof launch->engine, "%s", plan->engine);
     launch->spec = launch_spec(launch->host, plan, launch->uid, launch->token, &launch->err);
+    if (launch->spec && launch->secrets.length)
+        (void)json_object_set_new(launch->spec, "secrets",
+                                  json_integer((json_int_t)plan->spec.secrets.count));
     launch->result = launch->spec ? 0 : -1;
     if (launch->spec)
         templates_offer(launch->templates, plan, launch->spec, launch->template_key);

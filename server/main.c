@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/secret.h"
 #include "base/util.h"
 #include "server/app.h"
 #include "server/cgroup.h"
@@ -23,6 +24,7 @@
 #include "server/engine.h"
 #include "server/http.h"
 #include "server/log.h"
+#include "server/secrets.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -214,12 +216,15 @@ int main(int argc, char **argv)
     json_object_seed(0); /* before there are threads */
     set_log_level(app.config.log_level);
     raise_limits();
-    CLEANUP_CLOSE int signals = block_signals(&err);
+    secret_no_dumps();
+    app.secrets = secrets_new(&app.config, &err);
+    CLEANUP_CLOSE int signals = app.secrets ? block_signals(&err) : -1;
     result = signals < 0 ? -1 : run(&app, signals, &err);
     if (result < 0)
         log_event(LEVEL_ERROR, "bottled ends", LOG_TEXT("error", err.text));
     else
         log_event(LEVEL_INFO, "ended", LOG_NUMBER("ms", clock_wall_ms() - app.started_ms));
+    secrets_free(app.secrets);
     config_free(&app.config);
     return result < 0 ? EXIT_FAILED : 0;
 }

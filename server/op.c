@@ -206,6 +206,14 @@ void engine_report(struct app *app, const char *slug, engine_report_done *done, 
     op_submit(app, op);
 }
 
+void engine_reload(struct app *app, const char *slug, engine_report_done *done, void *context)
+{
+    struct op *op = op_new(slug, VERB_RELOAD, context);
+
+    op->reported = done;
+    op_submit(app, op);
+}
+
 void engine_exec(struct app *app, const char *slug, engine_exec_done *done, void *context)
 {
     struct op *op = op_new(slug, VERB_EXEC, context);

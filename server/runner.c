@@ -135,7 +135,8 @@ static void run_now(struct runner *runner, struct op *op)
         [VERB_START] = start_op,   [VERB_STOP] = stop_op,
         [VERB_DELETE] = delete_op, [VERB_PATCH] = patch_op,
         [VERB_REPORT] = report_op, [VERB_SHOW] = show_op,
-        [VERB_EXEC] = exec_op,     [VERB_EXEC_RESULT] = exec_result_op};
+        [VERB_EXEC] = exec_op,     [VERB_EXEC_RESULT] = exec_result_op,
+        [VERB_RELOAD] = reload_op};
 
     verbs[op->verb](runner, op);
 }
@@ -159,6 +160,7 @@ void runner_refuse_all(struct runner *runner)
     runner->starter = NULL;
     patch_refuse(runner);
     report_end(runner, "shutting-down", words);
+    reload_end(runner, "shutting-down", words);
     exec_end(runner, "shutting-down", words);
     delete_refuse(runner);
 }

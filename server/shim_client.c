@@ -148,8 +148,8 @@ static int spec_memfd(const json_t *spec, struct error *err)
     return fd;
 }
 
-int shim_spawn(const char *binary, const json_t *spec, int log_fd, struct shim_spawned *ret,
-               struct error *err)
+int shim_spawn(const char *binary, const json_t *spec, int secrets_fd, int log_fd,
+               struct shim_spawned *ret, struct error *err)
 {
     static const char *const env[] = {
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", NULL};
@@ -165,7 +165,8 @@ int shim_spawn(const char *binary, const json_t *spec, int log_fd, struct shim_s
     CLEANUP_CLOSE int ready = pipe_fds[0];
     CLEANUP_CLOSE int ready_write = pipe_fds[1];
     (void)fcntl(ready_write, F_SETFL, 0);
-    const struct spawn_fd fds[] = {{spec_fd, SHIM_SPEC_FD}, {ready_write, SHIM_READY_FD}};
+    const struct spawn_fd fds[] = {
+        {spec_fd, SHIM_SPEC_FD}, {ready_write, SHIM_READY_FD}, {secrets_fd, SHIM_SECRETS_FD}};
     int log = log_fd >= 0 ? log_fd : STDERR_FILENO;
     const struct spawn spawn = {.argv = argv,
                                 .env = env,
@@ -173,7 +174,7 @@ int shim_spawn(const char *binary, const json_t *spec, int log_fd, struct shim_s
                                 .out = log,
                                 .error = log,
                                 .fds = fds,
-                                .n_fds = COUNT_OF(fds),
+                                .n_fds = COUNT_OF(fds) - (secrets_fd < 0),
                                 .directory = "/"};
     if (process_spawn(&spawn, &spawned.pid, &spawned.pidfd, err) < 0)
         return -1;

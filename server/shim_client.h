@@ -53,10 +53,10 @@ struct shim_spawned {
     int pidfd, ready_fd; /* ready_fd does not block */
 };
 
-/* Starts `binary` with the launch spec in a memfd; log_fd (-1: ours) becomes its stdout and stderr.
- */
-int shim_spawn(const char *binary, const json_t *spec, int log_fd, struct shim_spawned *ret,
-               struct error *err);
+/* Starts `binary` with the launch spec in a memfd and, where the spec tells of them, the secrets in
+ * another (-1: none); log_fd (-1: ours) becomes its stdout and stderr. */
+int shim_spawn(const char *binary, const json_t *spec, int secrets_fd, int log_fd,
+               struct shim_spawned *ret, struct error *err);
 /* Connects to <run_dir>/shim.sock without blocking; the descriptor, and the pid that listens there.
  */
 int shim_connect(const char *run_dir, pid_t *ret_pid, struct error *err);
@@ -64,6 +64,9 @@ int shim_hello(int fd, const char *token, struct error *err);
 int shim_stop(int fd, int64_t grace_ms, struct error *err);
 /* Sends {"rules", "files"}; the answer is a packet with "applied". */
 int shim_egress(int fd, int64_t id, const json_t *egress, struct error *err);
+/* Hands on secrets in a memfd; the answer is a packet with "secrets". `signal`: for the command, 0:
+ * none. */
+int shim_secrets(int fd, int64_t id, int signal, int secrets, struct error *err);
 /* Asks for a report; the answer is a packet with "report". */
 int shim_report(int fd, int64_t id, struct error *err);
 /* Has a program run beside the command: `stream` is the supervisor's end of a socketpair (the

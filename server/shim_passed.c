@@ -12,7 +12,6 @@
 #include "base/util.h"
 #include "server/shim_client.h"
 
-/* A memfd with the JSON, beside a small packet. */
 /* One packet with a descriptor beside it. */
 static int send_with(int fd, const char *packet, int length, int passed, struct error *err)
 {
@@ -43,6 +42,15 @@ int shim_egress(int fd, int64_t id, const json_t *egress, struct error *err)
         return error_errno(err, NULL, "the new egress");
     int length = snprintf(packet, sizeof packet, "{\"op\":\"egress\",\"id\":%lld}", (long long)id);
     return send_with(fd, packet, length, memory, err);
+}
+
+int shim_secrets(int fd, int64_t id, int signal, int secrets, struct error *err)
+{
+    char packet[96];
+    int length = snprintf(packet, sizeof packet, "{\"op\":\"secrets\",\"id\":%lld,\"signal\":%d}",
+                          (long long)id, signal);
+
+    return send_with(fd, packet, length, secrets, err);
 }
 
 int shim_exec(int fd, const char *id, int stream, struct error *err)

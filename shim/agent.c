@@ -7,6 +7,37 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+enum { OUT_LEAST = 64 * 1024, OUT_KEPT = 512 * 1024 };
+
+static void release_out(struct agent *agent)
+{
+    if (agent->out)
+        explicit_bzero(agent->out, agent->out_room);
+    free(agent->out);
+    agent->out = NULL;
+    agent->out_room = 0;
+}
+
+/* Room for so many more bytes; the old buffer is wiped. */
+static int make_room(struct agent *agent, size_t length)
+{
+    size_t wanted = agent->out_length + length, room = OUT_LEAST;
+
+    if (wanted <= agent->out_room)
+        return 0;
+    while (room < wanted)
+        room *= 2;
+    uint8_t *out = malloc(room);
+    if (!out)
+        return -1;
+    if (agent->out_length)
+        memcpy(out, agent->out, agent->out_length);
+    release_out(agent);
+    agent->out = out;
+    agent->out_room = room;
+    return 0;
+}
+
 void agent_close(struct agent *agent)
 {
     if (agent->source.fd < 0)
@@ -14,8 +45,7 @@ void agent_close(struct agent *agent)
     loop_remove(agent->loop, &agent->source);
     (void)close(agent->source.fd);
     agent->source.fd = -1;
-    free(agent->out);
-    agent->out = NULL;
+    release_out(agent);
     agent->in_length = agent->out_length = 0;
 }
 
@@ -38,7 +68,10 @@ static int flush(struct agent *agent)
             break;
         agent->out_length -= (size_t)done;
         memmove(agent->out, agent->out + done, agent->out_length);
+        explicit_bzero(agent->out + agent->out_length, (size_t)done);
     }
+    if (agent->out_length == 0 && agent->out_room > OUT_KEPT)
+        release_out(agent);
     return loop_modify(agent->loop, &agent->source,
                        EPOLLIN | (agent->out_length > 0 ? (uint32_t)EPOLLOUT : 0));
 }
@@ -99,6 +132,7 @@ int agent_open(struct agent *agent, struct loop *loop, int *ret_guest_end, struc
     agent->loop = loop;
     agent->in_length = agent->out_length = 0;
     agent->out = NULL;
+    agent->out_room = 0;
     agent->source =
         (struct loop_source){.fd = ends[0], .events = EPOLLIN, .callback = on_event, .data = agent};
     if (loop_add(loop, &agent->source, err) < 0) {
@@ -115,11 +149,9 @@ int agent_send(struct agent *agent, const uint8_t *bytes, size_t length)
 {
     if (agent->source.fd < 0)
         return -1;
-    uint8_t *out = realloc(agent->out, agent->out_length + length);
-    if (!out)
+    if (make_room(agent, length) < 0)
         return -1;
-    agent->out = out;
-    memcpy(out + agent->out_length, bytes, length);
+    memcpy(agent->out + agent->out_length, bytes, length);
     agent->out_length += length;
     return flush(agent);
 }

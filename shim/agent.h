@@ -1,5 +1,6 @@
 /* The host's end of the agent channel (guest/protocol.h). The guest is not trusted: whatever breaks
- * the rules ends the channel, and nothing that it sends makes us hold more than one frame. */
+ * the rules ends the channel, and nothing that it sends makes us hold more than one frame. What was
+ * sent to it may be a secret: no copy stays here. */
 #pragma once
 
 #include "base/loop.h"
@@ -11,7 +12,7 @@ struct agent {
     uint8_t in[FRAME_HEADER_SIZE + GUEST_PAYLOAD_MAX];
     size_t in_length;
     uint8_t *out; /* queued for the guest */
-    size_t out_length;
+    size_t out_length, out_room;
     void (*on_frame)(void *context, const struct frame *frame);
     /* The channel is closed by then; `why` is in words, for the bottle's reason. */
     void (*on_end)(void *context, const char *why);

@@ -98,7 +98,8 @@ void bringup_send_start(struct supervisor *sup)
     sup->start_sent = true;
     if (launch_refresh_start(sup->launch, &err) < 0)
         supervisor_fail(sup, "%s", err.text);
-    else if (agent_send(&sup->agent, sup->launch->start, sup->launch->start_length) < 0)
+    else if (secrets_send_first(sup) < 0 ||
+             agent_send(&sup->agent, sup->launch->start, sup->launch->start_length) < 0)
         supervisor_fail(sup, "the agent's channel was closed before the command was sent");
     launch_forget_start(sup->launch);
 }

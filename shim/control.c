@@ -126,6 +126,15 @@ static void egress(struct client *client, const json_t *request, const char *id,
     owner->egress(owner->context, client->number, json_member_integer(request, "id", 0), fd);
 }
 
+static void secrets(struct client *client, const json_t *request, const char *id, int fd)
+{
+    const struct control_owner *owner = &client->control->owner;
+
+    (void)id;
+    owner->secrets(owner->context, json_member_integer(request, "id", 0),
+                   bounded(request, "signal", EXEC_SIGNAL_MAX), fd);
+}
+
 static void status(struct client *client, const json_t *request, const char *id, int fd)
 {
     (void)request, (void)id, (void)fd;
@@ -149,6 +158,7 @@ static const struct {
     {"status", false, false, status},
     {"report", false, false, report},
     {"egress", true, false, egress},
+    {"secrets", true, false, secrets},
     {"exec", true, true, exec},
     {"exec-result", false, true, exec_result},
     {"exec-tell", false, true, exec_tell},

@@ -16,6 +16,8 @@ struct control_owner {
     void (*report)(void *context, int64_t id); /* to be answered by control_send */
     /* Takes the descriptor over; to be answered by control_answer to that client. */
     void (*egress)(void *context, uint64_t client, int64_t id, int fd);
+    /* Takes the descriptor over; to be answered by control_send. */
+    void (*secrets)(void *context, int64_t id, uint32_t signal, int fd);
     void (*exec)(void *context, const char *id, int fd); /* takes the descriptor over */
     json_t *(*exec_result)(void *context, const char *id);
     void (*exec_tell)(void *context, const char *id, const struct exec_note *note);

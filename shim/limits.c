@@ -24,7 +24,7 @@ static const struct {
     int resource;
     int64_t by_kind[N_LIMITS_KINDS]; /* gvproxy, VM, proxy, sidecar */
 } rows[] = {
-    {"core", RLIMIT_CORE, {0, 0, 0, 0}},
+    {"core", RLIMIT_CORE, {1, 1, 1, 1}}, /* see secret_no_dumps() */
     {"nofile", RLIMIT_NOFILE, {4096, 1024, 16384, 16384}},
     {"nproc", RLIMIT_NPROC, {OWN_USER, OWN_USER, OWN_USER, OWN_USER}},
     {"fsize", RLIMIT_FSIZE, {0, DISK, 64 * MIB, 1024 * MIB}},

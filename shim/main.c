@@ -10,6 +10,7 @@
 #include "shim/limits.h"
 #include "shim/probe.h"
 #include "shim/protocol.h"
+#include "shim/secrets.h"
 #include "shim/staging.h"
 #include "shim/supervisor.h"
 
@@ -57,7 +58,8 @@ int main(int argc, char **argv)
                       SHIM_SPEC_FD);
         return 2;
     }
-    if (read_spec(&launch, &err) < 0 || run(&launch, &err) < 0) {
+    if (read_spec(&launch, &err) < 0 || secrets_load(SHIM_SECRETS_FD, &launch, &err) < 0 ||
+        run(&launch, &err) < 0) {
         (void)fprintf(stderr, "bottle-shim: %s\n", err.text);
         (void)dprintf(SHIM_READY_FD, "%s\n", err.text);
         return 1;

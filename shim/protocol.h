@@ -3,7 +3,8 @@
  * Launch: bottled starts `bottle-shim --launch`. Descriptor 3 holds the launch spec (JSON, see
  * spec.h) and is never on disk. On descriptor 4 the shim writes one line once its control socket
  * listens ("ok\n"), or the words of what went wrong; bottled waits for that line, under a deadline,
- * before it calls the bottle `starting`.
+ * before it calls the bottle `starting`. Where the spec has "secrets": N, descriptor 5 is a memfd
+ * of N variables, each NAME=value and a NUL; the shim wipes it once it has read it.
  *
  * Control: <run_dir>/shim.sock, SOCK_SEQPACKET, one JSON object a packet, at most
  * CONTROL_PACKET_MAX bytes. Peers other than root and the daemon's user (SO_PEERCRED) are turned
@@ -17,8 +18,10 @@
  *    "template_failed": true | false,
  *    "processes": [{"name": "gvproxy", "pid": N, "start_time": N}, …]}
  *
- * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once), {"op":"status"},
- * {"op":"report","id":N} and {"op":"egress","id":N} (N from 1 on).
+ * Further requests: {"op":"stop","grace_ms":N} (idempotent; N 0 kills at once, and of several the
+ * one that is over first holds), {"op":"status"}, {"op":"report","id":N}, {"op":"egress","id":N}
+ * and
+ * {"op":"secrets","id":N,"signal":N} (ids from 1 on).
  *
  * What the bottle tried to reach comes by itself, every 500 ms at most and only when there is news:
  *
@@ -39,6 +42,14 @@
  * "squid.conf", "content": "…"}]}. The answer, to who asked: {"applied": N, "error": null} once all
  * of it is in force, or {"applied": N, "error": "…"}, and then the former one is. Changes are made
  * one after the other; of those that wait only the newest is made, and the others' error says so.
+ *
+ * With "secrets" comes one descriptor, a memfd as at the launch: they take the place of those that
+ * the guest has. `signal` is then sent to the command's process group (0: none). The answer, within
+ * ten seconds: {"secrets": N, "error": null | "…"}. One at a time.
+ *
+ * What happened in the guest comes by itself, one of a kind a second at most:
+ *
+ *   {"guest": "out-of-memory" | "disk-full", "words": "…"}
  *
  * {"op":"exec","id":"<16 hexadecimal digits>"} with one descriptor, an end of a socketpair
  * (stream): a program is to be run beside the command. Over the socket go frames as in
@@ -67,6 +78,7 @@ enum { CONTROL_PACKET_MAX = 16 * 1024, EXEC_SIGNAL_MAX = 64 };
 #define SHIM_EXIT_RECORD "exit.json"
 #define SHIM_SPEC_FD 3
 #define SHIM_READY_FD 4
+#define SHIM_SECRETS_FD 5
 
 /* What is told to an exec: a signal (0: none) and a terminal's size (0: as it is). */
 struct exec_note {

@@ -7,6 +7,7 @@
 
 #include "api/rule_match.h"
 #include "base/clock.h"
+#include "api/spec.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
@@ -250,6 +251,8 @@ static void read_bottle(struct reader *reader, const json_t *spec, struct launch
     read_mac(reader, json_object_get(spec, "guest"), ret);
     read_template(reader, json_object_get(json_object_get(spec, "vm"), "template"), &ret->template);
     ret->cold_reason = json_member_string(json_object_get(spec, "vm"), "cold_reason");
+    if (json_object_get(spec, "secrets"))
+        ret->n_secrets = integer_of(reader, spec, "secrets", 1, SECRETS_MAX);
 }
 
 int launch_decode(const char *bytes, size_t length, struct launch *ret, struct error *err)
@@ -305,6 +308,7 @@ void launch_free(struct launch *launch)
     free(launch->vm.argv);
     free(launch->template.program.argv);
     launch_forget_start(launch);
+    secret_free(&launch->secrets);
     json_decref(launch->json);
     *launch = (struct launch){.template.state_file = -1, .save.state_file = -1};
 }

@@ -12,9 +12,10 @@
  * writable)],…],"dev_kvm":bool,"agent_fd":N(,"disk_mib":N)(,"template":
  * {"argv","binds","env","qmp_fd","state","state_fd"})(,"cold_reason")}, "cgroup": "path" of the
  * group to enter (none: absent), "resources":
- * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "probe": true only to find out
- * whether a VM boots: then gvproxy, forwards, sidecars and guest are absent, "save": {"state",
- * "qmp_fd"} with a probe: a template is made of it, "guest":
+ * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "secrets": N of those that come
+ * beside it (none: absent), "probe": true only to find out whether a VM boots: then gvproxy,
+ * forwards, sidecars and guest are absent, "save": {"state", "qmp_fd"} with a probe: a template is
+ * made of it, "guest":
  * {"hostname","guest_ip","gateway","mac","workdir","user","command":[…],"env":[["NAME","value"],…]}}
  *
  * argv[0] of sidecars and vm is a path in their jail. */
@@ -25,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/secret.h"
 #include "renderers/config.h"
 #include "renderers/render.h"
 
@@ -108,6 +110,8 @@ struct launch {
     uint8_t *start;          /* START frame for the guest, header and payload; owned */
     size_t start_length;
     uint8_t mac[6];
+    int64_t n_secrets;
+    struct secret secrets;    /* from secrets_load() (shim/secrets.h) until they are sent */
     char *staged[STAGED_MAX]; /* paths that staging made; owned */
     size_t n_staged;
 };

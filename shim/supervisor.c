@@ -30,6 +30,8 @@
 
 enum {
     POWEROFF_TIMEOUT_MS = 8000, /* from the command's end to the VM's */
+    DISK_TIMEOUT_MS = 40000,    /* the same where what was written has to get to a disk */
+    EVENT_SPACE_MS = 1000,
     ENDING_TIMEOUT_MS = 5000,
 };
 
@@ -115,7 +117,7 @@ void supervisor_fail(struct supervisor *sup, const char *format, ...)
     (void)vsnprintf(reason, sizeof reason, format, args);
     va_end(args);
     if (sup->stop_requested)
-        settle(sup, "stopped", "");
+        settle(sup, "stopped", sup->stop_words);
     else if (sup->ended)
         settle(sup, "exited", NULL);
     else
@@ -154,6 +156,7 @@ static void begin_ending(struct supervisor *sup)
     loop_timer_cancel(sup->loop, &sup->report_deadline);
     egress_change_end(sup);
     execs_lost(sup, "the bottle ended first");
+    secrets_end(sup, "the bottle ended first");
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
@@ -174,13 +177,23 @@ static void on_poweroff_late(struct loop_timer *timer)
 {
     struct supervisor *sup = timer->data;
 
+    (void)snprintf(sup->stop_words, sizeof sup->stop_words,
+                   "the guest did not power off in time, and its machine was killed; what was not "
+                   "on its disk by then is lost");
     supervisor_fail(sup, "the VM did not power off in time");
 }
 
+/* The guest gives what the command left behind the rest of a stop's grace. */
 static void expect_poweroff(struct supervisor *sup)
 {
+    int64_t from = clock_monotonic_ms();
+
+    if (sup->ended && sup->stop_until_ms > from)
+        from = sup->stop_until_ms;
     sup->deadline.callback = on_poweroff_late;
-    loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + POWEROFF_TIMEOUT_MS);
+    loop_timer_set(sup->loop, &sup->deadline,
+                   from +
+                       (sup->launch->resources.disk_mib ? DISK_TIMEOUT_MS : POWEROFF_TIMEOUT_MS));
 }
 
 static void on_started(struct supervisor *sup)
@@ -213,6 +226,29 @@ static void on_exit_frame(struct supervisor *sup, const struct frame *frame)
     expect_poweroff(sup);
 }
 
+/* A guest that says more than one of a kind a second is not heard. */
+static void on_event(struct supervisor *sup, const struct frame *frame)
+{
+    static const char *const kinds[] = {
+        [EVENT_OUT_OF_MEMORY] = "out-of-memory", [EVENT_DISK_FULL] = "disk-full"};
+    char words[256];
+    int64_t now = clock_monotonic_ms();
+    unsigned kind = frame->length ? frame->payload[0] : 0;
+
+    if (kind == 0 || kind >= COUNT_OF(kinds)) {
+        supervisor_fail(sup, "the guest's agent broke the protocol");
+        return;
+    }
+    if (sup->event_ms[kind] && now < sup->event_ms[kind] + EVENT_SPACE_MS)
+        return;
+    sup->event_ms[kind] = now;
+    (void)snprintf(words, sizeof words, "%.*s",
+                   (int)(frame->length - 1 < sizeof words ? frame->length - 1 : sizeof words - 1),
+                   (const char *)frame->payload + 1);
+    control_send(sup->control,
+                 json_pack("{s:s, s:o}", "guest", kinds[kind], "words", json_string_lossy(words)));
+}
+
 void supervisor_on_frame(void *context, const struct frame *frame)
 {
     struct supervisor *sup = context;
@@ -241,6 +277,13 @@ void supervisor_on_frame(void *context, const struct frame *frame)
     case FRAME_CHECK:
     case FRAME_REPORT_END:
         if (report_frame(sup, frame) < 0)
+            supervisor_fail(sup, "the guest's agent broke the protocol");
+        return;
+    case FRAME_EVENT:
+        on_event(sup, frame);
+        return;
+    case FRAME_SECRETS_SET:
+        if (secrets_frame(sup, frame) < 0)
             supervisor_fail(sup, "the guest's agent broke the protocol");
         return;
     case FRAME_EXEC_OUTPUT:
@@ -351,15 +394,27 @@ static void on_grace_over(struct loop_timer *timer)
 {
     struct supervisor *sup = timer->data;
 
+    (void)snprintf(sup->stop_words, sizeof sup->stop_words,
+                   "the command did not end within the grace of the stop, and was killed");
     if (agent_send_empty(&sup->agent, FRAME_POWEROFF) < 0)
         supervisor_fail(sup, "stopped");
     else
         expect_poweroff(sup);
 }
 
+/* Of several requests the one that is over first holds. */
+static void hasten(struct supervisor *sup, int64_t until_ms)
+{
+    if (sup->ended || until_ms >= sup->stop_until_ms || sup->deadline.callback != on_grace_over)
+        return;
+    sup->stop_until_ms = until_ms;
+    loop_timer_set(sup->loop, &sup->deadline, until_ms);
+}
+
 static void on_stop(void *context, int64_t grace_ms)
 {
     struct supervisor *sup = context;
+    int64_t until_ms = clock_monotonic_ms() + grace_ms;
 
     if (sup->phase >= PHASE_ENDING)
         return;
@@ -369,14 +424,18 @@ static void on_stop(void *context, int64_t grace_ms)
         supervisor_fail(sup, "stopped");
         return;
     }
-    if (!was_running) /* the first request's grace stands */
+    if (!was_running) {
+        hasten(sup, until_ms);
         return;
+    }
     set_phase(sup, PHASE_STOPPING);
     if (sup->ended)
         return;
-    (void)agent_send_u32(&sup->agent, FRAME_SIGNAL, SIGTERM);
+    sup->stop_until_ms = until_ms;
+    (void)agent_send_u32(&sup->agent, FRAME_STOP,
+                         grace_ms < UINT32_MAX ? (uint32_t)grace_ms : UINT32_MAX);
     sup->deadline.callback = on_grace_over;
-    loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + grace_ms);
+    loop_timer_set(sup->loop, &sup->deadline, until_ms);
 }
 
 static void on_report(void *context, int64_t id)
@@ -387,6 +446,11 @@ static void on_report(void *context, int64_t id)
 static void on_egress(void *context, uint64_t client, int64_t id, int fd)
 {
     egress_change_request(context, client, id, fd);
+}
+
+static void on_secrets(void *context, int64_t id, uint32_t signal, int fd)
+{
+    secrets_request(context, id, signal, fd);
 }
 
 static void on_exec(void *context, const char *id, int fd)
@@ -477,8 +541,9 @@ static void close_logs(struct supervisor *sup)
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)
 {
     struct supervisor *sup = calloc(1, sizeof *sup);
-    const struct control_owner owner = {status_encode, on_stop,        on_report,    on_egress,
-                                        on_exec,       on_exec_result, on_exec_tell, sup};
+    const struct control_owner owner = {status_encode,  on_stop,      on_report,
+                                        on_egress,      on_secrets,   on_exec,
+                                        on_exec_result, on_exec_tell, sup};
     int result = -1;
 
     if (!sup || !(sup->loop = loop_new(err))) {

@@ -12,6 +12,7 @@
 #include "shim/relay.h"
 #include "shim/report.h"
 #include "shim/restore.h"
+#include "shim/secrets.h"
 #include "shim/spec.h"
 
 enum phase { PHASE_STARTING, PHASE_RUNNING, PHASE_STOPPING, PHASE_ENDING, PHASE_OVER };
@@ -31,6 +32,7 @@ struct supervisor {
     struct report report;
     struct egress_change change;
     struct execs execs;
+    struct secrets secrets;
     struct loop_timer report_deadline;
     struct restore restore;
     enum phase phase;
@@ -40,6 +42,9 @@ struct supervisor {
     unsigned boots;
     const char *outcome; /* final state, once known */
     char reason[512];
+    char stop_words[160];            /* why a stop was not a kind one; "" */
+    int64_t stop_until_ms;           /* the grace of a stop; monotonic */
+    int64_t event_ms[3];             /* of the last EVENT of each kind that was told; monotonic */
     int64_t started_ms, finished_ms; /* wall clock */
     int64_t sidecars_until_ms;       /* monotonic */
 };

@@ -13,7 +13,8 @@ import time
 from harness import BUILD
 
 HELLO, STARTED, OUTPUT, EXIT, FAILED = 1, 2, 3, 4, 5
-START, SIGNAL, POWEROFF, WAKE = 64, 65, 66, 78
+SECRETS_SET, EVENT = 10, 11
+START, SIGNAL, POWEROFF, SECRETS, WAKE = 64, 65, 66, 72, 78
 PROTOCOL_VERSION = 3
 BOOT_TIMEOUT = 60
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -36,6 +37,10 @@ def start_payload(argv, env, workdir, hostname, guest_ip, gateway, user="", mac=
     wall_ms = int(time.time() * 1000) if wall_ms is None else wall_ms
     fresh = struct.pack("<Q8s64s", wall_ms, bytes.fromhex(mac.replace(":", "")), entropy)
     return struct.pack("<II", len(argv), len(env)) + raw + fresh
+
+
+def secrets_payload(number, signal_number, *items):
+    return struct.pack("<III", number, signal_number, len(items)) + b"".join(item.encode() + b"\0" for item in items)
 
 
 class Guest:
@@ -98,8 +103,8 @@ class Guest:
         return payload[4:].decode()
 
     def start(self, argv, env=(PATH,), workdir="/workspace", hostname="box",
-              guest_ip="192.168.50.2", gateway="192.168.50.1", **fresh):
-        self.send(START, start_payload(argv, env, workdir, hostname, guest_ip, gateway, **fresh))
+              guest_ip="192.168.50.2", gateway="192.168.50.1", **rest):
+        self.send(START, start_payload(argv, env, workdir, hostname, guest_ip, gateway, **rest))
 
     def run(self, argv, **start):
         """HELLO, START and all that comes back."""
@@ -130,7 +135,7 @@ class Guest:
 class Result:
     def __init__(self):
         self.started, self.code, self.signal, self.words, self.failed = False, None, None, None, None
-        self.parts = {1: [], 2: []}
+        self.parts, self.events = {1: [], 2: []}, []
         self.at = time.monotonic()
 
     def take(self, frame_type, payload):
@@ -144,6 +149,8 @@ class Result:
             self.code, self.signal = struct.unpack("<II", payload[:8])
             self.words = payload[8:].decode()
             self.seconds = time.monotonic() - self.at
+        elif frame_type == EVENT:
+            self.events.append((payload[0], payload[1:].decode()))
         elif frame_type == FAILED:
             self.failed = payload.decode()
         else:

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import guest_vm
-from guest_vm import EXIT, FAILED, OUTPUT, POWEROFF, SIGNAL, START, Guest
+from guest_vm import EXIT, FAILED, OUTPUT, POWEROFF, SECRETS, SECRETS_SET, SIGNAL, START, Guest
 from harness import BUILD, ROOT
 
 
@@ -267,6 +267,33 @@ def test_a_killed_command_is_said_to_be_killed(boot):
     guest.end()
 
 
+# --- Secrets ---------------------------------------------------------------------------------
+
+
+def test_secrets_are_the_users_alone(boot):
+    script = """trap 'echo "told $(cat /run/secrets/B) $B"; exit 4' USR1
+    id -u; echo "$A|$B|$C"; ls -A /run/secrets; stat -c '%u:%g %a' /run/secrets /run/secrets/B; touch /run/secrets/x 2>&1; echo up
+    while :; do sleep 0.1; done"""
+    guest = boot()
+    guest.hello()
+    guest.send(SECRETS, guest_vm.secrets_payload(0, 0, "B=two\n\n", "A=x=\n", "C="))
+    guest.start(["sh", "-c", script], env=[guest_vm.PATH, "A=plain", "B=plain"], user="1234:567")
+    result = guest_vm.Result()
+    while not result.out.endswith(b"up\n"):
+        result.take(*guest.frame())
+    words = "1234|x=|two\n||A|B|C|0:0 755|1234:567 400|touch: /run/secrets/x: Permission denied|up|"
+    assert result.out.decode().replace("\n", "|") == words.replace("\n", "|")
+    guest.send(SECRETS, guest_vm.secrets_payload(7, 10, "B=new", "A=a", "C=c"))
+    while (frame := guest.frame())[0] != EXIT:
+        if frame[0] == SECRETS_SET:
+            assert frame[1] == struct.pack("<I", 7)
+        else:
+            result.take(*frame)
+    assert result.out.endswith(b"told new two\n\n"), "a program that runs keeps its variables"
+    assert struct.unpack("<II", frame[1][:8]) == (4, 0)
+    assert guest.end() == 0
+
+
 # --- The machine's end -----------------------------------------------------------------------
 
 
@@ -338,10 +365,11 @@ def exec_payload(flags):
         guest_vm.packed(guest_vm.WAKE),
         guest_vm.packed(SIGNAL, struct.pack("<I", 65)),
         b"\xff" * 64,
+        guest_vm.packed(SECRETS, guest_vm.secrets_payload(0, 0, "A=b")),
         guest_vm.packed(EXEC, exec_payload(flags=4)),
         guest_vm.packed(EXEC, exec_payload(flags=STDIN)) + guest_vm.packed(EXEC_INPUT, b"\1\0\0\0" + b"x" * 65537),
     ],
-    ids=["a second START", "WAKE once it runs", "signal 65", "noise", "an unknown flag", "more input than the window"],
+    ids=["a second START", "WAKE once it runs", "signal 65", "noise", "secrets that nobody asks for", "an unknown flag", "more input than the window"],
 )
 def test_a_bad_later_frame_is_told_and_ends_the_machine(boot, raw):
     guest = boot()

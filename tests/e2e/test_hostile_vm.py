@@ -8,7 +8,7 @@ import vm_program
 
 PRELUDE = vm_program.AGENT + '''HELLO, STARTED, OUTPUT, EXIT, FAILED, POWEROFF = 1, 2, 3, 4, 5, 66
 send(HELLO, struct.pack("<I", 3))
-take()
+FIRST = take()
 '''
 PLAN = {"backend": "qemu", "slug": "taken", "command": ["true"]}
 
@@ -17,7 +17,7 @@ PLAN = {"backend": "qemu", "slug": "taken", "command": ["true"]}
 def taken_over(request, new_daemon):
     """Starts bottled with a QEMU that runs this program."""
 
-    def start(program):
+    def start(program, **config):
         one = new_daemon(uid=harness.USERS[request.param])
         tools = one.base / "tools"
         tools.mkdir()
@@ -25,7 +25,7 @@ def taken_over(request, new_daemon):
         qemu.write_text(PRELUDE + program)
         qemu.chmod(0o755)
         tools.chmod(0o755)
-        one.config["tools_path"] = str(tools)
+        one.config |= {"tools_path": str(tools), **config}
         return one.start()
 
     return start
@@ -152,9 +152,51 @@ def test_a_flood_of_checks(taken_over):
     assert daemon.post("/bottles/taken/stop?grace=0s&wait=stopped&timeout=20s").status == 200
 
 
-@pytest.mark.parametrize("frame", ["6, b'\\0' * 5", "6, b'\\0' * 127", "6, b'\\0\\0\\0\\0\\0\\2'", "7, b''", "7, b'12345'", "67, b'12345'"])
+@pytest.mark.parametrize("frame", ["6, b'\\0' * 5", "6, b'\\0' * 127", "6, b'\\0\\0\\0\\0\\0\\2'", "7, b''", "7, b'12345'", "67, b'12345'",
+                                   "10, b'123'", "10, b'x' * 305", "11, b''", "11, b'\\3words'"])
 def test_a_malformed_frame_ends_the_bottle(taken_over, frame):
     daemon = taken_over(f"send(STARTED)\nsend({frame})\ntime.sleep(600)\n")
     daemon.create(PLAN, "?start=true")
     bottle = daemon.wait("taken", "failed")
     assert bottle["state"] == "failed" and "protocol" in bottle["reason"], bottle
+
+
+# --- Its secrets, and what it says happened -------------------------------------------------------
+
+
+KEEPER = """
+(first, payload), (second, start) = first_frame, take()
+assert (first, second) == (72, 64), (first, second)
+assert struct.unpack("<III", payload[:12]) == (0, 0, 1) and payload[12:].startswith(b"A=") and payload.endswith(b"\\0"), payload
+send(STARTED)
+send(10, struct.pack("<I", 0) + b"nobody asked")
+kind, payload = take()
+assert kind == 72 and struct.unpack("<II", payload[:8]) == (1, 1), payload
+send(10, struct.pack("<I", 99) + b"another one")
+send(10, payload[:4] + b"no \\xff room")
+send(10, payload[:4])
+kind, payload = take()
+send(10, payload[:4])
+take()
+"""
+
+
+def test_a_guest_that_does_not_take_its_secrets(taken_over):
+    daemon = taken_over("first_frame = FIRST\n" + KEEPER, secret_env="HOME")
+    plan = {**PLAN, "secrets": {"A": {"from_env": "HOME"}}, "reload_signal": "HUP"}
+    daemon.create(plan, "?start=true&wait=running")
+    reply = daemon.post("/bottles/taken/secrets/reload")
+    assert (reply.status, reply.problem) == (500, "secrets-not-applied") and "no \ufffd room" in reply.json()["detail"], reply
+    reply = daemon.post("/bottles/taken/secrets/reload")
+    assert (reply.status, reply.json()) == (200, {"secrets": ["A"], "signal": "HUP"})
+    assert daemon.bottle("taken")["state"] == "running"
+
+
+def test_a_flood_of_events(taken_over):
+    daemon = taken_over("send(STARTED)\nfor n in range(200000):\n    send(11, b'\\1' + b'w\\xff\\n' * 300)\ntake()\n")
+    daemon.create(PLAN, "?start=true&wait=running")
+    with harness.Clock() as clock:
+        assert daemon.post("/bottles/taken/stop?grace=2s&wait=stopped&timeout=30s").status == 200
+    told = daemon.get("/events?slug=taken&type=guest.out-of-memory").json()["events"]
+    assert 1 <= len(told) <= 2 + clock.seconds, told
+    assert told[0]["detail"]["reason"].startswith("w\ufffd?w") and len(told[0]["detail"]["reason"]) < 300

@@ -131,10 +131,11 @@ def test_lists_are_those_of_the_tables(document, tables):
 
 
 def test_fault_codes_are_those_of_the_decoder(document):
-    source = "".join((ROOT / "api" / name).read_text() for name in ("field.c", "spec.c", "patch.c"))
+    source = "".join((ROOT / name).read_text() for name in ("api/field.c", "api/spec.c", "api/patch.c", "server/secrets.c"))
     used = set(re.findall(r"\bfault\(\s*(?:walk|problem),\s*[^\"]*?(?:\"/[^\"]*\",\s*)?\"([a-z-]+)\"", source))
     used |= set(re.findall(r"pointer(?: : \"/env\")?, \"([a-z]+)\",", source))
     used |= set(re.findall(r"\bplace, \"([a-z-]+)\"", source))
+    used |= set(re.findall(r"\bfault\(problem, name,[^;]*?\"(?:from_file|from_env)\",\s*\"([a-z-]+)\"", source))
     assert used == set(schema(document, "Fault")["properties"]["code"]["enum"])
 
 

@@ -27,6 +27,8 @@ static const char *example(const struct config_key *key)
         return "/example/a:/example/b";
     case CONFIG_HOSTS:
         return "a.example,b.example:5000";
+    case CONFIG_NAMES:
+        return "API_KEY,_b2";
     case CONFIG_CHOICE:
         return strrchr(key->choices, '|') + 1;
     case CONFIG_INTEGER:

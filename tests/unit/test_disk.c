@@ -1,10 +1,15 @@
 /* A bottle's own disk: in the machine of each backend, and what the VM's process may write then. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "backends/backend.h"
+#include "base/file.h"
 #include "base/util.h"
 #include "renderers/render.h"
+#include "server/disk.h"
 #include "shim/limits.h"
 
 static const struct qemu_config qemu = {
@@ -96,4 +101,26 @@ Test(disk, is_the_only_file_that_grows)
     cr_expect(limited(&launch, "fsize=0"));
     launch.resources.disk_mib = 64;
     cr_expect(limited(&launch, "fsize=67108864"));
+}
+
+/* The superblock's features: https://docs.kernel.org/filesystems/ext4/super.html */
+Test(disk, is_made_with_a_journal)
+{
+    enum { SUPERBLOCK = 1024, MAGIC = 0x38, COMPATIBLE = 0x5c, INCOMPATIBLE = 0x60 };
+    enum { HAS_JOURNAL = 0x4, EXTENTS = 0x40 };
+    char stage[] = "/tmp/disk-XXXXXX", path[64];
+    uint8_t bytes[256];
+    struct error err = ERROR_INIT;
+    const struct host host = {.tools_path = "/usr/sbin:/sbin:/usr/bin:/bin"};
+    struct plan plan = {.stage_dir = mkdtemp(stage), .spec.disk_mib = 16};
+
+    cr_assert_eq(disk_ensure(&host, &plan, 0, &err), 0, "%s", err.text);
+    (void)snprintf(path, sizeof path, "%s/" DISK_FILE, stage);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    cr_assert_eq(pread(fd, bytes, sizeof bytes, SUPERBLOCK), (ssize_t)sizeof bytes);
+    (void)close(fd);
+    (void)directory_remove(stage, NULL, NULL);
+    cr_expect_eq(bytes[MAGIC], 0x53);
+    cr_expect(bytes[COMPATIBLE] & HAS_JOURNAL, "what was synced outlives a kill at any moment");
+    cr_expect(bytes[INCOMPATIBLE] & EXTENTS);
 }

@@ -256,6 +256,71 @@ Test(protocol, a_start_message_cut_anywhere_is_refused)
     cr_expect_eq(parse_start(&cut), -1, "something after the end");
 }
 
+/* --- SECRETS ------------------------------------------------------------------------------- */
+
+static struct payload secrets_payload(uint32_t count, const char *const *strings)
+{
+    struct payload payload = {.length = SECRETS_FIXED_SIZE};
+
+    put_u32(payload.bytes, 7);
+    put_u32(payload.bytes + 4, 1);
+    put_u32(payload.bytes + 8, count);
+    for (; *strings; strings++)
+        add_string(&payload, *strings);
+    return payload;
+}
+
+static int parse_secrets(const struct payload *payload)
+{
+    uint8_t *copy = exact(payload->bytes, payload->length);
+    struct secrets_message message = {0};
+    int result = secrets_message_parse(copy, payload->length, &message);
+
+    if (result == 0)
+        secrets_message_free(&message);
+    free(copy);
+    return result;
+}
+
+Test(protocol, secrets_come_as_variables)
+{
+    static const char *const strings[] = {"A=", "B==x\n", NULL};
+    static const char *const none[] = {NULL};
+    struct payload payload = secrets_payload(2, strings);
+    struct secrets_message message;
+
+    cr_assert_eq(secrets_message_parse(payload.bytes, payload.length, &message), 0);
+    cr_expect_eq(message.id, 7);
+    cr_expect_eq(message.signal, 1);
+    cr_expect_eq(message.count, 2);
+    cr_expect_str_eq(message.items[1], "B==x\n");
+    cr_expect_null(message.items[2]);
+    secrets_message_free(&message);
+    secrets_message_free(&message);
+    payload = secrets_payload(0, none);
+    cr_expect_eq(parse_secrets(&payload), 0);
+}
+
+Test(protocol, secrets_that_lie_are_refused)
+{
+    static const char *const good[] = {"A=b", "B=c", NULL};
+    static const char *const bad[][3] = {{"A=b", "B"}, {"=b", "B=c"}, {"", "B=c"}};
+    static const uint32_t counts[] = {0, 1, 3, UINT32_MAX, 0x40000000};
+
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        struct payload payload = secrets_payload(2, bad[i]);
+        cr_expect_eq(parse_secrets(&payload), -1, "row %zu", i);
+    }
+    for (size_t i = 0; i < COUNT_OF(counts); i++) {
+        struct payload payload = secrets_payload(counts[i], good);
+        cr_expect_eq(parse_secrets(&payload), -1, "count %zu", i);
+    }
+    const struct payload whole = secrets_payload(2, good);
+    struct payload cut = whole;
+    for (cut.length = 0; cut.length < whole.length; cut.length++)
+        cr_expect_eq(parse_secrets(&cut), -1, "cut at %zu", cut.length);
+}
+
 /* --- EXEC ---------------------------------------------------------------------------------- */
 
 /* `counts`: the number of arguments and of variables; the first string is the work directory. */

@@ -170,7 +170,7 @@ Test(jail, what_each_may_see)
         cr_expect(has(jails[i], "--cap-drop", "ALL", NULL));
         cr_expect(has(jails[i], "--remount-ro", "/", NULL));
         cr_expect(has(jails[i], "--seccomp", "10", NULL));
-        cr_expect(has(jails[i], "/proc/self/exe", "--limited", "core=0"));
+        cr_expect(has(jails[i], "/proc/self/exe", "--limited", "core=1"));
         cr_expect(has(jails[i], "nproc=300", NULL, NULL));
     }
     cr_expect(has(&cell, "--unshare-net", NULL, NULL));

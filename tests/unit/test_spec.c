@@ -255,8 +255,8 @@ static const struct {
     {"{" C ",\"sidecars\":{\"supervise\":null}}", "/sidecars/supervise wrong-type"},
     {"{" C ",\"labels\":{\"a b\":\"\",\"{64*a}\":\"\",\"x\":\"{257*y}\"}}",
      "/labels/a b pattern; /labels/{64*a} too-long; /labels/x too-long"},
-    {"{" C ",\"secrets\":{},\"mounts\":[],\"ttl_seconds\":1,\"restart\":{}}",
-     "/secrets unsupported; /mounts unsupported; /ttl_seconds unsupported; /restart unsupported"},
+    {"{" C ",\"mounts\":[],\"ttl_seconds\":1,\"restart\":{}}",
+     "/mounts unsupported; /ttl_seconds unsupported; /restart unsupported"},
 };
 
 Test(plan_decode, bad_input_names_pointer_and_code)
