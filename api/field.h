@@ -26,6 +26,12 @@ struct string_list {
     size_t count;
 };
 
+/* Decoded objects one after the other; what they own is released by the struct's own owner. */
+struct object_list {
+    void *items; /* `count` structs of the item's `size`; NULL when there was none */
+    size_t count;
+};
+
 struct string_map {
     struct env_var *items; /* names and values are owned, in the order that was sent */
     size_t count;
@@ -36,7 +42,7 @@ enum field_type {
     FIELD_INTEGER, /* int64_t */
     FIELD_BOOLEAN, /* bool */
     FIELD_OBJECT,  /* its members are `fields`, with offsets into the same struct */
-    FIELD_LIST,    /* struct string_list of `item` */
+    FIELD_LIST,    /* struct string_list of `item`; of objects: struct object_list */
     FIELD_MAP,     /* struct string_map of `names` → `item` */
     FIELD_FLAG,    /* bool: an object without members is there */
     N_FIELD_TYPES
@@ -69,6 +75,7 @@ struct field {
                                    the object that may stand for it (see FIELD_FORM_SIZE) */
     size_t n_fields;
     const struct field *names, *item;
+    size_t size; /* of an object that is a list's item: its struct's */
     const char *doc;
 };
 

@@ -141,6 +141,30 @@ static int resolve_image(struct plan *plan, const struct spec *spec, const struc
     return 0;
 }
 
+static size_t depth(const char *path)
+{
+    size_t count = 0;
+
+    for (; *path; path++)
+        count += *path == '/';
+    return count;
+}
+
+/* By depth, else as they were sent. */
+static void order_mounts(struct plan *plan)
+{
+    for (size_t i = 0; i < plan->spec.mounts.count; i++) {
+        const struct mount_spec *spec = spec_mount(&plan->spec, i);
+        size_t at = plan->n_mounts++;
+        for (; at > 0 && depth(plan->mounts[at - 1].spec->target) > depth(spec->target); at--)
+            plan->mounts[at].spec = plan->mounts[at - 1].spec;
+        plan->mounts[at].spec = spec;
+    }
+    for (size_t i = 0; i < plan->n_mounts; i++)
+        (void)snprintf(plan->mounts[i].tag, sizeof plan->mounts[i].tag, "fs%u",
+                       (unsigned)i % MOUNTS_MAX);
+}
+
 struct plan *plan_resolve(struct spec *spec, const struct allocation *allocation,
                           const struct plan_dirs *dirs, struct error *err)
 {
@@ -161,6 +185,7 @@ struct plan *plan_resolve(struct spec *spec, const struct allocation *allocation
         goto fail;
     plan->spec = *spec;
     *spec = (struct spec){0};
+    order_mounts(plan);
     plan->guest = (struct guest_config){
         .image = plan->spec.image,
         .command = (const char *const *)plan->command.items,

@@ -13,11 +13,17 @@
 #include "renderers/config.h"
 #include "renderers/render.h"
 
-enum { SLUG_MAX = 63 };
+enum { SLUG_MAX = 63, MOUNTS_MAX = 8 };
 
 struct rule_list {
     struct egress_rule *items; /* hosts are owned */
     size_t count;
+};
+
+/* A directory of the host. */
+struct mount_spec {
+    char *source, *target; /* absolute, normal */
+    bool read_only;
 };
 
 struct spec {
@@ -34,7 +40,8 @@ struct spec {
     char *engine;             /* "auto" or a row of the engines' table (backends/engines.h) */
     bool git_gate, supervise;
     struct string_map labels;
-    json_t *json; /* the validated object, as sent; a copy */
+    struct object_list mounts; /* of struct mount_spec, in the order that was sent */
+    json_t *json;              /* the validated object, as sent; a copy */
 };
 
 /* Decodes and validates. 0 and *ret (release with spec_free), or -1 with every fault in *problem.
@@ -43,6 +50,10 @@ int spec_decode(const json_t *body, struct spec *ret, struct problem *problem);
 void spec_free(struct spec *spec);
 /* [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? */
 bool slug_valid(const char *slug);
+/* Is a normal path `folder` itself or something in it? */
+bool path_below(const char *path, const char *folder);
+/* The i-th mount that was sent. */
+const struct mount_spec *spec_mount(const struct spec *spec, size_t i);
 /* A pronounceable-enough fresh slug from random bytes ("bottle-3f9c2a7b"). */
 void slug_make(char ret[64]);
 /* "host", "*.suffix", "host:port", each lower-cased, trailing dot dropped. NULL, or what is wrong

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/mounts.h"
 #include "backends/tools.h"
 
 #define QEMU "qemu-system-x86_64"
@@ -17,7 +18,7 @@
 #define JAIL_DISK "/vm/disk"
 #define JAIL_QEMU_ELSEWHERE "/vm/" QEMU
 
-enum { AGENT_FD = 5 };
+enum { AGENT_FD = 5, MOUNT_FD = 16 /* and those that follow */ };
 
 void qemu_preflight(const struct host *host, const struct spec *spec, struct preflight *ret)
 {
@@ -34,6 +35,7 @@ void qemu_preflight(const struct host *host, const struct spec *spec, struct pre
     if (guest_image_path(host, image, path, sizeof path) == 0)
         preflight_file(ret, "guest image", "", path + 1, built);
     preflight_disk(ret, host, spec);
+    preflight_mounts(ret, host, spec);
 }
 
 /* Where QEMU is found, and where it is seen in its jail. */
@@ -69,6 +71,8 @@ int qemu_prepare(const struct host *host, struct plan *plan, struct error *err)
         .kvm = host->kvm_works,
         .tsc_khz = host->tsc_khz,
         .agent_fd = AGENT_FD,
+        .n_mounts = (unsigned)plan->n_mounts,
+        .mount_fd = MOUNT_FD,
     };
     plan->accelerator = host->kvm_works ? "kvm" : "tcg";
     if (render_qemu(&config, &out, err) < 0)
@@ -99,6 +103,17 @@ static json_t *vm_encode(const struct host *host, const char *qemu, const char *
                      "dev_kvm", (int)kvm, "agent_fd", (int)AGENT_FD);
 }
 
+/* Each directory is served by a process of its own. */
+static int add_server(const struct host *host, json_t *vm, struct error *err)
+{
+    json_t *server = mounts_server_encode(host, err);
+
+    if (!server)
+        return -1;
+    (void)json_object_set_new(server, "fd", json_integer(MOUNT_FD));
+    return json_object_set_new(vm, "fs", server) < 0 ? error_set(err, NULL, "out of memory") : 0;
+}
+
 int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_vm,
                 struct error *err)
 {
@@ -119,6 +134,10 @@ int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_v
     *ret_vm = vm_encode(host, qemu, image, argv, kvm);
     json_decref(argv);
     bind_disk(*ret_vm, plan, JAIL_DISK);
+    if (plan->n_mounts > 0 && add_server(host, *ret_vm, err) < 0) {
+        json_decref(*ret_vm);
+        return -1;
+    }
     return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
 }
 

@@ -86,7 +86,9 @@ static int prepare(const struct start_message *start, struct error *err)
 {
     if (net_up(start->hostname, start->guest_ip, start->gateway, err) < 0 || root_enter(err) < 0)
         return -1;
-    return root_files(start->hostname, start->guest_ip, start->gateway, err);
+    if (root_files(start->hostname, start->guest_ip, start->gateway, err) < 0)
+        return -1;
+    return root_mount_shared(start, err);
 }
 
 /* From HELLO to the command's end. 1: EXIT is queued; 0: the host wants no more; -1: the error is

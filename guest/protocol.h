@@ -46,7 +46,7 @@
 #define AGENT_PORT_NAME "bottled.agent"
 
 enum {
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     FRAME_HEADER_SIZE = 8,
     GUEST_PAYLOAD_MAX = 64 * 1024,
     START_PAYLOAD_MAX = 2 * 1024 * 1024, /* and EXEC's */
@@ -107,14 +107,23 @@ void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t
 int64_t frame_parse(const uint8_t *bytes, size_t length, uint32_t max, struct frame *ret);
 
 /* START's payload: u32 number of arguments, u32 number of variables, then NUL-terminated strings:
- * hostname, guest_ip, gateway, workdir, user, the arguments, the variables as NAME=value. Nothing
- * after. The user is an image's USER ("" for root): name or number, and ":" and a group if wanted.
+ * hostname, guest_ip, gateway, workdir, user, the arguments, the variables as NAME=value. Then the
+ * mounts, in the order of mounting: u32 their number, and for each u32 flags and two such strings,
+ * the tag of a virtio-fs device and where it goes. Nothing after. The user is an image's USER (""
+ * for root): name or number, and ":" and a group if wanted.
  */
+enum { START_MOUNTS_MAX = 8, MOUNT_READ_ONLY = 1 };
+struct start_mount {
+    const char *tag, *target;
+    uint32_t flags;
+};
 struct start_message {
     const char *hostname, *guest_ip, *gateway, *workdir, *user;
     uint32_t n_args, n_env;
     char **args, **env; /* NULL-terminated arrays, one allocation each; the strings are borrowed
                            from the payload. There is room for one more of each */
+    struct start_mount mounts[START_MOUNTS_MAX];
+    size_t n_mounts;
 };
 /* 0, or -1 when malformed or memory is short. start_message_free releases the arrays. */
 int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret);

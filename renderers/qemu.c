@@ -14,6 +14,7 @@
 
 enum { FIRST_FREE_FD = 3 }; /* 0, 1 and 2 are the console and QEMU's own words */
 
+#define MACHINE "microvm,x-option-roms=off,isa-serial=on,rtc=on"
 #define SANDBOX "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 #define NETDEV                                                                                     \
     "dgram,id=net0,local.type=unix,local.path=" JAIL_VM_SOCKET                                     \
@@ -46,7 +47,7 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
     const char *const fixed[] = {
         config->binary,
         "-M",
-        "microvm,x-option-roms=off,isa-serial=on,rtc=on",
+        config->n_mounts ? MACHINE ",memory-backend=memory" : MACHINE,
         /* Named, since the machine's default differs between builds of QEMU, and SeaBIOS boots no
          * kernel without option ROMs. */
         "-bios",
@@ -107,6 +108,25 @@ static void add_disk(struct arguments *arguments, const struct qemu_config *conf
     add(arguments, "virtio-blk-device,drive=disk");
 }
 
+/* Who serves a directory works in the guest's memory, which so has to be one that can be shared. */
+static void add_mounts(struct arguments *arguments, const struct qemu_config *config)
+{
+    struct text value = TEXT_INIT;
+
+    if (config->n_mounts == 0)
+        return;
+    text_addf(&value, "memory-backend-memfd,id=memory,size=%uM,share=on", config->memory_mib);
+    add_option(arguments, "-object", &value);
+    add(arguments, "-global"); /* the wire to it knows the devices of virtio 1.0 only */
+    add(arguments, "virtio-mmio.force-legacy=false");
+    for (unsigned i = 0; i < config->n_mounts; i++) {
+        text_addf(&value, "socket,id=fs%u,fd=%d", i, config->mount_fd + (int)i);
+        add_option(arguments, "-chardev", &value);
+        text_addf(&value, "vhost-user-fs-device,chardev=fs%u,tag=fs%u,queue-size=1024", i, i);
+        add_option(arguments, "-device", &value);
+    }
+}
+
 static void add_agent_port(struct arguments *arguments, const struct qemu_config *config)
 {
     struct text value = TEXT_INIT;
@@ -123,7 +143,8 @@ static int check_config(const struct qemu_config *config, struct error *err)
 {
     bool good = check_jail_path(config->binary) && check_jail_path(config->kernel) &&
                 check_jail_path(config->initrd) && config->cpus > 0 && config->memory_mib > 0 &&
-                config->agent_fd >= FIRST_FREE_FD;
+                config->agent_fd >= FIRST_FREE_FD &&
+                (config->n_mounts == 0 || config->mount_fd > config->agent_fd);
 
     if (good && !config->probe)
         good = check_jail_path(config->image) && check_mac(config->guest_mac) &&
@@ -144,6 +165,7 @@ int render_qemu(const struct qemu_config *config, struct text *out, struct error
     if (config->disk)
         add_disk(&arguments, config);
     add_agent_port(&arguments, config);
+    add_mounts(&arguments, config);
     add(&arguments, "-sandbox");
     add(&arguments, SANDBOX);
     if (json_object_set_new(root, "argv", arguments.list) < 0)

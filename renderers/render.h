@@ -34,6 +34,10 @@ struct qemu_config {
     unsigned tsc_khz; /* host's TSC frequency, for tsc_early_khz under TCG; 0: unknown, left out */
     int agent_fd; /* the descriptor that carries the agent channel (a connected stream socket) */
     bool probe;   /* to see whether it boots: no network, no image */
+    /* Directories of the host, as virtio-fs devices with the tags fs0, fs1, …; each is served over
+     * a connected Unix socket: descriptors mount_fd and those that follow. */
+    unsigned n_mounts;
+    int mount_fd;
 };
 
 /* qemu.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */
@@ -47,6 +51,9 @@ struct krun_config {
     const struct guest_config *guest;
     const struct network *network; /* NULL: no network card, for a probe */
     int agent_fd;                  /* as in struct qemu_config */
+    /* Directories of the host, seen in the jail as JAIL_MOUNTS/fs0, …, which are their tags too. */
+    const bool *mounts_read_only; /* one each */
+    unsigned n_mounts;
 };
 
 /* krun.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */

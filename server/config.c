@@ -82,6 +82,8 @@ const struct config_key config_keys[] = {
     INTEGER(image_max_files, "1000000", 100, 100000000, "files and folders of an image"),
     DURATION("image_timeout", image_timeout_ms, "30m", 1000, 86400000,
              "how long an import may take"),
+    {"mount_roots", CONFIG_PATHS, AT(mount_roots), "", 0, 0, NULL, "DIR[:DIR...]",
+     "directories that bottles may mount directories of"},
     INTEGER(max_bottles, "10000", 1, SUBNETS_MAX, "bottles at one time"),
     INTEGER(max_running, "256", 1, SUBNETS_MAX, "running bottles at one time"),
     INTEGER(max_connections, "1024", 8, 65536, "connections to a listener at one time"),

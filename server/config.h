@@ -37,6 +37,7 @@ struct config {
     bool cgroups;
     int64_t bottle_pids;    /* processes and threads of a bottle */
     char *image_roots;      /* DIR[:DIR…] */
+    char *mount_roots;      /* DIR[:DIR…] */
     char *image_registries; /* NAME[,NAME…] */
     int64_t image_max_bytes, image_max_files, image_timeout_ms;
     int64_t max_bottles, max_running, max_connections, max_waiters;

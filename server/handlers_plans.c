@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backends/backend.h"
+#include "backends/mounts.h"
 #include "base/json.h"
 #include "base/util.h"
 #include "server/accept.h"
@@ -90,7 +91,10 @@ void handle_plan_dry_run(struct request *request)
         reply_error(request, &err);
         return;
     }
-    if (spec_decode(body, &spec, &problem) < 0) {
+    if (spec_decode(body, &spec, &problem) == 0)
+        mounts_check(&request_app(request)->host, &spec, &problem);
+    if (problem.type) {
+        spec_free(&spec);
         reply_problem(request, &problem);
         problem_free(&problem);
         return;

@@ -12,7 +12,15 @@
 #include "base/argv.h"
 #include "shim/spec.h"
 
-enum limits_kind { LIMITS_GVPROXY, LIMITS_VM, LIMITS_PROXY, LIMITS_SIDECAR, N_LIMITS_KINDS };
+enum limits_kind {
+    LIMITS_GVPROXY,
+    LIMITS_VM,
+    LIMITS_VM_FS, /* a VM that serves the host's directories by itself */
+    LIMITS_FS,    /* who serves one for another's VM */
+    LIMITS_PROXY,
+    LIMITS_SIDECAR,
+    N_LIMITS_KINDS
+};
 
 #define LIMITS_FLAG "--limited"
 

@@ -13,7 +13,10 @@
  * (none: absent), "resources":
  * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "probe": true only to find out
  * whether a VM boots: then gvproxy, forwards, sidecars and guest are absent, "guest":
- * {"hostname","guest_ip","gateway","workdir","user","command":[…],"env":[["NAME","value"],…]}}
+ * {"hostname","guest_ip","gateway","workdir","user","command":[…],"env":[["NAME","value"],…]},
+ * "mounts": absent, or {"uid","gid": whose all of it is in the guest,
+ * "list":[{"tag","root","below","target","read_only"},…]}; "vm" then has "fs": {"binary","of_qemu":
+ * bool,"fd": of the VM's, for the first} where its machine does not serve them by itself}
  *
  * argv[0] of sidecars and vm is a path in their jail. */
 #pragma once
@@ -22,6 +25,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "api/spec.h"
 #include "base/error.h"
 #include "renderers/config.h"
 #include "renderers/render.h"
@@ -29,7 +33,7 @@
 enum {
     SIDECARS_MAX = FORWARDS_MAX,
     BINDS_MAX = 12,
-    STAGED_MAX = 7 + SIDECARS_MAX + BINDS_MAX * (SIDECARS_MAX + 1),
+    STAGED_MAX = 8 + SIDECARS_MAX + MOUNTS_MAX + BINDS_MAX * (SIDECARS_MAX + 1),
 };
 
 struct bind {
@@ -70,6 +74,13 @@ struct resources {
     int64_t pids;     /* processes and threads of the whole bottle */
 };
 
+/* A directory of the host (shim/mounts.h). */
+struct shared_mount {
+    const char *tag, *root, *below, *target;
+    const char *path; /* where the jails bind it from; set by staging */
+    bool read_only;
+};
+
 /* Strings are borrowed from `json`, which the struct owns. */
 struct launch {
     json_t *json;
@@ -90,6 +101,12 @@ struct launch {
     size_t n_sidecars;
     bool probe;
     struct program vm;
+    struct shared_mount mounts[MOUNTS_MAX];
+    size_t n_mounts;
+    unsigned mount_uid, mount_gid; /* in the guest */
+    const char *fs_binary;         /* NULL: the machine serves them by itself */
+    bool fs_of_qemu;               /* QEMU's virtiofsd, else the one in Rust */
+    int fs_fd;
     bool dev_kvm;
     int agent_fd;
     uint8_t *start; /* START frame for the guest, header and payload; owned */

@@ -8,12 +8,16 @@
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/util.h"
+#include "shim/mounts.h"
 
 #define STAGING_DIR "/tmp"
+
+enum { FILES_MAX = 1 << 20 };
 
 struct paths {
     const char **items[STAGED_MAX];
@@ -44,6 +48,8 @@ static void collect(struct launch *launch, struct paths *paths)
     add_path(paths, &launch->net_dir);
     add_path(paths, &launch->proxy_dir);
     add_path(paths, &launch->config_dir);
+    if (launch->fs_binary)
+        add_path(paths, &launch->fs_binary);
     for (size_t i = 0; i < launch->n_sidecars; i++) {
         add_program_paths(paths, &launch->sidecars[i].program);
         if (launch->sidecars[i].config.path)
@@ -79,11 +85,43 @@ failed:
     return -1;
 }
 
+/* `result` of what came before is handed on. */
+static int place_copies(struct launch *launch, const int *copies, int result, struct error *err)
+{
+    for (size_t i = 0; i < MOUNTS_MAX; i++) {
+        char *path = NULL;
+        if (copies[i] < 0)
+            continue;
+        if (result == 0 && asprintf(&path, STAGING_DIR "/%s", launch->mounts[i].tag) < 0)
+            result = error_set(err, NULL, "out of memory");
+        if (result == 0) {
+            launch->staged[launch->n_staged++] = path;
+            launch->mounts[i].path = path;
+            result = mounts_place(copies[i], path, err);
+        }
+        (void)close(copies[i]);
+    }
+    return result;
+}
+
+/* A server of a directory holds a descriptor for each file that the guest knows. */
+static void raise_files_limit(const struct launch *launch)
+{
+    struct rlimit limit;
+
+    if (launch->n_mounts == 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
+        limit.rlim_max >= FILES_MAX)
+        return;
+    limit.rlim_max = FILES_MAX;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* else fewer files can be known at a time */
+}
+
 /* All descriptors are opened before anything is mounted (what they name may itself lie below /tmp),
  * and after the new namespace is made (the kernel binds only what lies in it). */
 static int stage(struct launch *launch, struct error *err)
 {
     struct paths paths = {0};
+    int copies[MOUNTS_MAX];
     int result = 0;
 
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
@@ -94,6 +132,8 @@ static int stage(struct launch *launch, struct error *err)
         if (paths.fds[i] < 0)
             result = error_errno(err, "launch-failed", "%s", *paths.items[i]);
     }
+    if (mounts_copy(launch, copies, result == 0 ? err : NULL) < 0)
+        result = -1;
     if (result == 0 &&
         mount("bottle", STAGING_DIR, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m") < 0)
         result = error_errno(err, "launch-failed", "mounting the shim's staging directory");
@@ -106,7 +146,7 @@ static int stage(struct launch *launch, struct error *err)
         if (paths.fds[i] >= 0)
             (void)close(paths.fds[i]);
     }
-    return result;
+    return place_copies(launch, copies, result, err);
 }
 
 static int drop(const struct launch *launch, struct error *err)
@@ -148,7 +188,10 @@ int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
     if (launch->uid == 0 && geteuid() == 0)
         return error_set(err, "launch-failed",
                          "refusing to run a bottle as root; set uid_base in the configuration");
-    if (launch->uid && (stage(launch, err) < 0 || drop(launch, err) < 0))
+    if (launch->uid)
+        raise_files_limit(launch);
+    if (launch->uid ? stage(launch, err) < 0 || drop(launch, err) < 0
+                    : mounts_prepare(launch, err) < 0)
         return -1;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ||
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
