@@ -60,6 +60,7 @@ struct plan {
     /* What the plan and the image say together. */
     struct string_list command;
     char *workdir, *user;         /* user: "" for root */
+    char *user_numbers;           /* as in struct image_config */
     char image_id[IMAGE_ID_SIZE]; /* "" of the built-in one */
     char image_digest[SHA256_HEX_SIZE];
     char *image_file; /* NULL of the built-in one */

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "backends/mount_copy.h"
 #include "backends/tools.h"
 #include "base/number.h"
 #include "base/process.h"
@@ -113,7 +114,13 @@ static int check_one(const struct host *host, const char *source, struct error *
         return error_set(err, kind,
                          "it lies in no directory that the operator allowed (mount_roots)");
     CLEANUP_CLOSE int fd = mount_open(root, below, err);
-    return fd < 0 ? -1 : check_own(host, fd, err);
+    if (fd < 0 || check_own(host, fd, err) < 0)
+        return -1;
+    if (!host->uid_base)
+        return 0;
+    /* As root, try what the shim will do. */
+    CLEANUP_CLOSE int copy = mount_copy(fd, source, true, host->uid_base, host->uid_base, err);
+    return copy < 0 ? -1 : 0;
 }
 
 void mounts_check(const struct host *host, const struct spec *spec, struct problem *problem)
@@ -180,18 +187,22 @@ json_t *mounts_server_encode(const struct host *host, struct error *err)
 }
 
 /* Whose the files are in the guest: the image's USER, as a number. */
-static int read_user(const char *user, unsigned *ret_uid, unsigned *ret_gid, struct error *err)
+static int read_user(const struct plan *plan, unsigned *ret_uid, unsigned *ret_gid,
+                     struct error *err)
 {
+    const char *text = plan->user_numbers[0] ? plan->user_numbers : plan->user[0] ? "" : "0:0";
+    size_t length = strcspn(text, ":");
     char name[32];
-    const char *colon = strchr(user, ':');
-    size_t length = strcspn(user, ":");
-    int64_t uid = 0, gid = 0;
+    int64_t uid, gid;
 
-    (void)snprintf(name, sizeof name, "%.*s", (int)(length < 31 ? length : 31), user);
-    if ((name[0] && strcmp(name, "root") != 0 && number_parse(name, 0, USER_MAX, &uid) < 0) ||
-        (colon && colon[1] && strcmp(colon + 1, "root") != 0 &&
-         number_parse(colon + 1, 0, USER_MAX, &gid) < 0))
-        return error_set(err, kind, "the image's USER is \"%.100s\"", user);
+    (void)snprintf(name, sizeof name, "%.*s", (int)(length < 31 ? length : 31), text);
+    if (text[length] != ':' || number_parse(name, 0, USER_MAX, &uid) < 0 ||
+        number_parse(text + length + 1, 0, USER_MAX, &gid) < 0)
+        return error_set(err, kind,
+                         "whose the files of a mount would be in the guest is not known: the "
+                         "image's USER \"%.100s\" was not found in the image when it was "
+                         "imported; import it again, or one whose USER is in its /etc/passwd",
+                         plan->user);
     *ret_uid = (unsigned)uid;
     *ret_gid = (unsigned)gid;
     return 0;
@@ -202,7 +213,7 @@ json_t *mounts_encode(const struct host *host, const struct plan *plan, struct e
     unsigned uid = 0, gid = 0;
     json_t *list = json_array();
 
-    if (read_user(plan->user, &uid, &gid, err) < 0) {
+    if (read_user(plan, &uid, &gid, err) < 0) {
         json_decref(list);
         return NULL;
     }
