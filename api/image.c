@@ -197,11 +197,11 @@ static json_t *encode_list(const struct string_list *list)
 
 json_t *image_config_encode(const struct image_config *config)
 {
-    return json_pack(
-        "{s:o, s:o, s:o, s:s, s:s, s:s}", "Entrypoint", encode_list(&config->entrypoint), "Cmd",
-        encode_list(&config->command), "Env", encode_list(&config->env), "WorkingDir",
-        config->workdir ? config->workdir : "", "User", config->user ? config->user : "",
-        "UserNumbers", config->user_numbers ? config->user_numbers : "");
+    return json_pack("{s:o, s:o, s:o, s:s, s:s}", "Entrypoint",
+                     encode_list(&config->entrypoint), "Cmd", encode_list(&config->command), "Env",
+                     encode_list(&config->env), "WorkingDir",
+                     config->workdir ? config->workdir : "", "User",
+                     config->user ? config->user : "");
 }
 
 void image_config_free(struct image_config *config)

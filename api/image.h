@@ -51,7 +51,7 @@ struct image_config {
  * "image-refused" for what no bottle could take. *ret is released with image_config_free(), also on
  * failure. */
 int image_config_decode(const json_t *object, struct image_config *ret, struct error *err);
-/* The same members, all there. Caller owns; NULL when memory is short. */
+/* The first five of them, all there. Caller owns; NULL when memory is short. */
 json_t *image_config_encode(const struct image_config *config);
 void image_config_free(struct image_config *config);
 

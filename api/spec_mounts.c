@@ -10,6 +10,15 @@
 /* The guest's own: what is mounted there a command could not do without. */
 static const char *const kept[] = {"/proc", "/sys", "/dev"};
 
+#define TARGET_PATTERN "^(/([^./][^/]*|[.][^./][^/]*|[.][.][^/]+))+$"
+
+static const char *target_check(const char *value)
+{
+    return strcmp(value, "/") == 0
+               ? "may not be the guest's root, which is its image; mount below it"
+               : workdir_check(value);
+}
+
 static const struct field mount_rows[] = {
     {.name = "source",
      .type = FIELD_STRING,
@@ -27,8 +36,8 @@ static const struct field mount_rows[] = {
      .offset = offsetof(struct mount_spec, target),
      .min = 1,
      .max = 4095,
-     .pattern = WORKDIR_PATTERN,
-     .check = workdir_check,
+     .pattern = TARGET_PATTERN,
+     .check = target_check,
      .doc = "Where the guest sees it; made when it is missing. Not /, and nothing in /proc, /sys "
             "and /dev."},
     {.name = "read_only",
@@ -64,9 +73,6 @@ static void check_target(const struct spec *spec, size_t i, struct problem *prob
     char pointer[64];
 
     (void)snprintf(pointer, sizeof pointer, "/mounts/%zu/target", i);
-    if (strcmp(target, "/") == 0)
-        problem_add_fault(problem, pointer, "reserved",
-                          "the guest's root is its image; mount below it");
     for (size_t k = 0; k < COUNT_OF(kept); k++)
         if (path_below(target, kept[k]))
             problem_add_fault(problem, pointer, "reserved",
