@@ -12,7 +12,7 @@
  *   pattern        a string that breaks its rule
  *   unknown-value  a string that is not one of the listed
  *   unsupported    a member that the contract knows and this version does not have
- *   duplicate, reserved, immutable   said by the callers' own checks */
+ *   duplicate, reserved, immutable, refused   said by the callers' own checks */
 #pragma once
 
 #include <jansson.h>

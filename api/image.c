@@ -197,10 +197,9 @@ static json_t *encode_list(const struct string_list *list)
 
 json_t *image_config_encode(const struct image_config *config)
 {
-    return json_pack("{s:o, s:o, s:o, s:s, s:s}", "Entrypoint",
-                     encode_list(&config->entrypoint), "Cmd", encode_list(&config->command), "Env",
-                     encode_list(&config->env), "WorkingDir",
-                     config->workdir ? config->workdir : "", "User",
+    return json_pack("{s:o, s:o, s:o, s:s, s:s}", "Entrypoint", encode_list(&config->entrypoint),
+                     "Cmd", encode_list(&config->command), "Env", encode_list(&config->env),
+                     "WorkingDir", config->workdir ? config->workdir : "", "User",
                      config->user ? config->user : "");
 }
 

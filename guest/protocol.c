@@ -105,7 +105,8 @@ static int take_mounts(const uint8_t **at, const uint8_t *end, struct start_mess
 {
     uint32_t count;
 
-    if (take_u32(at, end, &count) < 0 || count > START_MOUNTS_MAX)
+    if (take_u32(at, end, &ret->files_max) < 0 || take_u32(at, end, &count) < 0 ||
+        count > START_MOUNTS_MAX)
         return -1;
     for (; ret->n_mounts < count; ret->n_mounts++) {
         struct start_mount *mount = &ret->mounts[ret->n_mounts];

@@ -108,8 +108,9 @@ int64_t frame_parse(const uint8_t *bytes, size_t length, uint32_t max, struct fr
 
 /* START's payload: u32 number of arguments, u32 number of variables, then NUL-terminated strings:
  * hostname, guest_ip, gateway, workdir, user, the arguments, the variables as NAME=value. Then the
- * mounts, in the order of mounting: u32 their number, and for each u32 flags and two such strings,
- * the tag of a virtio-fs device and where it goes. Nothing after. The user is an image's USER (""
+ * mounts, in the order of mounting: u32 how many files of theirs the host can hold (guest/room.h),
+ * u32 their number, and for each u32 flags and two such strings, the tag of a virtio-fs device and
+ * where it goes. Nothing after. The user is an image's USER (""
  * for root): name or number, and ":" and a group if wanted.
  */
 enum { START_MOUNTS_MAX = 8, MOUNT_READ_ONLY = 1 };
@@ -124,6 +125,7 @@ struct start_message {
                            from the payload. There is room for one more of each */
     struct start_mount mounts[START_MOUNTS_MAX];
     size_t n_mounts;
+    uint32_t files_max;
 };
 /* 0, or -1 when malformed or memory is short. start_message_free releases the arrays. */
 int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret);

@@ -13,6 +13,7 @@
 
 #define MIB (1024LL * 1024)
 
+enum { FILES_MAX = 1 << 20 };
 enum { KEEP = -1, MEMORY = -2, OWN_USER = -3, DISK = -4 }; /* special values of the table */
 
 /* DATA rather than AS: it counts what can be written to, and both Go and QEMU set aside far more
@@ -26,7 +27,7 @@ static const struct {
                                         proxy, sidecar */
 } rows[] = {
     {"core", RLIMIT_CORE, {0, 0, 0, 0, 0, 0}},
-    {"nofile", RLIMIT_NOFILE, {4096, 1024, 1 << 20, 1 << 20, 16384, 16384}},
+    {"nofile", RLIMIT_NOFILE, {4096, 1024, FILES_MAX, FILES_MAX, 16384, 16384}},
     {"nproc", RLIMIT_NPROC, {OWN_USER, OWN_USER, OWN_USER, OWN_USER, OWN_USER, OWN_USER}},
     {"fsize", RLIMIT_FSIZE, {0, DISK, KEEP, KEEP, 64 * MIB, 1024 * MIB}},
     {"memlock", RLIMIT_MEMLOCK, {0, 65536, 65536, 65536, 65536, 65536}},
@@ -35,6 +36,25 @@ static const struct {
     {"nice", RLIMIT_NICE, {0, 0, 0, 0, 0, 0}},
     {"rtprio", RLIMIT_RTPRIO, {0, 0, 0, 0, 0, 0}},
 };
+
+void limits_raise_files(void)
+{
+    struct rlimit limit;
+
+    if (geteuid() != 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_max >= FILES_MAX)
+        return;
+    limit.rlim_max = FILES_MAX;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* else it stays at fewer */
+}
+
+int64_t limits_files(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 0;
+    return limit.rlim_max >= FILES_MAX ? FILES_MAX : (int64_t)limit.rlim_max;
+}
 
 int64_t limits_memory(enum limits_kind kind, const struct launch *launch)
 {

@@ -60,6 +60,7 @@ int main(int argc, char **argv)
                       SHIM_SPEC_FD);
         return 2;
     }
+    limits_raise_files();
     if (read_spec(&launch, &err) < 0 || run(&launch, &err) < 0) {
         (void)fprintf(stderr, "bottle-shim: %s\n", err.text);
         (void)dprintf(SHIM_READY_FD, "%s\n", err.text);

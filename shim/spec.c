@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "base/util.h"
 #include "guest/protocol.h"
+#include "shim/limits.h"
 
 /* The spec comes from our own daemon, yet every field is checked: a shim that starts half of a
  * bottle is worse than one that refuses. `fault` keeps the first thing that is wrong, and later
@@ -183,6 +184,7 @@ static void read_mounts(struct reader *reader, const json_t *object, const json_
 
 static void add_mounts(struct text *out, const struct launch *launch)
 {
+    add_u32(out, (uint32_t)limits_files());
     add_u32(out, (uint32_t)launch->n_mounts);
     for (size_t i = 0; i < launch->n_mounts; i++) {
         const struct shared_mount *mount = &launch->mounts[i];

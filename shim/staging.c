@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,8 +15,6 @@
 #include "shim/mounts.h"
 
 #define STAGING_DIR "/tmp"
-
-enum { FILES_MAX = 1 << 20 };
 
 struct paths {
     const char **items[STAGED_MAX];
@@ -104,18 +101,6 @@ static int place_copies(struct launch *launch, const int *copies, int result, st
     return result;
 }
 
-/* A server of a directory holds a descriptor for each file that the guest knows. */
-static void raise_files_limit(const struct launch *launch)
-{
-    struct rlimit limit;
-
-    if (launch->n_mounts == 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0 ||
-        limit.rlim_max >= FILES_MAX)
-        return;
-    limit.rlim_max = FILES_MAX;
-    (void)setrlimit(RLIMIT_NOFILE, &limit); /* else fewer files can be known at a time */
-}
-
 /* All descriptors are opened before anything is mounted (what they name may itself lie below /tmp),
  * and after the new namespace is made (the kernel binds only what lies in it). */
 static int stage(struct launch *launch, struct error *err)
@@ -188,8 +173,6 @@ int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
     if (launch->uid == 0 && geteuid() == 0)
         return error_set(err, "launch-failed",
                          "refusing to run a bottle as root; set uid_base in the configuration");
-    if (launch->uid)
-        raise_files_limit(launch);
     if (launch->uid ? stage(launch, err) < 0 || drop(launch, err) < 0
                     : mounts_prepare(launch, err) < 0)
         return -1;

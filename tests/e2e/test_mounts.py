@@ -106,7 +106,7 @@ def a_world(uid=None):
 
 
 @pytest.fixture(scope="module")
-def world():
+def world(row):
     with a_world() as one:
         yield one
 
@@ -187,7 +187,7 @@ def test_on_every_backend(row):
         all_of_it(one)
 
 
-def test_as_an_ordinary_user():
+def test_as_an_ordinary_user(row):
     with a_world(harness.USERS.get("ordinary user")) as one:
         all_of_it(one)
 
@@ -421,7 +421,7 @@ def serves(pid, data):
     return path.exists() and data in path.read_text()
 
 
-def test_bottleds_own_files_are_no_source():
+def test_bottleds_own_files_are_no_source(row):
     with a_world() as other:
         other.daemon.stop()
         other.daemon.config["mount_roots"] = str(other.daemon.base)

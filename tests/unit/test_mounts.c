@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "guest/room.h"
 #include "renderers/render.h"
 #include "shim/filter.h"
 #include "shim/jail.h"
@@ -359,6 +360,22 @@ Test(mounts, a_machine_that_serves_them_itself)
     cr_expect(strstr(other, " fsize=268435456 "), "its memory is a file: %s", other);
 }
 
+/* ── room ── */
+
+Test(mounts, the_kernels_own_count_of_what_it_remembers)
+{
+    static const char text[] = "slabinfo - version: 2.1\n"
+                               "# name            <active_objs> <num_objs>\n"
+                               "fuse_inode_x           9      9\n"
+                               "fuse_inode         16980  17000    832   19    4 : tunables\n"
+                               "inode_cache            5      6";
+
+    cr_expect_eq(room_count(text, "fuse_inode"), 16980);
+    cr_expect_eq(room_count(text, "inode_cache"), 5);
+    cr_expect_eq(room_count(text, "fuse"), -1);
+    cr_expect_eq(room_count("", "fuse_inode"), -1);
+}
+
 /* ── filter ── */
 
 /* What a child under the filter gets for a call: its errno, 0 for none. */
@@ -371,8 +388,9 @@ static int under_filter(enum filter_kind kind, long call, const long arguments[4
         (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         if (filter_load(kind, NULL) < 0)
             _exit(255);
-        _exit(syscall(call, arguments[0], arguments[1], arguments[2], arguments[3], 0L, 0L) < 0 ? errno
-                                                                                        : 0);
+        _exit(syscall(call, arguments[0], arguments[1], arguments[2], arguments[3], 0L, 0L) < 0
+                  ? errno
+                  : 0);
     }
     cr_assert_eq(waitpid(pid, &status, 0), pid);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;

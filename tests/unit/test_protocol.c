@@ -150,7 +150,8 @@ static struct payload start_payload(uint32_t n_args, uint32_t n_env, const char 
     put_u32(payload.bytes + 4, n_env);
     for (; *strings; strings++)
         add_string(&payload, *strings);
-    add_number(&payload, 0); /* mounts */
+    add_number(&payload, 4096); /* files */
+    add_number(&payload, 0);    /* mounts */
     return payload;
 }
 
@@ -260,6 +261,7 @@ Test(protocol, mounts_are_the_last_part_of_a_start_message)
     add_string(&whole, "/b");
     cr_assert_eq(start_message_parse(whole.bytes, whole.length, &message), 0);
     cr_assert_eq(message.n_mounts, 2);
+    cr_expect_eq(message.files_max, 4096);
     cr_expect_str_eq(message.mounts[0].tag, "fs0");
     cr_expect_str_eq(message.mounts[0].target, "/work dir");
     cr_expect_eq(message.mounts[0].flags, MOUNT_READ_ONLY);
