@@ -51,7 +51,7 @@ OBJ := $(BUILD)/obj
 STATIC := $(BUILD)/obj-static
 MAINS := server/main.c shim/main.c shim/cell.c shim/krun.c shim/owner.c shim/private.c
 SOURCES := $(foreach folder,base renderers api backends shim server,$(wildcard $(folder)/*.c))
-LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard guest/protocol.c guest/checks.c guest/user.c)
+LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard guest/protocol.c guest/checks.c guest/room.c guest/user.c)
 GUEST_SOURCES := $(wildcard guest/*.c)
 OPEN := $(BUILD)/open-cell
 OPEN_PROGRAMS := $(addprefix $(OPEN)/,bottle-shim bottle-cell bottle-krun bottle-owner.so bottle-private.so guest openapi.yaml)
@@ -62,7 +62,7 @@ TOOL_SOURCES := $(wildcard tests/tools/*.c)
 ATTACK_SOURCES := $(addprefix tests/attacks/,attacker.c machine.c)
 TSAN_SOURCES := $(wildcard tests/tsan/*.c)
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
-ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(ATTACK_SOURCES) tests/attacks/insider.c
+ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
 HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/attacks,$(wildcard $(folder)/*.h))
 
 LIB := $(BUILD)/libbottled.a
@@ -79,7 +79,7 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
-TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(OPEN_PROGRAMS) $(BUILD)/test-tools/insider
+TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(OPEN_PROGRAMS) $(BUILD)/test-tools/insider $(BUILD)/test-tools/mount-attacker
 # A guest_dir whose image also has the attacker.
 ATTACK := $(BUILD)/attack
 ATTACK_GUEST := $(addprefix $(ATTACK)/,vmlinuz initramfs.img root images/busybox.erofs)
@@ -293,6 +293,11 @@ $(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(UNIT_SHARED:%.c=$(OBJ)/%.o) $(LI
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/test-tools/insider: tests/attacks/insider.c Makefile | $(TOOLS)/stamp
+	@mkdir -p $(@D)
+	@echo "  LINK    $@ (static)"
+	@$(CC) -D_GNU_SOURCE $(CFLAGS) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $<
+
+$(BUILD)/test-tools/mount-attacker: tests/attacks/mount_attacker.c Makefile | $(TOOLS)/stamp
 	@mkdir -p $(@D)
 	@echo "  LINK    $@ (static)"
 	@$(CC) -D_GNU_SOURCE $(CFLAGS) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $<

@@ -267,6 +267,31 @@ static void decode_list(struct walk *walk, const struct place *place, const stru
     check_count(walk, place, row, count, total);
 }
 
+/* Objects, each decoded into a struct of its own; a member that is refused stays zero. */
+static void decode_objects(struct walk *walk, const struct place *place, const struct field *row,
+                           const json_t *value, struct object_list *ret)
+{
+    size_t count = json_array_size(value);
+
+    check_count(walk, place, row, count, 0);
+    if ((int64_t)count > row->max)
+        return;
+    ret->items = calloc(count + 1, row->item->size);
+    if (!ret->items) {
+        no_memory(walk);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const json_t *item = json_array_get(value, i);
+        struct place here = {place, NULL, i};
+        struct walk inner = {(char *)ret->items + i * row->item->size, walk->problem, walk->root,
+                             walk->n_root};
+        if (type_fits(walk, &here, row->item, item))
+            decode_object(&inner, &here, item, row->item->fields, row->item->n_fields);
+        ret->count++;
+    }
+}
+
 static void decode_map(struct walk *walk, const struct place *place, const struct field *row,
                        const json_t *value, struct string_map *ret)
 {
@@ -367,7 +392,10 @@ static void decode_value(struct walk *walk, const struct place *place, const str
         decode_object(walk, place, value, row->fields, row->n_fields);
         break;
     case FIELD_LIST:
-        decode_list(walk, place, row, value, (struct string_list *)at);
+        if (row->item->type == FIELD_OBJECT)
+            decode_objects(walk, place, row, value, (struct object_list *)at);
+        else
+            decode_list(walk, place, row, value, (struct string_list *)at);
         break;
     case FIELD_MAP:
         if (row->item->type == FIELD_OBJECT)

@@ -12,7 +12,8 @@
  *   pattern        a string that breaks its rule
  *   unknown-value  a string that is not one of the listed
  *   unsupported    a member that the contract knows and this version does not have
- *   duplicate, reserved, immutable, not-allowed, unreadable   said by the callers' own checks */
+ *   duplicate, reserved, immutable, refused, not-allowed, unreadable   said by the callers' own
+ *                  checks */
 #pragma once
 
 #include <jansson.h>
@@ -23,6 +24,12 @@
 
 struct string_list {
     char **items; /* NULL-terminated; NULL when empty */
+    size_t count;
+};
+
+/* Decoded objects one after the other; what they own is released by the struct's own owner. */
+struct object_list {
+    void *items; /* `count` structs of the item's `size`; NULL when there was none */
     size_t count;
 };
 
@@ -43,7 +50,7 @@ enum field_type {
     FIELD_INTEGER, /* int64_t */
     FIELD_BOOLEAN, /* bool */
     FIELD_OBJECT,  /* its members are `fields`, with offsets into the same struct */
-    FIELD_LIST,    /* struct string_list of `item` */
+    FIELD_LIST,    /* struct string_list of `item`; of objects: struct object_list */
     FIELD_MAP,     /* struct string_map of `names` → `item`, or struct object_map where that is an
                       object */
     FIELD_FLAG,    /* bool: an object without members is there */
@@ -73,7 +80,7 @@ struct field {
     const char *const *values;  /* the only ones allowed, NULL-terminated; NULL: any */
     const char *fallback;       /* a string's default, NULL: none */
     int64_t fallback_number;    /* an integer's */
-    size_t size;                /* of a map's item that is an object: that of its struct */
+    size_t size;                /* of an object that is an item of a list or a map: its struct's */
     const struct field *fields; /* an object's members; of a list's item that is a string: those of
                                    the object that may stand for it (see FIELD_FORM_SIZE) */
     size_t n_fields;

@@ -179,7 +179,8 @@ int image_config_decode(const json_t *object, struct image_config *ret, struct e
         read_list(object, "Cmd", &ret->command, &total, err) < 0 ||
         read_list(object, "Env", &ret->env, &total, err) < 0 ||
         read_word(object, "WorkingDir", "/", &ret->workdir, err) < 0 ||
-        read_word(object, "User", "", &ret->user, err) < 0)
+        read_word(object, "User", "", &ret->user, err) < 0 ||
+        read_word(object, "UserNumbers", "", &ret->user_numbers, err) < 0)
         return -1;
     drop_nameless(&ret->env);
     return 0;
@@ -209,6 +210,7 @@ void image_config_free(struct image_config *config)
     string_list_free(&config->env);
     free(config->workdir);
     free(config->user);
+    free(config->user_numbers);
     *config = (struct image_config){0};
 }
 

@@ -42,13 +42,16 @@ struct image_config {
     struct string_list env; /* "NAME=value" */
     char *workdir;          /* absolute; "" when none */
     char *user;             /* as the image has it; "" when none */
+    char *user_numbers;     /* "UID:GID" of that, as looked up in the image when it was imported;
+                               "" when there is no such user, or it was not looked up */
 };
 
-/* Reads {"Entrypoint", "Cmd", "Env", "WorkingDir", "User"}; others are left alone, an absent or
- * null one is none. Variables that have no valid name are left out. Kind "image-refused" for what
- * no bottle could take. *ret is released with image_config_free(), also on failure. */
+/* Reads {"Entrypoint", "Cmd", "Env", "WorkingDir", "User", "UserNumbers"}; others are left alone,
+ * an absent or null one is none. Variables that have no valid name are left out. Kind
+ * "image-refused" for what no bottle could take. *ret is released with image_config_free(), also on
+ * failure. */
 int image_config_decode(const json_t *object, struct image_config *ret, struct error *err);
-/* The same five members, all there. Caller owns; NULL when memory is short. */
+/* The first five of them, all there. Caller owns; NULL when memory is short. */
 json_t *image_config_encode(const struct image_config *config);
 void image_config_free(struct image_config *config);
 

@@ -113,7 +113,8 @@ static int resolve_image(struct plan *plan, const struct spec *spec, const struc
                          struct error *err)
 {
     static char empty[1];
-    static const struct image_config none = {.workdir = empty, .user = empty};
+    static const struct image_config none = {
+        .workdir = empty, .user = empty, .user_numbers = empty};
     const struct image *image = dirs->image;
     const struct image_config *config = image ? &image->config : &none;
     const char *workdir = spec->workdir ? spec->workdir : config->workdir;
@@ -123,13 +124,14 @@ static int resolve_image(struct plan *plan, const struct spec *spec, const struc
 
     plan->workdir = strdup(workdir[0] ? workdir : "/");
     plan->user = strdup(config->user);
+    plan->user_numbers = strdup(config->user_numbers ? config->user_numbers : "");
     if (image) {
         memcpy(plan->image_id, image->id, sizeof plan->image_id);
         memcpy(plan->image_digest, image->digest, sizeof plan->image_digest);
         plan->image_file = image_file_path(dirs->state_dir, image->digest);
         failed |= plan->image_file ? 0 : -1;
     }
-    if (failed || !plan->workdir || !plan->user ||
+    if (failed || !plan->workdir || !plan->user || !plan->user_numbers ||
         env_build(spec, image ? config : NULL, &plan->env) < 0)
         return error_set(err, NULL, "memory is short");
     if (plan->command.count == 0 || plan->command.items[0][0] == '\0')
@@ -139,6 +141,30 @@ static int resolve_image(struct plan *plan, const struct spec *spec, const struc
             "plan needs \"command\"",
             spec->image);
     return 0;
+}
+
+static size_t depth(const char *path)
+{
+    size_t count = 0;
+
+    for (; *path; path++)
+        count += *path == '/';
+    return count;
+}
+
+/* By depth, else as they were sent. */
+static void order_mounts(struct plan *plan)
+{
+    for (size_t i = 0; i < plan->spec.mounts.count; i++) {
+        const struct mount_spec *spec = spec_mount(&plan->spec, i);
+        size_t at = plan->n_mounts++;
+        for (; at > 0 && depth(plan->mounts[at - 1].spec->target) > depth(spec->target); at--)
+            plan->mounts[at].spec = plan->mounts[at - 1].spec;
+        plan->mounts[at].spec = spec;
+    }
+    for (size_t i = 0; i < plan->n_mounts; i++)
+        (void)snprintf(plan->mounts[i].tag, sizeof plan->mounts[i].tag, "fs%u",
+                       (unsigned)i % MOUNTS_MAX);
 }
 
 struct plan *plan_resolve(struct spec *spec, const struct allocation *allocation,
@@ -161,6 +187,7 @@ struct plan *plan_resolve(struct spec *spec, const struct allocation *allocation
         goto fail;
     plan->spec = *spec;
     *spec = (struct spec){0};
+    order_mounts(plan);
     plan->guest = (struct guest_config){
         .image = plan->spec.image,
         .command = (const char *const *)plan->command.items,
@@ -213,6 +240,7 @@ void plan_free(struct plan *plan)
     string_list_free(&plan->command);
     free(plan->workdir);
     free(plan->user);
+    free(plan->user_numbers);
     free(plan->image_file);
     free(plan->limits_note);
     free(plan->stage_dir);

@@ -37,6 +37,12 @@ struct plan_file {
 
 enum { PLAN_FILES_MAX = 8 };
 
+/* Mounted in this order: what lies above another before it. */
+struct plan_mount {
+    const struct mount_spec *spec; /* of the plan's own spec */
+    char tag[8];                   /* "fs0", … */
+};
+
 struct plan {
     struct spec spec; /* owned; slug filled in */
     struct allocation allocation;
@@ -54,9 +60,12 @@ struct plan {
     /* What the plan and the image say together. */
     struct string_list command;
     char *workdir, *user;         /* user: "" for root */
+    char *user_numbers;           /* as in struct image_config */
     char image_id[IMAGE_ID_SIZE]; /* "" of the built-in one */
     char image_digest[SHA256_HEX_SIZE];
     char *image_file; /* NULL of the built-in one */
+    struct plan_mount mounts[MOUNTS_MAX];
+    size_t n_mounts;
     struct guest_config guest;
     struct plan_file files[PLAN_FILES_MAX];
     size_t n_files;

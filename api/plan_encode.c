@@ -34,6 +34,20 @@ static json_t *encode_forwards(const struct network *network)
     return ret;
 }
 
+static json_t *encode_mounts(const struct plan *plan)
+{
+    json_t *ret = json_array();
+
+    for (size_t i = 0; i < plan->n_mounts; i++) {
+        const struct plan_mount *mount = &plan->mounts[i];
+        (void)json_array_append_new(ret,
+                                    json_pack("{s:s, s:s, s:s, s:b}", "tag", mount->tag, "source",
+                                              mount->spec->source, "target", mount->spec->target,
+                                              "read_only", (int)mount->spec->read_only));
+    }
+    return ret;
+}
+
 static json_t *encode_guest(const struct plan *plan)
 {
     const struct guest_config *guest = &plan->guest;
@@ -43,12 +57,13 @@ static json_t *encode_guest(const struct plan *plan)
         (void)json_array_append_new(command, json_string(guest->command[i]));
     for (size_t i = 0; i < guest->n_env; i++)
         (void)json_object_set_new(env, guest->env[i].name, json_string(guest->env[i].value));
-    return json_pack("{s:s, s:s?, s:s?, s:o, s:s, s:s?, s:o, s:I, s:I, s:I}", "image", guest->image,
-                     "image_id", plan->image_id[0] ? plan->image_id : NULL, "image_digest",
-                     plan->image_id[0] ? plan->image_digest : NULL, "command", command, "workdir",
-                     guest->workdir, "user", plan->user[0] ? plan->user : NULL, "env", env, "cpus",
-                     (json_int_t)guest->cpus, "memory_mib", (json_int_t)guest->memory_mib,
-                     "disk_mib", (json_int_t)plan->spec.disk_mib);
+    return json_pack("{s:s, s:s?, s:s?, s:o, s:s, s:s?, s:o, s:I, s:I, s:I, s:o}", "image",
+                     guest->image, "image_id", plan->image_id[0] ? plan->image_id : NULL,
+                     "image_digest", plan->image_id[0] ? plan->image_digest : NULL, "command",
+                     command, "workdir", guest->workdir, "user", plan->user[0] ? plan->user : NULL,
+                     "env", env, "cpus", (json_int_t)guest->cpus, "memory_mib",
+                     (json_int_t)guest->memory_mib, "disk_mib", (json_int_t)plan->spec.disk_mib,
+                     "mounts", encode_mounts(plan));
 }
 
 static json_t *encode_files(const struct plan *plan, bool with_content)

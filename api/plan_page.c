@@ -108,6 +108,19 @@ static void add_command(struct text *text, const struct plan *plan)
     }
 }
 
+static void add_mounts(struct text *text, const struct plan *plan)
+{
+    if (plan->n_mounts > 0)
+        text_add(text, "\nDirectories of the host, live in the guest\n");
+    for (size_t i = 0; i < plan->n_mounts; i++) {
+        const struct mount_spec *mount = plan->mounts[i].spec;
+        add_name(text, mount->read_only ? "read-only" : "read and write");
+        add_quoted(text, mount->source);
+        add_name(text, "  seen at");
+        add_quoted(text, mount->target);
+    }
+}
+
 static void add_network(struct text *text, const struct plan *plan)
 {
     const struct network *network = &plan->network;
@@ -168,6 +181,7 @@ char *plan_page(const struct plan *plan)
 
     add_machine(&text, plan);
     add_command(&text, plan);
+    add_mounts(&text, plan);
     add_network(&text, plan);
     add_egress(&text, plan);
     add_rest(&text, plan);

@@ -29,6 +29,7 @@ const struct problem_type problem_types[] = {
     {"wrong-state", "The bottle's state does not allow it", 409},
     {"input-closed", "The program takes no input now", 409},
     {"image-in-use", "A bottle has the image", 409},
+    {"mount-refused", "A directory that the bottle mounts can not be had", 409},
     {"precondition-failed", "What was shown is no longer what is there", 412},
     {"body-too-large", "The body is larger than bottled takes", 413},
     {"uri-too-long", "The request's address is too long", 414},

@@ -329,10 +329,11 @@ static const struct field plan_rows[] = {
             "without it none."},
     {.name = "mounts",
      .type = FIELD_LIST,
-     .flags = FIELD_UNSUPPORTED,
-     .min = -1,
-     .max = -1,
-     .doc = "Directories of the host."},
+     .offset = offsetof(struct spec, mounts),
+     .max = MOUNTS_MAX,
+     .item = &field_mount,
+     .doc = "Directories of the host that the guest sees, live. What it makes in one that is not "
+            "read-only belongs on the host to the owner of the directory."},
     {.name = "ttl_seconds",
      .type = FIELD_INTEGER,
      .flags = FIELD_UNSUPPORTED,
@@ -464,6 +465,7 @@ int spec_decode(const json_t *body, struct spec *ret, struct problem *problem)
         check_image(&spec, problem);
         check_command(&spec, body, problem);
         check_disk(&spec, problem);
+        spec_check_mounts(&spec, problem);
         if (build_rules(&spec, json_object_get(json_object_get(body, "egress"), "allow"), problem) <
             0)
             problem_set(problem, "internal", "memory is short");
@@ -508,6 +510,7 @@ void spec_free(struct spec *spec)
     string_list_free(&spec->allow);
     string_map_free(&spec->env);
     string_map_free(&spec->labels);
+    spec_free_mounts(spec);
     for (size_t i = 0; i < spec->rules.count; i++)
         free((char *)spec->rules.items[i].host);
     free(spec->rules.items);

@@ -13,7 +13,7 @@
 #include "renderers/config.h"
 #include "renderers/render.h"
 
-enum { SLUG_MAX = 63 };
+enum { SLUG_MAX = 63, MOUNTS_MAX = 8 };
 
 struct rule_list {
     struct egress_rule *items; /* hosts are owned */
@@ -28,6 +28,12 @@ struct secret_ref {
 
 /* A secret's value in bytes, and how many a plan may have (total: with their names). */
 enum { SECRETS_MAX = 64, SECRET_VALUE_MAX = 65536, SECRETS_TOTAL_MAX = 262144 };
+
+/* A directory of the host. */
+struct mount_spec {
+    char *source, *target; /* absolute, normal */
+    bool read_only;
+};
 
 struct spec {
     char *slug;    /* NULL: make one up */
@@ -45,6 +51,7 @@ struct spec {
     struct string_map labels;
     struct object_map secrets; /* of struct secret_ref */
     char *reload_signal;       /* as exec_signal_name has it; NULL: none */
+    struct object_list mounts; /* of struct mount_spec, in the order that was sent */
     json_t *json;              /* the validated object, as sent; a copy */
 };
 
@@ -56,6 +63,10 @@ void spec_free(struct spec *spec);
 const struct secret_ref *spec_secret(const struct spec *spec, const char *name);
 /* [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? */
 bool slug_valid(const char *slug);
+/* Is a normal path `folder` itself or something in it? */
+bool path_below(const char *path, const char *folder);
+/* The i-th mount that was sent. */
+const struct mount_spec *spec_mount(const struct spec *spec, size_t i);
 /* A pronounceable-enough fresh slug from random bytes ("bottle-3f9c2a7b"). */
 void slug_make(char ret[64]);
 /* "host", "*.suffix", "host:port", each lower-cased, trailing dot dropped. NULL, or what is wrong

@@ -6,5 +6,10 @@
 enum { ARG_STRING_MAX = 131072 };
 
 extern const struct field field_argument, field_env_name, field_env_value;
+/* An item of `mounts`, and what goes with it (spec_mounts.c). */
+extern const struct field field_mount;
+struct spec;
+void spec_check_mounts(const struct spec *spec, struct problem *problem);
+void spec_free_mounts(struct spec *spec);
 #define WORKDIR_PATTERN "^/$|^(/([^./][^/]*|[.][^./][^/]*|[.][.][^/]+))+$"
 const char *workdir_check(const char *value);

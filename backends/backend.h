@@ -17,6 +17,7 @@ struct host {
     const char *tools_path;  /* DIR[:DIR…], searched first to last; PATH is part of it already */
     const char *libexec_dir; /* bottle-shim, bottle-cell, bottle-krun */
     const char *guest_dir;   /* vmlinuz, initramfs.img, root/, images/ */
+    const char *mount_roots; /* DIR[:DIR…]; directories below may be mounted */
     const char *libkrun;     /* path; NULL or "": beside smolvm */
     const char *state_dir, *run_dir;
     const char *git_gate_program, *supervise_program; /* "" when none */

@@ -7,6 +7,7 @@
 
 #include "backends/backend.h"
 #include "backends/engines.h"
+#include "backends/mounts.h"
 #include "backends/tools.h"
 
 void bind_disk(json_t *vm, const struct plan *plan, const char *jail)
@@ -105,6 +106,15 @@ static json_t *guest_encode(const struct plan *plan)
                      "workdir", plan->workdir, "user", plan->user, "command", command, "env", env);
 }
 
+static int add_mounts(json_t *spec, const struct host *host, const struct plan *plan,
+                      struct error *err)
+{
+    if (plan->n_mounts == 0)
+        return 0;
+    json_t *mounts = mounts_encode(host, plan, err);
+    return mounts ? json_object_set_new(spec, "mounts", mounts) : -1;
+}
+
 json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned uid,
                     const char *token, struct error *err)
 {
@@ -125,7 +135,8 @@ json_t *launch_spec(const struct host *host, const struct plan *plan, unsigned u
         json_object_set(spec, "sidecars", sidecars_list) < 0 ||
         json_object_set_new(spec, "forwards", forwards_encode(&plan->network)) < 0 ||
         json_object_set_new(spec, "rules", rules_encode(plan)) < 0 ||
-        json_object_set_new(spec, "guest", guest_encode(plan)) < 0) {
+        json_object_set_new(spec, "guest", guest_encode(plan)) < 0 ||
+        add_mounts(spec, host, plan, err) < 0) {
         json_decref(spec);
         spec = NULL;
     }

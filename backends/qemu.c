@@ -6,11 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/mounts.h"
 #include "backends/tools.h"
 
 #define QEMU "qemu-system-x86_64"
 #define JAIL_KERNEL "/vm/kernel"
 #define JAIL_INITRD "/vm/initrd"
+
+enum { MOUNT_FD = 16 /* and those that follow */ };
 
 void qemu_preflight(const struct host *host, const struct spec *spec, struct preflight *ret)
 {
@@ -27,6 +30,7 @@ void qemu_preflight(const struct host *host, const struct spec *spec, struct pre
     if (guest_image_path(host, image, path, sizeof path) == 0)
         preflight_file(ret, "guest image", "", path + 1, built);
     preflight_disk(ret, host, spec);
+    preflight_mounts(ret, host, spec);
 }
 
 /* Where QEMU is found, and where it is seen in its jail. */
@@ -58,7 +62,10 @@ struct qemu_config qemu_configure(const struct host *host, const struct plan *pl
         .kvm = host->kvm_works,
         .tsc_khz = host->tsc_khz,
         .agent_fd = QEMU_AGENT_FD,
-        .template_ram = QEMU_TEMPLATE_RAM,
+        .n_mounts = (unsigned)plan->n_mounts,
+        .mount_fd = MOUNT_FD,
+        /* The memory of a machine with mounts is shared with those who serve them. */
+        .template_ram = plan->n_mounts > 0 ? NULL : QEMU_TEMPLATE_RAM,
         .qmp_fd = QEMU_QMP_FD,
     };
 }
@@ -105,6 +112,17 @@ json_t *qemu_vm_encode(const struct host *host, const char *qemu, const char *im
                      "dev_kvm", (int)kvm, "agent_fd", (int)QEMU_AGENT_FD);
 }
 
+/* Each directory is served by a process of its own. */
+static int add_server(const struct host *host, json_t *vm, struct error *err)
+{
+    json_t *server = mounts_server_encode(host, err);
+
+    if (!server)
+        return -1;
+    (void)json_object_set_new(server, "fd", json_integer(MOUNT_FD));
+    return json_object_set_new(vm, "fs", server) < 0 ? error_set(err, NULL, "out of memory") : 0;
+}
+
 int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_vm,
                 struct error *err)
 {
@@ -124,6 +142,10 @@ int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_v
     *ret_vm = qemu_vm_encode(host, qemu, image, argv, qemu_is_kvm(plan));
     json_decref(argv);
     bind_disk(*ret_vm, plan, QEMU_JAIL_DISK);
+    if (plan->n_mounts > 0 && add_server(host, *ret_vm, err) < 0) {
+        json_decref(*ret_vm);
+        return -1;
+    }
     return *ret_vm ? 0 : error_set(err, NULL, "out of memory");
 }
 

@@ -174,6 +174,11 @@ int smolmachines_prepare(const struct host *host, struct plan *plan, struct erro
     config.guest = &plan->guest;
     config.network = &plan->network;
     config.disk = plan->spec.disk_mib > 0 ? JAIL_DISK : NULL;
+    bool read_only[MOUNTS_MAX];
+    for (size_t i = 0; i < plan->n_mounts; i++)
+        read_only[i] = plan->mounts[i].spec->read_only;
+    config.mounts_read_only = read_only;
+    config.n_mounts = (unsigned)plan->n_mounts;
     plan->accelerator = "kvm"; /* libkrun has no other */
     if (render_smolfile(&plan->guest, &plan->network, host->dialect, &smolfile, err) < 0)
         return error_wrap(err, "smolfile.toml");

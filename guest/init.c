@@ -21,6 +21,7 @@
 #include "guest/console.h"
 #include "guest/fresh.h"
 #include "guest/net.h"
+#include "guest/room.h"
 #include "guest/root.h"
 #include "guest/run.h"
 #include "guest/secrets.h"
@@ -115,7 +116,10 @@ static int prepare(const struct start_message *start, struct error *err)
         return -1;
     if (root_files(start->hostname, start->guest_ip, start->gateway, err) < 0)
         return -1;
-    return secrets_place(&secrets, start->user, err);
+    if (secrets_place(&secrets, start->user, err) < 0 || root_mount_shared(start, err) < 0)
+        return -1;
+    room_keep(start->n_mounts ? start->files_max : 0);
+    return 0;
 }
 
 /* From HELLO to the command's end. 1: EXIT is queued; 0: the host wants no more; -1: the error is

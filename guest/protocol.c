@@ -86,21 +86,57 @@ static char **next_strings(const uint8_t **at, const uint8_t *end, uint32_t coun
     return strings;
 }
 
-/* The arguments and the variables, with `after` bytes left behind them. 0, or -1 with nothing left
- * to free. */
-static int take_arrays(const uint8_t *at, const uint8_t *end, size_t after, uint32_t n_args,
-                       uint32_t n_env, char ***ret_args, char ***ret_env)
+/* The arguments and the variables. 0, or -1 with nothing left to free. */
+static int take_arrays(const uint8_t **at, const uint8_t *end, uint32_t n_args, uint32_t n_env,
+                       char ***ret_args, char ***ret_env)
 {
-    char **args = n_args ? next_strings(&at, end, n_args) : NULL;
-    char **env = args ? next_strings(&at, end, n_env) : NULL;
+    char **args = n_args ? next_strings(at, end, n_args) : NULL;
+    char **env = args ? next_strings(at, end, n_env) : NULL;
 
-    if (!env || (size_t)(end - at) != after) {
+    if (!env) {
         free(args);
         free(env);
         return -1;
     }
     *ret_args = args;
     *ret_env = env;
+    return 0;
+}
+
+static int take_u32(const uint8_t **at, const uint8_t *end, uint32_t *ret)
+{
+    if (end - *at < 4)
+        return -1;
+    *ret = get_u32(*at);
+    *at += 4;
+    return 0;
+}
+
+/* The last part of START. */
+static int take_mounts(const uint8_t **at, const uint8_t *end, struct start_message *ret)
+{
+    uint32_t count;
+
+    if (take_u32(at, end, &ret->files_max) < 0 || take_u32(at, end, &count) < 0 ||
+        count > START_MOUNTS_MAX)
+        return -1;
+    for (; ret->n_mounts < count; ret->n_mounts++) {
+        struct start_mount *mount = &ret->mounts[ret->n_mounts];
+        if (take_u32(at, end, &mount->flags) < 0 || mount->flags & ~(uint32_t)MOUNT_READ_ONLY ||
+            !(mount->tag = next_string(at, end)) || !(mount->target = next_string(at, end)))
+            return -1;
+    }
+    return 0;
+}
+
+static int take_fresh(const uint8_t **at, const uint8_t *end, struct start_message *message)
+{
+    if (end - *at < START_FRESH_SIZE)
+        return -1;
+    message->wall_ms = get_u64(*at);
+    message->mac = *at + 8;
+    message->entropy = *at + 16;
+    *at += START_FRESH_SIZE;
     return 0;
 }
 
@@ -118,13 +154,13 @@ int start_message_parse(const uint8_t *payload, size_t length, struct start_mess
     message.gateway = next_string(&at, end);
     message.workdir = next_string(&at, end);
     message.user = next_string(&at, end);
-    if (!message.user || take_arrays(at, end, START_FRESH_SIZE, message.n_args, message.n_env,
-                                     &message.args, &message.env) < 0)
+    if (!message.user ||
+        take_arrays(&at, end, message.n_args, message.n_env, &message.args, &message.env) < 0)
         return -1;
-    at = end - START_FRESH_SIZE;
-    message.wall_ms = get_u64(at);
-    message.mac = at + 8;
-    message.entropy = at + 16;
+    if (take_fresh(&at, end, &message) < 0 || take_mounts(&at, end, &message) < 0 || at != end) {
+        start_message_free(&message);
+        return -1;
+    }
     *ret = message;
     return 0;
 }
@@ -152,8 +188,12 @@ int exec_message_parse(const uint8_t *payload, size_t length, struct exec_messag
     message.n_env = get_u32(payload + 20);
     message.workdir = next_string(&at, end);
     if (!message.workdir || (message.flags & ~(uint32_t)EXEC_FLAGS) ||
-        take_arrays(at, end, 0, message.n_args, message.n_env, &message.args, &message.env) < 0)
+        take_arrays(&at, end, message.n_args, message.n_env, &message.args, &message.env) < 0)
         return -1;
+    if (at != end) {
+        exec_message_free(&message);
+        return -1;
+    }
     *ret = message;
     return 0;
 }

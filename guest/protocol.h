@@ -129,11 +129,19 @@ void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t
 int64_t frame_parse(const uint8_t *bytes, size_t length, uint32_t max, struct frame *ret);
 
 /* START's payload: u32 number of arguments, u32 number of variables, then NUL-terminated strings:
- * hostname, guest_ip, gateway, workdir, user, the arguments, the variables as NAME=value. Nothing
- * after but what a machine restored from a template can't have of its own (START_FRESH_SIZE bytes):
- * u64 milliseconds of the wall clock since 1970, the card's address (6 bytes; all zero: as it is),
- * two zero bytes, and START_ENTROPY_SIZE bytes for the random generator. The user is an image's
- * USER ("" for root): name or number, and ":" and a group if wanted. */
+ * hostname, guest_ip, gateway, workdir, user, the arguments, the variables as NAME=value. Then what
+ * a machine restored from a template can't have of its own (START_FRESH_SIZE bytes): u64
+ * milliseconds of the wall clock since 1970, the card's address (6 bytes; all zero: as it is), two
+ * zero bytes, and START_ENTROPY_SIZE bytes for the random generator. Then the mounts, in the order
+ * of mounting: u32 how many files of theirs the host can hold (guest/room.h), u32 their number, and
+ * for each u32 flags and two such strings, the tag of a virtio-fs device and where it goes. Nothing
+ * after. The user is an image's USER ("" for root): name or number, and ":" and a group if wanted.
+ */
+enum { START_MOUNTS_MAX = 8, MOUNT_READ_ONLY = 1 };
+struct start_mount {
+    const char *tag, *target;
+    uint32_t flags;
+};
 struct start_message {
     const char *hostname, *guest_ip, *gateway, *workdir, *user;
     uint32_t n_args, n_env;
@@ -141,6 +149,9 @@ struct start_message {
                            from the payload. There is room for one more of each */
     uint64_t wall_ms;
     const uint8_t *mac, *entropy; /* borrowed from the payload too */
+    struct start_mount mounts[START_MOUNTS_MAX];
+    size_t n_mounts;
+    uint32_t files_max;
 };
 /* 0, or -1 when malformed or memory is short. start_message_free releases the arrays. */
 int start_message_parse(const uint8_t *payload, size_t length, struct start_message *ret);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "guest/protocol.h"
 
 enum {
     ETC_FILE_MAX = 512,
@@ -209,6 +210,21 @@ int root_make_directory(const char *path)
         if (mkdir(part, 0755) < 0 && errno != EEXIST)
             return -1;
         part[i] = kept;
+    }
+    return 0;
+}
+
+int root_mount_shared(const struct start_message *start, struct error *err)
+{
+    for (size_t i = 0; i < start->n_mounts; i++) {
+        const struct start_mount *row = &start->mounts[i];
+        unsigned long flags = MS_NOSUID | MS_NODEV;
+        if (row->flags & MOUNT_READ_ONLY)
+            flags |= MS_RDONLY;
+        if (root_make_directory(row->target) < 0)
+            return error_errno(err, NULL, "making %.300s for a mount", row->target);
+        if (mount(row->tag, row->target, "virtiofs", flags, NULL) < 0)
+            return error_errno(err, NULL, "mounting the host's directory at %.300s", row->target);
     }
     return 0;
 }

@@ -20,3 +20,8 @@ int root_files(const char *hostname, const char *guest_ip, const char *gateway, 
 int root_writable(bool *ret_disk);
 /* mkdir -p for an absolute path; 0, or -1 with errno. */
 int root_make_directory(const char *path);
+
+struct start_message; /* guest/protocol.h */
+/* Mounts the host's directories where they are wanted, in the root that was entered: a link of the
+ * image leads nowhere else. */
+int root_mount_shared(const struct start_message *start, struct error *err);

@@ -61,10 +61,8 @@ static bool parse_id(const char *text, unsigned *ret)
 }
 
 /* Looks for the user by name or number; fills what the file has. */
-static bool find_user(const char *etc, const char *name, struct user *ret, char *ret_name,
-                      size_t size)
+static bool find_user(char *file, const char *name, struct user *ret, char *ret_name, size_t size)
 {
-    CLEANUP_FREE char *file = read_small(etc, "passwd");
     char *at = file, *fields[FIELDS];
     unsigned wanted = 0, uid, gid;
     bool by_number = parse_id(name, &wanted);
@@ -98,9 +96,8 @@ static bool listed(const char *list, const char *name)
 }
 
 /* The group of that name or number, when one is named; else those that list the user. */
-static bool find_groups(const char *etc, const char *group, const char *user, struct user *ret)
+static bool find_groups(char *file, const char *group, const char *user, struct user *ret)
 {
-    CLEANUP_FREE char *file = read_small(etc, "group");
     char *at = file, *fields[FIELDS];
     unsigned wanted = 0, gid;
     bool by_number = group && parse_id(group, &wanted);
@@ -120,7 +117,8 @@ static bool find_groups(const char *etc, const char *group, const char *user, st
     return !group || by_number;
 }
 
-int user_resolve(const char *etc, const char *text, struct user *ret, struct error *err)
+int user_resolve_in(char *passwd, char *group_file, const char *text, struct user *ret,
+                    struct error *err)
 {
     struct user user = {.home = "/"};
     char name[PART_MAX], known[PART_MAX] = "";
@@ -133,14 +131,22 @@ int user_resolve(const char *etc, const char *text, struct user *ret, struct err
         return error_set(err, NULL, "the image's user has a name that is too long");
     if (!name[0])
         (void)snprintf(name, sizeof name, "0");
-    if (!find_user(etc, name, &user, known, sizeof known))
+    if (!find_user(passwd, name, &user, known, sizeof known))
         return error_set(err, NULL, "the image's user \"%.160s\" is not in its /etc/passwd", name);
-    if (!find_groups(etc, group, known, &user))
+    if (!find_groups(group_file, group, known, &user))
         return error_set(err, NULL, "the image's group \"%.160s\" is not in its /etc/group", group);
     if (!text[0])
         (void)snprintf(user.home, sizeof user.home, "/root");
     *ret = user;
     return 0;
+}
+
+int user_resolve(const char *etc, const char *text, struct user *ret, struct error *err)
+{
+    CLEANUP_FREE char *passwd = read_small(etc, "passwd");
+    CLEANUP_FREE char *group = read_small(etc, "group");
+
+    return user_resolve_in(passwd, group, text, ret, err);
 }
 
 int user_become(const struct user *user)

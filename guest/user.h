@@ -21,5 +21,8 @@ struct user {
  * is taken as it is, with group 0; a name must be there. Groups that list the user are added,
  * unless one is named. `etc` is the folder of both files. */
 int user_resolve(const char *etc, const char *text, struct user *ret, struct error *err);
+/* The same with what stands in the two files, which it takes apart; NULL: no such file. */
+int user_resolve_in(char *passwd, char *group_file, const char *text, struct user *ret,
+                    struct error *err);
 /* Makes the calling process that user; 0, or -1 with errno. For root it changes nothing. */
 int user_become(const struct user *user);

@@ -62,6 +62,7 @@ struct guest_config {
 /* Paths inside the jails: the same strings on both sides of the wire, since gvproxy answers to the
  * string its peer bound. */
 #define JAIL_RUN_DIR "/run/bottle"
+#define JAIL_MOUNTS "/run/mounts"
 #define JAIL_NET_SOCKET JAIL_RUN_DIR "/net.sock"
 #define JAIL_VM_SOCKET JAIL_RUN_DIR "/vm.sock"
 #define JAIL_SERVICES_SOCKET JAIL_RUN_DIR "/api.sock"

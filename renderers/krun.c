@@ -46,6 +46,12 @@ static json_t *argv_of(const struct krun_config *config)
         (void)json_array_extend(argv, disk);
         json_decref(disk);
     }
+    for (unsigned i = 0; i < config->n_mounts; i++) {
+        json_t *mount = json_pack("[s, o]", config->mounts_read_only[i] ? "--mount-ro" : "--mount",
+                                  json_sprintf("fs%u", i));
+        (void)json_array_extend(argv, mount);
+        json_decref(mount);
+    }
     if (!config->network)
         return argv;
     json_t *card = json_pack("[s, s, s, s, s, s]", "--net", JAIL_NET_SOCKET, "--net-local",

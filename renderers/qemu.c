@@ -70,7 +70,9 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
     const char *const fixed[] = {
         config->binary,
         "-M",
-        machine == MACHINE_COLD ? MICROVM : MICROVM ",memory-backend=ram",
+        machine != MACHINE_COLD ? MICROVM ",memory-backend=ram"
+        : config->n_mounts      ? MICROVM ",memory-backend=memory"
+                                : MICROVM,
         /* Named, since the machine's default differs between builds of QEMU, and SeaBIOS boots no
          * kernel without option ROMs. */
         "-bios",
@@ -145,6 +147,25 @@ static void add_monitor(struct arguments *arguments, const struct qemu_config *c
     }
 }
 
+/* Who serves a directory works in the guest's memory, which so has to be one that can be shared. */
+static void add_mounts(struct arguments *arguments, const struct qemu_config *config)
+{
+    struct text value = TEXT_INIT;
+
+    if (config->n_mounts == 0)
+        return;
+    text_addf(&value, "memory-backend-memfd,id=memory,size=%uM,share=on", config->memory_mib);
+    add_option(arguments, "-object", &value);
+    add(arguments, "-global"); /* the wire to it knows the devices of virtio 1.0 only */
+    add(arguments, "virtio-mmio.force-legacy=false");
+    for (unsigned i = 0; i < config->n_mounts; i++) {
+        text_addf(&value, "socket,id=fs%u,fd=%d", i, config->mount_fd + (int)i);
+        add_option(arguments, "-chardev", &value);
+        text_addf(&value, "vhost-user-fs-device,chardev=fs%u,tag=fs%u,queue-size=1024", i, i);
+        add_option(arguments, "-device", &value);
+    }
+}
+
 static void add_agent_port(struct arguments *arguments, const struct qemu_config *config)
 {
     struct text value = TEXT_INIT;
@@ -161,7 +182,8 @@ static int check_config(const struct qemu_config *config, struct error *err)
 {
     bool good = check_jail_path(config->binary) && check_jail_path(config->kernel) &&
                 check_jail_path(config->initrd) && config->cpus > 0 && config->memory_mib > 0 &&
-                config->agent_fd >= FIRST_FREE_FD;
+                config->agent_fd >= FIRST_FREE_FD &&
+                (config->n_mounts == 0 || config->mount_fd > config->agent_fd);
 
     if (good && !config->probe)
         good = check_jail_path(config->image) && check_mac(config->guest_mac) &&
@@ -169,7 +191,8 @@ static int check_config(const struct qemu_config *config, struct error *err)
     if (good && config->template_ram)
         good = !config->probe && check_jail_path(config->template_ram) &&
                config->qmp_fd >= FIRST_FREE_FD;
-    good = good && (config->template_ram || !config->template_make);
+    good = good && (config->template_ram || !config->template_make) &&
+           (!config->template_ram || config->n_mounts == 0);
     return good ? 0 : error_set(err, NULL, "qemu.json: the machine is not well-formed");
 }
 
@@ -190,6 +213,7 @@ static json_t *argv_of(const struct qemu_config *config, enum machine machine)
     add_agent_port(&arguments, config);
     if (machine != MACHINE_COLD)
         add_monitor(&arguments, config, machine);
+    add_mounts(&arguments, config);
     add(&arguments, "-sandbox");
     add(&arguments, SANDBOX);
     if (!arguments.failed)

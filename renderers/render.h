@@ -39,6 +39,10 @@ struct qemu_config {
     const char *template_ram;
     bool template_make; /* the machine that the template is made of, not a bottle's */
     int qmp_fd;         /* the descriptor of the monitor's socket */
+    /* Directories of the host, as virtio-fs devices with the tags fs0, fs1, …; each is served over
+     * a connected Unix socket: descriptors mount_fd and those that follow. */
+    unsigned n_mounts;
+    int mount_fd;
 };
 
 /* qemu.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. With template_ram also
@@ -54,6 +58,9 @@ struct krun_config {
     const struct guest_config *guest;
     const struct network *network; /* NULL: no network card, for a probe */
     int agent_fd;                  /* as in struct qemu_config */
+    /* Directories of the host, seen in the jail as JAIL_MOUNTS/fs0, …, which are their tags too. */
+    const bool *mounts_read_only; /* one each */
+    unsigned n_mounts;
 };
 
 /* krun.json: {"argv": [...]}: exactly what the shim runs in the VM's jail. */

@@ -207,8 +207,9 @@ char *cgroup_path(const struct host *host, const char *run_dir)
 int cgroup_make(const char *path, const struct host *host, const struct plan *plan,
                 struct error *err)
 {
-    int64_t memory_mib = plan->spec.memory_mib + host->vm_overhead_mib + host->gvproxy_memory_mib +
-                         host->sidecar_memory_mib * (int64_t)plan->network.n_forwards;
+    int64_t memory_mib =
+        plan->spec.memory_mib + host->vm_overhead_mib + host->gvproxy_memory_mib +
+        host->sidecar_memory_mib * (int64_t)(plan->network.n_forwards + plan->n_mounts);
     const struct {
         const char *controller, *file;
         int64_t value;

@@ -89,6 +89,8 @@ const struct config_key config_keys[] = {
     {"secret_env", CONFIG_NAMES, AT(secret_env), "", 0, 0, NULL, "NAME[,NAME...]",
      "variables of bottled that plans may take as secrets (from_env); removed from its "
      "environment"},
+    {"mount_roots", CONFIG_PATHS, AT(mount_roots), "", 0, 0, NULL, "DIR[:DIR...]",
+     "directories that bottles may mount directories of"},
     INTEGER(max_bottles, "10000", 1, SUBNETS_MAX, "bottles at one time"),
     INTEGER(max_running, "256", 1, SUBNETS_MAX, "running bottles at one time"),
     INTEGER(max_connections, "1024", 8, 65536, "connections to a listener at one time"),

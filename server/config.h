@@ -37,11 +37,12 @@ struct config {
     bool cgroups;
     int64_t bottle_pids;    /* processes and threads of a bottle */
     char *image_roots;      /* DIR[:DIR…] */
+    char *mount_roots;      /* DIR[:DIR…] */
     char *image_registries; /* NAME[,NAME…] */
     int64_t image_max_bytes, image_max_files, image_timeout_ms;
     int64_t template_max_mib; /* all of them together; 0: none are made */
-    char *secret_roots; /* DIR[:DIR…] */
-    char *secret_env;   /* NAME[,NAME…] */
+    char *secret_roots;       /* DIR[:DIR…] */
+    char *secret_env;         /* NAME[,NAME…] */
     int64_t max_bottles, max_running, max_connections, max_waiters;
     int64_t event_rows; /* events that are kept */
     bool check_only, print_only, stop_bottles;

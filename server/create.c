@@ -6,6 +6,7 @@
  * takes back what came before it. */
 #include <stdio.h>
 
+#include "backends/mounts.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -246,6 +247,12 @@ void engine_create(struct app *app, struct spec *spec, engine_done *done, void *
     creation->backend = backend_choose(&app->host, creation->spec.backend);
     if (!creation->backend) {
         fail(creation, &(struct error){"invalid-plan", "there is no such backend"});
+        return;
+    }
+    mounts_check(&app->host, &creation->spec, &problem);
+    if (problem.type) {
+        finish(creation, NULL, &problem);
+        problem_free(&problem);
         return;
     }
     struct error err = ERROR_INIT;

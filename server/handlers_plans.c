@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backends/backend.h"
+#include "backends/mounts.h"
 #include "base/json.h"
 #include "base/util.h"
 #include "server/accept.h"
@@ -91,8 +92,10 @@ void handle_plan_dry_run(struct request *request)
         reply_error(request, &err);
         return;
     }
-    if (spec_decode(body, &spec, &problem) == 0)
+    if (spec_decode(body, &spec, &problem) == 0) {
         secrets_check(request_app(request)->secrets, &spec, &problem);
+        mounts_check(&request_app(request)->host, &spec, &problem);
+    }
     if (problem.type) {
         reply_problem(request, &problem);
         problem_free(&problem);

@@ -31,6 +31,8 @@ static int finish(sqlite3 *db, sqlite3_stmt *bound, struct error *err)
 int image_insert(sqlite3 *db, const struct image *image, struct error *err)
 {
     CLEANUP_JSON json_t *config = image_config_encode(&image->config);
+    if (config && image->config.user_numbers)
+        (void)json_object_set_new(config, "UserNumbers", json_string(image->config.user_numbers));
     CLEANUP_FREE char *text = config ? json_text(config) : NULL;
     sqlite3_stmt *bound =
         text ? prepare(db,

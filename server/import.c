@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
+#include "guest/user.h"
 #include "server/import_internal.h"
 
 #define IMAGE_UUID "6b6f7474-6c65-4d62-b000-000000000002"
@@ -25,6 +26,7 @@ enum {
     CLEAN_WAIT_MS = 20,
     EROFS_SUPER = 1024, /* offset of the superblock, and in it of the magic and number of inodes */
     EROFS_INODES = 16,
+    USER_FILE_MAX = 1024 * 1024,
 };
 
 static const uint8_t erofs_magic[4] = {0xe2, 0xe1, 0xf5, 0xe0};
@@ -325,6 +327,22 @@ static int measure(const struct work *work, struct image *ret, struct error *err
     return 0;
 }
 
+/* Who USER is, for the mounts of bottles; a link in the way is not followed, and then it is not
+ * known. */
+static int look_up_user(const struct work *work, struct image_config *config, struct error *err)
+{
+    CLEANUP_FREE char *passwd = import_read(work, "rootfs/etc/passwd", USER_FILE_MAX, NULL, NULL);
+    CLEANUP_FREE char *group = import_read(work, "rootfs/etc/group", USER_FILE_MAX, NULL, NULL);
+    struct user user;
+
+    free(config->user_numbers); /* what the image says of it itself */
+    config->user_numbers = NULL;
+    int result = user_resolve_in(passwd, group, config->user, &user, NULL) < 0
+                     ? asprintf(&config->user_numbers, "%s", "")
+                     : asprintf(&config->user_numbers, "%u:%u", user.uid, user.gid);
+    return result < 0 ? error_set(err, NULL, "out of memory") : 0;
+}
+
 static int run_steps(const struct work *work, struct image *ret, struct error *err)
 {
     if (work->reference.kind == IMAGE_DIR) {
@@ -335,7 +353,7 @@ static int run_steps(const struct work *work, struct image *ret, struct error *e
     int result = work->reference.kind == IMAGE_DOCKER ? skopeo_copy(work, work->import->source, err)
                                                       : copy_from_host(work, err);
     if (result < 0 || read_config(work, ret, err) < 0 || unpack(work, err) < 0 ||
-        pack(work, NULL, "rootfs", err) < 0)
+        look_up_user(work, &ret->config, err) < 0 || pack(work, NULL, "rootfs", err) < 0)
         return -1;
     return measure(work, ret, err);
 }

@@ -8,6 +8,7 @@
  */
 #include <stdio.h>
 
+#include "backends/mounts.h"
 #include "base/clock.h"
 #include "base/util.h"
 #include "server/cgroup.h"
@@ -195,7 +196,8 @@ static void check_work(struct job *job)
     const struct plan *plan = plan_ref_get(launch->plan, &launch->err);
 
     launch->result = -1;
-    if (!plan || stage_ensure(plan, launch->uid, &launch->err) < 0 ||
+    if (!plan || mounts_recheck(launch->host, &plan->spec, &launch->err) < 0 ||
+        stage_ensure(plan, launch->uid, &launch->err) < 0 ||
         disk_ensure(launch->host, plan, launch->uid, &launch->err) < 0 ||
         shim_token(launch->token, &launch->err) < 0 ||
         secrets_read(launch->runner->engine->app->secrets, &plan->spec, &launch->secrets,

@@ -119,6 +119,7 @@ static void fill_host(struct app *app)
         .state_dir = config->state_dir,
         .run_dir = config->run_dir,
         .libkrun = config->libkrun,
+        .mount_roots = config->mount_roots,
         .git_gate_program = config->git_gate_program,
         .supervise_program = config->supervise_program,
         .dialect =

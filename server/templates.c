@@ -193,6 +193,10 @@ void templates_offer(struct templates *templates, const struct plan *plan, json_
     ret_key[0] = '\0';
     if (!backend || !backend->templating)
         (void)snprintf(words, sizeof words, "the backend %s has no templates", plan->backend);
+    else if (plan->n_mounts > 0)
+        (void)snprintf(words, sizeof words,
+                       "a machine with mounts has no template: its memory is shared with those who "
+                       "serve them");
     else if (templates->app->config.template_max_mib == 0)
         (void)snprintf(words, sizeof words, "templates are switched off (template_max_mib is 0)");
     else if (take(templates, plan, backend->templating, ret_key, words, sizeof words)) {

@@ -12,12 +12,14 @@
 #include "base/util.h"
 #include "shim/filter.h"
 #include "shim/jail.h"
+#include "shim/mounts.h"
 #include "shim/supervisor_internal.h"
 
 enum {
     TICK_MS = 10,
     BOOTS_MAX = 2, /* under TCG a boot can hang before its first output */
     RELAY_CONNECTIONS_MAX = 512,
+    SERVER_LOST_MS = 1000, /* from the end of one that serves a directory to that of the VM */
 };
 
 void bringup_close_relays(struct supervisor *sup)
@@ -58,35 +60,101 @@ static void on_boot_late(struct loop_timer *timer)
             (long long)sup->launch->boot_timeout_ms, sup->boots);
 }
 
+/* --- Those that serve the host's directories --- */
+
+static void on_server_lost(struct loop_timer *timer)
+{
+    struct supervisor *sup = timer->data;
+
+    for (size_t i = 0; sup->vm.pid && i < sup->launch->n_mounts; i++)
+        if (!sup->servers[i].pid)
+            supervisor_fail(sup, "virtiofsd, which served %s, ended; it said last: \"%s\"",
+                            sup->launch->mounts[i].target, sup->servers[i].out.last);
+}
+
+void bringup_server_ended(struct supervisor *sup, struct child *server, int status)
+{
+    (void)status; /* its words say more */
+    sink_drain(&server->out);
+    if (!sup->vm.pid)
+        return;
+    sup->server_lost = (struct loop_timer){.callback = on_server_lost, .data = sup};
+    loop_timer_set(sup->loop, &sup->server_lost, clock_monotonic_ms() + SERVER_LOST_MS);
+}
+
+/* *ret_vm_end is the VM's end of the wire. */
+static int start_server(struct supervisor *sup, size_t i, int *ret_vm_end, struct error *err)
+{
+    CLEANUP_ARGV struct argv argv = ARGV_INIT;
+    CLEANUP_CLOSE int listening = -1;
+    CLEANUP_CLOSE int connected = -1;
+    CLEANUP_CLOSE int filter = filter_open(FILTER_FS, err);
+
+    if (filter < 0 || mounts_sockets(sup->launch->mounts[i].tag, &listening, &connected, err) < 0)
+        return -1;
+    jail_fs(&argv, sup->launch, i);
+    if (argv.failed)
+        return error_set(err, NULL, "out of memory");
+    const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}, {listening, JAIL_FS_FD}};
+    if (child_start(&sup->servers[i], argv.items, fds, COUNT_OF(fds), err) < 0)
+        return -1;
+    *ret_vm_end = steal_fd(&connected);
+    return 0;
+}
+
+static bool servers_are_gone(const struct supervisor *sup)
+{
+    for (size_t i = 0; i < sup->launch->n_mounts; i++)
+        if (sup->servers[i].pid)
+            return false;
+    return true;
+}
+
+/* --- */
+
 static int start_vm(struct supervisor *sup, struct error *err)
 {
     struct launch *launch = sup->launch;
+    bool serves = launch->n_mounts > 0 && !launch->fs_binary;
     bool restores = restore_wanted(sup);
     CLEANUP_ARGV struct argv argv = ARGV_INIT;
     CLEANUP_CLOSE int guest_end = -1;
     CLEANUP_CLOSE int monitor_end = -1;
-    CLEANUP_CLOSE int filter = filter_open(FILTER_VM, err);
+    CLEANUP_CLOSE int filter = filter_open(serves ? FILTER_VM_FS : FILTER_VM, err);
+    struct spawn_fd fds[4 + MOUNTS_MAX];
+    size_t n_fds = 0;
 
     if (filter < 0)
         return -1;
     jail_vm(&argv, launch, restores ? &launch->template.program : &launch->vm);
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
+    loop_timer_cancel(sup->loop, &sup->server_lost);
     if (agent_open(&sup->agent, sup->loop, &guest_end, err) < 0 ||
         (restores && restore_begin(sup, &monitor_end, err) < 0))
         return -1;
     sup->boots++;
     sup->hello = false;
-    const struct spawn_fd fds[] = {{guest_end, launch->agent_fd},
-                                   {filter, JAIL_FILTER_FD},
-                                   {monitor_end, launch->template.qmp_fd},
-                                   {launch->template.state_file, launch->template.state_fd}};
-    if (child_start(&sup->vm, argv.items, fds, restores ? COUNT_OF(fds) : COUNT_OF(fds) - 2, err) <
-        0)
-        return -1;
-    if (restores)
+    fds[n_fds++] = (struct spawn_fd){guest_end, launch->agent_fd};
+    fds[n_fds++] = (struct spawn_fd){filter, JAIL_FILTER_FD};
+    if (restores) {
+        fds[n_fds++] = (struct spawn_fd){monitor_end, launch->template.qmp_fd};
+        fds[n_fds++] = (struct spawn_fd){launch->template.state_file, launch->template.state_fd};
+    }
+    size_t first = n_fds;
+    int result = 0;
+    for (size_t i = 0; result == 0 && launch->fs_binary && i < launch->n_mounts; i++) {
+        fds[n_fds].child = launch->fs_fd + (int)i;
+        result = start_server(sup, i, &fds[n_fds].parent, err);
+        n_fds += result == 0;
+    }
+    if (result == 0)
+        result = child_start(&sup->vm, argv.items, fds, n_fds, err);
+    for (size_t i = first; i < n_fds; i++)
+        (void)close(fds[i].parent);
+    if (result == 0 && restores)
         restore_started(sup);
-    return 0;
+    return result;
 }
 
 void bringup_send_start(struct supervisor *sup)
@@ -131,7 +199,7 @@ static void look_for_cell(struct supervisor *sup)
     struct error err = ERROR_INIT;
 
     if (sup->restarting_vm || sup->listeners.active || !is_socket("net/net.sock") ||
-        !is_socket("net/api.sock"))
+        !is_socket("net/api.sock") || !servers_are_gone(sup))
         return;
     sup->cell_ready = true;
     if (!(sup->health = health_new(sup->loop, "net", &owner, &err)))

@@ -19,7 +19,10 @@
 enum {
     EVERY = (1U << N_FILTERS) - 1,
     GVPROXY = KIND(GVPROXY) | KIND(CELL),
-    MACHINES = KIND(VM) | KIND(KRUN),
+    KRUNS = KIND(KRUN) | KIND(KRUN_FS),
+    MACHINES = KIND(VM) | KIND(VM_FS) | KRUNS,
+    FILELESS = KIND(VM) | KIND(KRUN), /* machines that serve no directory */
+    SERVERS = KIND(VM_FS) | KIND(KRUN_FS) | KIND(FS),
     FAMILY_LAST = 63, /* above all that Linux has */
     FAMILIES_MAX = 4,
 };
@@ -37,12 +40,12 @@ static const struct {
     {SCMP_SYS(pidfd_getfd), EVERY},
     {SCMP_SYS(kcmp), EVERY},
     /* namespaces and mounts (clone: below) */
-    {SCMP_SYS(unshare), EVERY},
+    {SCMP_SYS(unshare), EVERY & ~SERVERS},
     {SCMP_SYS(setns), EVERY},
     {SCMP_SYS(mount), EVERY},
     {SCMP_SYS(umount2), EVERY},
     {SCMP_SYS(pivot_root), EVERY},
-    {SCMP_SYS(chroot), EVERY},
+    {SCMP_SYS(chroot), EVERY & ~KIND(FS)},
     {SCMP_SYS(open_tree), EVERY},
     {SCMP_SYS(fsopen), EVERY},
     {SCMP_SYS(fsconfig), EVERY},
@@ -92,39 +95,51 @@ static const struct {
     {SCMP_SYS(rename), GVPROXY | KIND(KRUN)},
     {SCMP_SYS(renameat), GVPROXY | KIND(KRUN)},
     {SCMP_SYS(renameat2), GVPROXY | KIND(KRUN)},
-    {SCMP_SYS(link), GVPROXY | MACHINES},
-    {SCMP_SYS(linkat), GVPROXY | MACHINES},
-    {SCMP_SYS(symlink), GVPROXY | MACHINES},
-    {SCMP_SYS(symlinkat), GVPROXY | MACHINES},
+    {SCMP_SYS(link), GVPROXY | FILELESS},
+    {SCMP_SYS(linkat), GVPROXY | FILELESS},
+    {SCMP_SYS(symlink), GVPROXY | FILELESS},
+    {SCMP_SYS(symlinkat), GVPROXY | FILELESS},
     {SCMP_SYS(mkdir), GVPROXY},
     {SCMP_SYS(mkdirat), GVPROXY},
-    {SCMP_SYS(mknod), GVPROXY | MACHINES},
-    {SCMP_SYS(mknodat), GVPROXY | MACHINES},
+    {SCMP_SYS(mknod), GVPROXY | FILELESS},
+    {SCMP_SYS(mknodat), GVPROXY | FILELESS},
     {SCMP_SYS(creat), GVPROXY},
     {SCMP_SYS(truncate), GVPROXY},
     {SCMP_SYS(chmod), GVPROXY | KIND(KRUN)},
     {SCMP_SYS(fchmodat), GVPROXY | KIND(KRUN)},
     {FCHMODAT2, GVPROXY | KIND(KRUN)},
-    {SCMP_SYS(chown), GVPROXY | MACHINES},
-    {SCMP_SYS(lchown), GVPROXY | MACHINES},
-    {SCMP_SYS(fchownat), GVPROXY | MACHINES},
+    {SCMP_SYS(chown), GVPROXY | FILELESS},
+    {SCMP_SYS(lchown), GVPROXY | FILELESS},
+    {SCMP_SYS(fchownat), GVPROXY | FILELESS},
     {SCMP_SYS(setxattr), GVPROXY},
     /* other programs */
-    {SCMP_SYS(fork), KIND(GVPROXY) | KIND(KRUN)},
-    {SCMP_SYS(vfork), KIND(GVPROXY) | KIND(KRUN)},
-    {SCMP_SYS(execveat), GVPROXY | MACHINES},
-    {SCMP_SYS(execve), KIND(KRUN)},
+    {SCMP_SYS(fork), KIND(GVPROXY) | KRUNS},
+    {SCMP_SYS(vfork), KIND(GVPROXY) | KRUNS},
+    {SCMP_SYS(execveat), GVPROXY | MACHINES | KIND(FS)},
+    {SCMP_SYS(execve), KRUNS},
     /* identity */
-    {SCMP_SYS(setuid), GVPROXY | KIND(KRUN)},
-    {SCMP_SYS(setgid), GVPROXY | KIND(KRUN)},
-    {SCMP_SYS(setreuid), GVPROXY | KIND(KRUN)},
-    {SCMP_SYS(setregid), GVPROXY | KIND(KRUN)},
+    {SCMP_SYS(setuid), GVPROXY | KRUNS},
+    {SCMP_SYS(setgid), GVPROXY | KRUNS},
+    {SCMP_SYS(setreuid), GVPROXY | KRUNS},
+    {SCMP_SYS(setregid), GVPROXY | KRUNS},
     {SCMP_SYS(setgroups), GVPROXY | KIND(KRUN)},
     /* a machine that runs makes no connection */
-    {SCMP_SYS(socket), KIND(KRUN)},
-    {SCMP_SYS(socketpair), KIND(KRUN)},
-    {SCMP_SYS(bind), KIND(KRUN)},
-    {SCMP_SYS(listen), KIND(KRUN)},
+    {SCMP_SYS(socket), KRUNS},
+    {SCMP_SYS(socketpair), KRUNS},
+    {SCMP_SYS(bind), KRUNS},
+    {SCMP_SYS(listen), KRUNS},
+};
+
+/* Calls that do nothing and say that they did. Who serves a directory would make a file as the
+ * guest's user that asked for it, and give it away when told to; here all that it makes is its
+ * own, which outside of the jail is the directory's owner. */
+static const struct {
+    int call;
+    unsigned kinds;
+} ignored[] = {
+    {SCMP_SYS(setresuid), SERVERS}, {SCMP_SYS(setresgid), SERVERS}, {SCMP_SYS(setgroups), SERVERS},
+    {SCMP_SYS(chown), SERVERS},     {SCMP_SYS(lchown), SERVERS},    {SCMP_SYS(fchown), SERVERS},
+    {SCMP_SYS(fchownat), SERVERS},
 };
 
 /* A filter can't read what these are given; told that there is none, callers take the older call
@@ -135,6 +150,13 @@ static const struct {
 } absent[] = {
     {SCMP_SYS(clone3), EVERY},
     {SCMP_SYS(openat2), GVPROXY},
+    /* A guest's attributes are no business of the host's. */
+    {SCMP_SYS(setxattr), SERVERS},
+    {SCMP_SYS(lsetxattr), SERVERS},
+    {SCMP_SYS(fsetxattr), SERVERS},
+    {SCMP_SYS(removexattr), SERVERS},
+    {SCMP_SYS(lremovexattr), SERVERS},
+    {SCMP_SYS(fremovexattr), SERVERS},
 };
 
 /* Calls that are denied by the bits of one argument. */
@@ -152,11 +174,40 @@ static const struct {
     {SCMP_SYS(clone), 0, CLONE_NEWUTS, CLONE_NEWUTS, EVERY},
     {SCMP_SYS(clone), 0, CLONE_NEWCGROUP, CLONE_NEWCGROUP, EVERY},
     /* threads only */
-    {SCMP_SYS(clone), 0, CLONE_THREAD, 0, KIND(GVPROXY) | KIND(KRUN)},
+    {SCMP_SYS(clone), 0, CLONE_THREAD, 0, KIND(GVPROXY) | KRUNS},
     /* no new files */
     {SCMP_SYS(open), 1, O_CREAT, O_CREAT, GVPROXY},
     {SCMP_SYS(openat), 2, O_CREAT, O_CREAT, GVPROXY},
     {SCMP_SYS(openat), 2, O_TMPFILE & ~O_DIRECTORY, O_TMPFILE & ~O_DIRECTORY, GVPROXY},
+    /* no program of a guest's that the host would run as the directory's owner */
+    {SCMP_SYS(chmod), 1, S_ISUID, S_ISUID, SERVERS},
+    {SCMP_SYS(chmod), 1, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(fchmod), 1, S_ISUID, S_ISUID, SERVERS},
+    {SCMP_SYS(fchmod), 1, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(fchmodat), 2, S_ISUID, S_ISUID, SERVERS},
+    {SCMP_SYS(fchmodat), 2, S_ISGID, S_ISGID, SERVERS},
+    {FCHMODAT2, 2, S_ISUID, S_ISUID, SERVERS},
+    {FCHMODAT2, 2, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(creat), 1, S_ISUID, S_ISUID, SERVERS},
+    {SCMP_SYS(creat), 1, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(open), 2, S_ISUID, S_ISUID, SERVERS},
+    {SCMP_SYS(open), 2, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(openat), 3, S_ISUID, S_ISUID, SERVERS},
+    {SCMP_SYS(openat), 3, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(mkdir), 1, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(mkdirat), 2, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(mknod), 1, S_ISUID, S_ISUID, SERVERS},
+    {SCMP_SYS(mknod), 1, S_ISGID, S_ISGID, SERVERS},
+    {SCMP_SYS(mknodat), 2, S_ISUID, S_ISUID, SERVERS},
+    {SCMP_SYS(mknodat), 2, S_ISGID, S_ISGID, SERVERS},
+    /* no namespaces, but a working directory for each thread */
+    {SCMP_SYS(unshare), 0, CLONE_NEWUSER, CLONE_NEWUSER, SERVERS},
+    {SCMP_SYS(unshare), 0, CLONE_NEWNS, CLONE_NEWNS, SERVERS},
+    {SCMP_SYS(unshare), 0, CLONE_NEWPID, CLONE_NEWPID, SERVERS},
+    {SCMP_SYS(unshare), 0, CLONE_NEWNET, CLONE_NEWNET, SERVERS},
+    {SCMP_SYS(unshare), 0, CLONE_NEWIPC, CLONE_NEWIPC, SERVERS},
+    {SCMP_SYS(unshare), 0, CLONE_NEWUTS, CLONE_NEWUTS, SERVERS},
+    {SCMP_SYS(unshare), 0, CLONE_NEWCGROUP, CLONE_NEWCGROUP, SERVERS},
     /* no devices */
     {SCMP_SYS(mknod), 1, S_IFMT, S_IFCHR, EVERY},
     {SCMP_SYS(mknod), 1, S_IFMT, S_IFBLK, EVERY},
@@ -169,7 +220,10 @@ static const int families[N_FILTERS][FAMILIES_MAX] = {
     [FILTER_CELL] = {AF_INET, AF_UNIX, AF_NETLINK},
     [FILTER_GVPROXY] = {AF_INET, AF_UNIX},
     [FILTER_VM] = {AF_UNIX},
+    [FILTER_VM_FS] = {AF_UNIX},
     [FILTER_KRUN] = {0},
+    [FILTER_KRUN_FS] = {0},
+    [FILTER_FS] = {0},
     /* no Unix sockets: it is in the host's network, and so are the host's abstract ones */
     [FILTER_PROXY] = {AF_INET, AF_INET6, AF_NETLINK},
     [FILTER_SIDECAR] = {AF_INET, AF_INET6, AF_UNIX, AF_NETLINK},
@@ -205,6 +259,9 @@ static int add_rules(scmp_filter_ctx filter, enum filter_kind kind)
     for (size_t i = 0; result == 0 && i < COUNT_OF(denied); i++)
         if (denied[i].kinds & bit)
             result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), denied[i].call, 0);
+    for (size_t i = 0; result == 0 && i < COUNT_OF(ignored); i++)
+        if (ignored[i].kinds & bit)
+            result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(0), ignored[i].call, 0);
     for (size_t i = 0; result == 0 && i < COUNT_OF(absent); i++)
         if (absent[i].kinds & bit)
             result = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOSYS), absent[i].call, 0);
@@ -213,7 +270,7 @@ static int add_rules(scmp_filter_ctx filter, enum filter_kind kind)
             result = seccomp_rule_add(
                 filter, SCMP_ACT_ERRNO(EPERM), masked[i].call, 1,
                 SCMP_CMP(masked[i].argument, SCMP_CMP_MASKED_EQ, masked[i].mask, masked[i].value));
-    if (result == 0 && kind != FILTER_KRUN)
+    if (result == 0 && !(KRUNS & bit))
         result = deny_families(filter, kind);
     return result;
 }

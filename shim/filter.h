@@ -11,6 +11,9 @@ enum filter_kind {
     FILTER_GVPROXY, /* gvproxy: what is there in its run directory stays; threads, no programs */
     FILTER_VM,      /* the VM's jail: QEMU, or bottle-krun until its machine starts */
     FILTER_KRUN,    /* libkrun's machine, which has all its sockets and files when it starts */
+    FILTER_VM_FS,   /* as VM, where the machine serves the host's directories by itself */
+    FILTER_KRUN_FS, /* as KRUN, the same */
+    FILTER_FS,      /* virtiofsd */
     FILTER_PROXY,   /* the proxy's engine */
     FILTER_SIDECAR, /* an operator's program */
     N_FILTERS

@@ -6,6 +6,7 @@
 #include "backends/engines.h"
 #include "renderers/config.h"
 #include "shim/limits.h"
+#include "shim/mounts.h"
 
 static const char *const common[] = {
     "--unshare-user",
@@ -110,9 +111,32 @@ void jail_cell(struct argv *argv, const struct launch *launch)
     argv_add_list(argv, (const char *const[]){"--", CELL_GVPROXY, "-config", CELL_CONFIG, NULL});
 }
 
+/* In the jail its one user has the number that all files of a mount shall have in the guest. */
+static void add_owner(struct argv *argv, const struct launch *launch)
+{
+    argv_add(argv, "--uid");
+    argv_addf(argv, "%u", launch->mount_uid);
+    argv_add(argv, "--gid");
+    argv_addf(argv, "%u", launch->mount_gid);
+}
+
+static void add_mounts(struct argv *argv, const struct launch *launch)
+{
+    for (size_t i = 0; i < launch->n_mounts; i++) {
+        argv_add(argv, launch->mounts[i].read_only ? "--ro-bind" : "--bind");
+        argv_add(argv, launch->mounts[i].path);
+        argv_addf(argv, JAIL_MOUNTS "/%s", launch->mounts[i].tag);
+    }
+}
+
 void jail_vm(struct argv *argv, const struct launch *launch, const struct program *program)
 {
-    begin(argv, launch, LIMITS_VM);
+    bool serves = launch->n_mounts > 0 && !launch->fs_binary;
+
+    mounts_add(argv, launch, 0, serves ? launch->n_mounts : 0);
+    begin(argv, launch, serves ? LIMITS_VM_FS : LIMITS_VM);
+    if (serves)
+        add_owner(argv, launch);
     argv_add(argv, "--unshare-net");
     add_filter(argv);
     argv_add_list(argv, system_files);
@@ -122,12 +146,51 @@ void jail_vm(struct argv *argv, const struct launch *launch, const struct progra
         add_bind(argv, "--dev-bind", "/dev/kvm", "/dev/kvm");
     add_environment(argv, program);
     add_program(argv, program);
+    if (serves)
+        add_mounts(argv, launch);
     if (!launch->probe || launch->save.state)
         add_bind(argv, "--bind", launch->net_dir, JAIL_RUN_DIR);
     /* Nor may it fill the machine's memory by files. */
     argv_add_list(argv, (const char *const[]){"--remount-ro", "/tmp", "--remount-ro", "/dev",
                                               "--remount-ro", "/", "--chdir", "/tmp", "--", NULL});
     argv_add_list(argv, program->argv);
+}
+
+void jail_fs(struct argv *argv, const struct launch *launch, size_t i)
+{
+    const struct shared_mount *mount = &launch->mounts[i];
+    /* QEMU's changes its root to the directory, and lets go of the two capabilities, and of that to
+     * change any, before it hears the guest. Owners it does not change (shim/filter.c). */
+    static const char *const of_qemu[] = {
+        "-f", "--rlimit-nofile=0", "-o",
+        "source=/tree,sandbox=chroot,cache=auto,no_xattr,no_posix_lock,no_flock,log_level=err,"
+        "modcaps=-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap",
+        NULL};
+    static const char *const in_rust[] = {"--shared-dir=/tree",
+                                          "--sandbox=none",
+                                          "--cache=auto",
+                                          "--inode-file-handles=never",
+                                          "--rlimit-nofile=0",
+                                          "--log-level=error",
+                                          NULL};
+
+    mounts_add(argv, launch, i, 1);
+    begin(argv, launch, LIMITS_FS);
+    add_owner(argv, launch);
+    argv_add(argv, "--unshare-net");
+    if (launch->fs_of_qemu)
+        argv_add_list(argv, (const char *const[]){"--cap-add", "CAP_SYS_CHROOT", "--cap-add",
+                                                  "CAP_SETPCAP", NULL});
+    add_filter(argv);
+    argv_add_list(argv, system_files);
+    argv_add_list(argv, scratch);
+    add_bind(argv, "--ro-bind", launch->fs_binary, "/virtiofsd");
+    add_bind(argv, mount->read_only ? "--ro-bind" : "--bind", mount->path, "/tree");
+    argv_add_list(argv, (const char *const[]){"--remount-ro", "/tmp", "--remount-ro", "/dev",
+                                              "--remount-ro", "/", "--chdir", "/", "--",
+                                              "/virtiofsd", NULL});
+    argv_addf(argv, "--fd=%d", JAIL_FS_FD);
+    argv_add_list(argv, launch->fs_of_qemu ? of_qemu : in_rust);
 }
 
 bool jail_is_proxy(const struct program *program)

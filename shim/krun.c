@@ -6,7 +6,8 @@
  * the other's. Words about a fault go to stderr, of which the shim tells the last line.
  *
  *   bottle-krun --library FILE --firmware FILE --root DIR --disk FILE --cpus N --memory MIB
- *     --agent-fd N [--own-disk FILE] [--net SOCKET --net-local SOCKET --mac MAC]
+ *     --agent-fd N [--own-disk FILE] [--mount TAG | --mount-ro TAG]…
+ *     [--net SOCKET --net-local SOCKET --mac MAC]
  *
  * Without the last three the machine has no network card. */
 #include <errno.h>
@@ -70,6 +71,16 @@ static struct option_row *find_row(struct option_row *rows, size_t count, const 
     return NULL;
 }
 
+/* A tag is a name in JAIL_MOUNTS. */
+static int add_mount(struct machine_options *options, const char *tag, bool read_only)
+{
+    if (options->n_mounts == MOUNTS_MAX || !*tag || strchr(tag, '/') || tag[0] == '.')
+        return -1;
+    options->mounts_read_only[options->n_mounts] = read_only;
+    options->mounts[options->n_mounts++] = tag;
+    return 0;
+}
+
 /* 0, or an exit status when it has said what is wrong. */
 static int read_options(char **argv, struct machine_options *ret)
 {
@@ -90,6 +101,12 @@ static int read_options(char **argv, struct machine_options *ret)
     };
 
     for (char **at = argv + 1; *at; at++) {
+        bool read_only = strcmp(*at, "--mount-ro") == 0;
+        if (read_only || strcmp(*at, "--mount") == 0) {
+            if (!at[1] || add_mount(ret, *++at, read_only) < 0)
+                return usage("no fitting tag for", read_only ? "--mount-ro" : "--mount");
+            continue;
+        }
         struct option_row *row = find_row(rows, COUNT_OF(rows), *at);
         if (!row || !at[1])
             return usage(row ? "no value for" : "no such option:", *at);

@@ -12,6 +12,7 @@
 #include "backends/krun_api.h"
 #include "base/util.h"
 #include "guest/protocol.h"
+#include "renderers/config.h"
 #include "shim/filter.h"
 
 enum {
@@ -111,6 +112,24 @@ static int add_card(const struct krun_api *api, uint32_t ctx, const struct machi
     return check(api, api->add_net_unixgram(ctx, NULL, net, mac, 0, 0), "the network card", err);
 }
 
+static int add_mounts(const struct krun_api *api, uint32_t ctx,
+                      const struct machine_options *options, struct error *err)
+{
+    char path[64];
+
+    if (options->n_mounts > 0 && !api->add_virtiofs3)
+        return error_set(err, NULL, "this libkrun has no krun_add_virtiofs3, which mounts need");
+    for (unsigned i = 0; i < options->n_mounts; i++) {
+        (void)snprintf(path, sizeof path, JAIL_MOUNTS "/%s", options->mounts[i]);
+        if (check(
+                api,
+                api->add_virtiofs3(ctx, options->mounts[i], path, 0, options->mounts_read_only[i]),
+                "a mount", err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int add_devices(const struct krun_api *api, uint32_t ctx,
                        const struct machine_options *options, struct error *err)
 {
@@ -120,6 +139,8 @@ static int add_devices(const struct krun_api *api, uint32_t ctx,
         return -1;
     if (options->own_disk &&
         check(api, api->add_disk(ctx, "disk", options->own_disk, false), "the disk", err) < 0)
+        return -1;
+    if (add_mounts(api, ctx, options, err) < 0)
         return -1;
     return options->net ? add_card(api, ctx, options, err) : 0;
 }
@@ -148,7 +169,8 @@ int machine_enter(const struct machine_options *options, struct error *err)
         check(&api, api.set_vm_config((uint32_t)ctx, (uint8_t)options->cpus, options->memory_mib),
               "this many processors or this much memory", err) < 0 ||
         take_implicit_away(&api, (uint32_t)ctx, err) < 0 ||
-        add_devices(&api, (uint32_t)ctx, options, err) < 0 || filter_load(FILTER_KRUN, err) < 0)
+        add_devices(&api, (uint32_t)ctx, options, err) < 0 ||
+        filter_load(options->n_mounts ? FILTER_KRUN_FS : FILTER_KRUN, err) < 0)
         return -1;
     return check(&api, api.start_enter((uint32_t)ctx), "to start the machine", err) < 0
                ? -1

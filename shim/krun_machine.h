@@ -6,8 +6,10 @@
  * libkrun adds none unasked, or is told not to. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
+#include "api/spec.h"
 #include "base/error.h"
 
 struct machine_options {
@@ -18,6 +20,9 @@ struct machine_options {
     const char *net, *net_local;    /* gvproxy's socket, and the path to bind before connecting;
                                        NULL: no network card */
     uint8_t mac[6];
+    const char *mounts[MOUNTS_MAX]; /* tags of the host's directories, which lie in JAIL_MOUNTS */
+    bool mounts_read_only[MOUNTS_MAX];
+    unsigned n_mounts;
     unsigned cpus, memory_mib;
     int agent_fd;   /* the agent's channel, a connected stream socket */
     int console_fd; /* a terminal */

@@ -13,6 +13,7 @@
 
 #define MIB (1024LL * 1024)
 
+enum { FILES_MAX = 1 << 20 };
 enum { KEEP = -1, MEMORY = -2, OWN_USER = -3, DISK = -4 }; /* special values of the table */
 
 /* DATA rather than AS: it counts what can be written to, and both Go and QEMU set aside far more
@@ -22,18 +23,38 @@ enum { KEEP = -1, MEMORY = -2, OWN_USER = -3, DISK = -4 }; /* special values of 
 static const struct {
     const char *name;
     int resource;
-    int64_t by_kind[N_LIMITS_KINDS]; /* gvproxy, VM, proxy, sidecar */
+    int64_t by_kind[N_LIMITS_KINDS]; /* gvproxy, VM, the same with directories, who serves one,
+                                        proxy, sidecar */
 } rows[] = {
-    {"core", RLIMIT_CORE, {1, 1, 1, 1}}, /* see secret_no_dumps() */
-    {"nofile", RLIMIT_NOFILE, {4096, 1024, 16384, 16384}},
-    {"nproc", RLIMIT_NPROC, {OWN_USER, OWN_USER, OWN_USER, OWN_USER}},
-    {"fsize", RLIMIT_FSIZE, {0, DISK, 64 * MIB, 1024 * MIB}},
-    {"memlock", RLIMIT_MEMLOCK, {0, 65536, 65536, 65536}},
-    {"data", RLIMIT_DATA, {MEMORY, MEMORY, MEMORY, MEMORY}},
-    {"msgqueue", RLIMIT_MSGQUEUE, {0, 0, 0, 0}},
-    {"nice", RLIMIT_NICE, {0, 0, 0, 0}},
-    {"rtprio", RLIMIT_RTPRIO, {0, 0, 0, 0}},
+    {"core", RLIMIT_CORE, {1, 1, 1, 1, 1, 1}}, /* see secret_no_dumps() */
+    {"nofile", RLIMIT_NOFILE, {4096, 1024, FILES_MAX, FILES_MAX, 16384, 16384}},
+    {"nproc", RLIMIT_NPROC, {OWN_USER, OWN_USER, OWN_USER, OWN_USER, OWN_USER, OWN_USER}},
+    {"fsize", RLIMIT_FSIZE, {0, DISK, KEEP, KEEP, 64 * MIB, 1024 * MIB}},
+    {"memlock", RLIMIT_MEMLOCK, {0, 65536, 65536, 65536, 65536, 65536}},
+    {"data", RLIMIT_DATA, {MEMORY, MEMORY, MEMORY, MEMORY, MEMORY, MEMORY}},
+    {"msgqueue", RLIMIT_MSGQUEUE, {0, 0, 0, 0, 0, 0}},
+    {"nice", RLIMIT_NICE, {0, 0, 0, 0, 0, 0}},
+    {"rtprio", RLIMIT_RTPRIO, {0, 0, 0, 0, 0, 0}},
 };
+
+void limits_raise_files(void)
+{
+    struct rlimit limit;
+
+    if (geteuid() != 0 || getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_max >= FILES_MAX)
+        return;
+    limit.rlim_max = FILES_MAX;
+    (void)setrlimit(RLIMIT_NOFILE, &limit); /* else it stays at fewer */
+}
+
+int64_t limits_files(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return 0;
+    return limit.rlim_max >= FILES_MAX ? FILES_MAX : (int64_t)limit.rlim_max;
+}
 
 int64_t limits_memory(enum limits_kind kind, const struct launch *launch)
 {
@@ -43,10 +64,20 @@ int64_t limits_memory(enum limits_kind kind, const struct launch *launch)
     case LIMITS_GVPROXY:
         return resources->gvproxy_mib * MIB;
     case LIMITS_VM:
+    case LIMITS_VM_FS:
         return (resources->vm_mib + resources->vm_overhead_mib) * MIB;
     default:
         return resources->sidecar_mib * MIB;
     }
+}
+
+/* Guest memory that others share is a file too. */
+static int64_t largest_file(const struct launch *launch)
+{
+    const struct resources *resources = &launch->resources;
+    bool shares = launch->n_mounts > 0 && resources->vm_mib > resources->disk_mib;
+
+    return (shares ? resources->vm_mib : resources->disk_mib) * MIB;
 }
 
 void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *launch)
@@ -59,7 +90,7 @@ void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *l
         if (value == MEMORY)
             value = limits_memory(kind, launch);
         if (value == DISK)
-            value = launch->resources.disk_mib * MIB;
+            value = largest_file(launch);
         if (value == OWN_USER)
             value = launch->uid ? launch->resources.pids : KEEP;
         if (value == KEEP || getrlimit(rows[i].resource, &own) < 0)

@@ -12,13 +12,26 @@
 #include "base/argv.h"
 #include "shim/spec.h"
 
-enum limits_kind { LIMITS_GVPROXY, LIMITS_VM, LIMITS_PROXY, LIMITS_SIDECAR, N_LIMITS_KINDS };
+enum limits_kind {
+    LIMITS_GVPROXY,
+    LIMITS_VM,
+    LIMITS_VM_FS, /* a VM that serves the host's directories by itself */
+    LIMITS_FS,    /* who serves one for another's VM */
+    LIMITS_PROXY,
+    LIMITS_SIDECAR,
+    N_LIMITS_KINDS
+};
 
 #define LIMITS_FLAG "--limited"
 
 /* Enters the bottle's control group, where it has one: it and all that it starts. While it still
  * may: the group is the daemon's. */
 int limits_join(const struct launch *launch, struct error *err);
+/* As root: lets the bottle's programs open more files than the daemon may. Who serves one of the
+ * host's directories holds a descriptor for each file that the guest remembers. */
+void limits_raise_files(void);
+/* How many it may hold for them. */
+int64_t limits_files(void);
 /* Adds all but PROGRAM and its arguments. */
 void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *launch);
 /* `argv` behind LIMITS_FLAG. Comes back only on a fault, with words on stderr and the exit status.

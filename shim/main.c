@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "shim/limits.h"
+#include "shim/mounts.h"
 #include "shim/probe.h"
 #include "shim/protocol.h"
 #include "shim/secrets.h"
@@ -51,6 +52,8 @@ int main(int argc, char **argv)
 
     if (argc > 2 && strcmp(argv[1], LIMITS_FLAG) == 0)
         return limits_enter(argv + 2);
+    if (argc > 2 && strcmp(argv[1], MOUNTED_FLAG) == 0)
+        return mounts_enter(argv + 2);
     if (argc != 2 || strcmp(argv[1], "--launch") != 0) {
         (void)fprintf(stderr,
                       "usage: bottle-shim --launch (started by bottled, with the launch "
@@ -58,6 +61,7 @@ int main(int argc, char **argv)
                       SHIM_SPEC_FD);
         return 2;
     }
+    limits_raise_files();
     if (read_spec(&launch, &err) < 0 || secrets_load(SHIM_SECRETS_FD, &launch, &err) < 0 ||
         run(&launch, &err) < 0) {
         (void)fprintf(stderr, "bottle-shim: %s\n", err.text);

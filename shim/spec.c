@@ -6,12 +6,13 @@
 #include <sys/random.h>
 
 #include "api/rule_match.h"
-#include "base/clock.h"
 #include "api/spec.h"
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
 #include "guest/protocol.h"
+#include "shim/limits.h"
 
 /* The spec comes from our own daemon, yet every field is checked: a shim that starts half of a
  * bottle is worse than one that refuses. `fault` keeps the first thing that is wrong, and later
@@ -149,19 +150,67 @@ static void read_sidecars(struct reader *reader, const json_t *list, struct laun
     }
 }
 
+static void add_u32(struct text *out, uint32_t value)
+{
+    uint8_t number[4];
+
+    put_u32(number, value);
+    text_add_bytes(out, number, sizeof number);
+}
+
+static void read_mounts(struct reader *reader, const json_t *object, const json_t *server,
+                        struct launch *ret)
+{
+    const json_t *list = json_object_get(object, "list");
+
+    if (!object)
+        return;
+    if (!json_is_array(list) || json_array_size(list) > MOUNTS_MAX) {
+        fault(reader, "mounts");
+        return;
+    }
+    ret->mount_uid = (unsigned)integer_of(reader, object, "uid", 0, INT32_MAX);
+    ret->mount_gid = (unsigned)integer_of(reader, object, "gid", 0, INT32_MAX);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *row = json_array_get(list, i);
+        ret->mounts[ret->n_mounts++] = (struct shared_mount){
+            .tag = string_of(reader, row, "tag"),
+            .root = string_of(reader, row, "root"),
+            .below = string_of(reader, row, "below"),
+            .target = string_of(reader, row, "target"),
+            .read_only = !json_is_false(json_object_get(row, "read_only")),
+        };
+    }
+    if (!server)
+        return;
+    ret->fs_binary = string_of(reader, server, "binary");
+    ret->fs_of_qemu = json_is_true(json_object_get(server, "of_qemu"));
+    ret->fs_fd = (int)integer_of(reader, server, "fd", 3, 64);
+}
+
+static void add_mounts(struct text *out, const struct launch *launch)
+{
+    add_u32(out, (uint32_t)limits_files());
+    add_u32(out, (uint32_t)launch->n_mounts);
+    for (size_t i = 0; i < launch->n_mounts; i++) {
+        const struct shared_mount *mount = &launch->mounts[i];
+        add_u32(out, mount->read_only ? MOUNT_READ_ONLY : 0);
+        text_add_bytes(out, mount->tag, strlen(mount->tag) + 1);
+        text_add_bytes(out, mount->target, strlen(mount->target) + 1);
+    }
+}
+
 /* Builds the START frame that the guest will be sent (its layout: guest/protocol.h). */
 static void build_start(struct reader *reader, const json_t *guest, struct launch *ret)
 {
     json_t *command = json_object_get(guest, "command"), *env = json_object_get(guest, "env");
     static const char *const names[] = {"hostname", "guest_ip", "gateway", "workdir", "user"};
     CLEANUP_TEXT struct text out = TEXT_INIT;
-    uint8_t header[FRAME_HEADER_SIZE], number[4];
+    uint8_t header[FRAME_HEADER_SIZE];
 
     text_add_bytes(&out, "\0\0\0\0\0\0\0", FRAME_HEADER_SIZE);
-    put_u32(number, (uint32_t)json_array_size(command));
-    text_add_bytes(&out, number, sizeof number);
-    put_u32(number, (uint32_t)json_array_size(env));
-    text_add_bytes(&out, number, sizeof number);
+    add_u32(&out, (uint32_t)json_array_size(command));
+    add_u32(&out, (uint32_t)json_array_size(env));
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         const char *value = string_of(reader, guest, names[i]);
         text_add_bytes(&out, value, strlen(value) + 1);
@@ -183,7 +232,9 @@ static void build_start(struct reader *reader, const json_t *guest, struct launc
         text_add_bytes(&out, "", 1);
     }
     static const char fresh[START_FRESH_SIZE]; /* set when it is sent */
+    ret->fresh_at = out.length;
     text_add_bytes(&out, fresh, sizeof fresh);
+    add_mounts(&out, ret);
     if (out.length > START_PAYLOAD_MAX)
         fault(reader, "guest (command and environment are too large)");
     ret->start_length = out.length;
@@ -247,6 +298,8 @@ static void read_bottle(struct reader *reader, const json_t *spec, struct launch
     read_forwards(reader, json_object_get(spec, "forwards"), ret);
     read_sidecars(reader, json_object_get(spec, "sidecars"), ret);
     read_rules(reader, json_object_get(spec, "rules"), ret);
+    read_mounts(reader, json_object_get(spec, "mounts"),
+                json_object_get(json_object_get(spec, "vm"), "fs"), ret);
     build_start(reader, json_object_get(spec, "guest"), ret);
     read_mac(reader, json_object_get(spec, "guest"), ret);
     read_template(reader, json_object_get(json_object_get(spec, "vm"), "template"), &ret->template);
@@ -315,7 +368,7 @@ void launch_free(struct launch *launch)
 
 int launch_refresh_start(struct launch *launch, struct error *err)
 {
-    uint8_t *at = launch->start + launch->start_length - START_FRESH_SIZE;
+    uint8_t *at = launch->start + launch->fresh_at;
 
     put_u64(at, (uint64_t)clock_wall_ms());
     memcpy(at + 8, launch->mac, sizeof launch->mac);

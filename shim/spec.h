@@ -16,7 +16,10 @@
  * beside it (none: absent), "probe": true only to find out whether a VM boots: then gvproxy,
  * forwards, sidecars and guest are absent, "save": {"state", "qmp_fd"} with a probe: a template is
  * made of it, "guest":
- * {"hostname","guest_ip","gateway","mac","workdir","user","command":[…],"env":[["NAME","value"],…]}}
+ * {"hostname","guest_ip","gateway","mac","workdir","user","command":[…],"env":[["NAME","value"],…]},
+ * "mounts": absent, or {"uid","gid": whose all of it is in the guest,
+ * "list":[{"tag","root","below","target","read_only"},…]}; "vm" then has "fs": {"binary","of_qemu":
+ * bool,"fd": of the VM's, for the first} where its machine does not serve them by itself}
  *
  * argv[0] of sidecars and vm is a path in their jail. */
 #pragma once
@@ -25,6 +28,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "api/spec.h"
 #include "base/error.h"
 #include "base/secret.h"
 #include "renderers/config.h"
@@ -33,7 +37,7 @@
 enum {
     SIDECARS_MAX = FORWARDS_MAX,
     BINDS_MAX = 12,
-    STAGED_MAX = 7 + SIDECARS_MAX + BINDS_MAX * (SIDECARS_MAX + 2),
+    STAGED_MAX = 8 + SIDECARS_MAX + MOUNTS_MAX + BINDS_MAX * (SIDECARS_MAX + 2),
 };
 
 struct bind {
@@ -82,6 +86,13 @@ struct vm_template {
     int qmp_fd, state_fd;   /* as the VM gets them */
 };
 
+/* A directory of the host (shim/mounts.h). */
+struct shared_mount {
+    const char *tag, *root, *below, *target;
+    const char *path; /* where the jails bind it from; set by staging */
+    bool read_only;
+};
+
 /* Strings are borrowed from `json`, which the struct owns. */
 struct launch {
     json_t *json;
@@ -102,13 +113,19 @@ struct launch {
     size_t n_sidecars;
     bool probe;
     struct program vm;
+    struct shared_mount mounts[MOUNTS_MAX];
+    size_t n_mounts;
+    unsigned mount_uid, mount_gid; /* in the guest */
+    const char *fs_binary;         /* NULL: the machine serves them by itself */
+    bool fs_of_qemu;               /* QEMU's virtiofsd, else the one in Rust */
+    int fs_fd;
     bool dev_kvm;
     int agent_fd;
     struct vm_template template;
-    const char *cold_reason; /* why there is no template; NULL where there is one */
-    struct vm_template save; /* of a probe: where a template is made; state NULL: nowhere */
-    uint8_t *start;          /* START frame for the guest, header and payload; owned */
-    size_t start_length;
+    const char *cold_reason;       /* why there is no template; NULL where there is one */
+    struct vm_template save;       /* of a probe: where a template is made; state NULL: nowhere */
+    uint8_t *start;                /* START frame for the guest, header and payload; owned */
+    size_t start_length, fresh_at; /* where its START_FRESH_SIZE bytes are */
     uint8_t mac[6];
     int64_t n_secrets;
     struct secret secrets;    /* from secrets_load() (shim/secrets.h) until they are sent */

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "shim/mounts.h"
 
 #define STAGING_DIR "/tmp"
 
@@ -47,6 +48,8 @@ static void collect(struct launch *launch, struct paths *paths)
     add_path(paths, &launch->net_dir);
     add_path(paths, &launch->proxy_dir);
     add_path(paths, &launch->config_dir);
+    if (launch->fs_binary)
+        add_path(paths, &launch->fs_binary);
     for (size_t i = 0; i < launch->n_sidecars; i++) {
         add_program_paths(paths, &launch->sidecars[i].program);
         if (launch->sidecars[i].config.path)
@@ -82,11 +85,31 @@ failed:
     return -1;
 }
 
+/* `result` of what came before is handed on. */
+static int place_copies(struct launch *launch, const int *copies, int result, struct error *err)
+{
+    for (size_t i = 0; i < MOUNTS_MAX; i++) {
+        char *path = NULL;
+        if (copies[i] < 0)
+            continue;
+        if (result == 0 && asprintf(&path, STAGING_DIR "/%s", launch->mounts[i].tag) < 0)
+            result = error_set(err, NULL, "out of memory");
+        if (result == 0) {
+            launch->staged[launch->n_staged++] = path;
+            launch->mounts[i].path = path;
+            result = mounts_place(copies[i], path, err);
+        }
+        (void)close(copies[i]);
+    }
+    return result;
+}
+
 /* All descriptors are opened before anything is mounted (what they name may itself lie below /tmp),
  * and after the new namespace is made (the kernel binds only what lies in it). */
 static int stage(struct launch *launch, struct error *err)
 {
     struct paths paths = {0};
+    int copies[MOUNTS_MAX];
     int result = 0;
 
     if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
@@ -97,6 +120,8 @@ static int stage(struct launch *launch, struct error *err)
         if (paths.fds[i] < 0)
             result = error_errno(err, "launch-failed", "%s", *paths.items[i]);
     }
+    if (mounts_copy(launch, copies, result == 0 ? err : NULL) < 0)
+        result = -1;
     if (result == 0 &&
         mount("bottle", STAGING_DIR, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m") < 0)
         result = error_errno(err, "launch-failed", "mounting the shim's staging directory");
@@ -109,7 +134,7 @@ static int stage(struct launch *launch, struct error *err)
         if (paths.fds[i] >= 0)
             (void)close(paths.fds[i]);
     }
-    return result;
+    return place_copies(launch, copies, result, err);
 }
 
 static int drop(const struct launch *launch, struct error *err)
@@ -180,7 +205,8 @@ int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
     if (launch->uid == 0 && geteuid() == 0)
         return error_set(err, "launch-failed",
                          "refusing to run a bottle as root; set uid_base in the configuration");
-    if (launch->uid && (stage(launch, err) < 0 || drop(launch, err) < 0))
+    if (launch->uid ? stage(launch, err) < 0 || drop(launch, err) < 0
+                    : mounts_prepare(launch, err) < 0)
         return -1;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ||
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)

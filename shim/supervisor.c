@@ -71,6 +71,9 @@ static json_t *status_encode(void *context)
     for (size_t i = 0; i < COUNT_OF(fixed); i++)
         if (fixed[i]->pid)
             json_array_append_new(processes, process_entry(fixed[i]));
+    for (size_t i = 0; i < sup->launch->n_mounts; i++)
+        if (sup->servers[i].pid)
+            json_array_append_new(processes, process_entry(&sup->servers[i]));
     for (size_t i = 0; i < sup->launch->n_sidecars; i++)
         if (sup->sidecars[i].pid)
             json_array_append_new(processes, process_entry(&sup->sidecars[i]));
@@ -153,6 +156,7 @@ static void begin_ending(struct supervisor *sup)
         return;
     set_phase(sup, PHASE_ENDING);
     loop_timer_cancel(sup->loop, &sup->tick);
+    loop_timer_cancel(sup->loop, &sup->server_lost);
     loop_timer_cancel(sup->loop, &sup->report_deadline);
     egress_change_end(sup);
     execs_lost(sup, "the bottle ended first");
@@ -168,6 +172,8 @@ static void begin_ending(struct supervisor *sup)
     child_kill(&sup->gvproxy);
     for (size_t i = 0; i < sup->launch->n_sidecars; i++)
         child_kill(&sup->sidecars[i]);
+    for (size_t i = 0; i < sup->launch->n_mounts; i++)
+        child_kill(&sup->servers[i]);
     (void)kill(getpid(), SIGCHLD); /* there may be no child at all: look once, from the loop */
 }
 
@@ -326,6 +332,8 @@ static void on_vm_end(struct supervisor *sup, int status)
     if (sup->restarting_vm) {
         /* gvproxy answers its first peer for ever: a new VM needs a new one. */
         child_kill(&sup->gvproxy);
+        for (size_t i = 0; i < sup->launch->n_mounts; i++)
+            child_kill(&sup->servers[i]);
         return;
     }
     if (sup->ended && !sup->stop_requested) {
@@ -352,6 +360,8 @@ static void on_child_end(struct supervisor *sup, struct child *child, int status
         on_vm_end(sup, status);
     } else if (child == &sup->gvproxy && sup->restarting_vm) {
         bringup_again(sup);
+    } else if (child >= sup->servers && child < sup->servers + MOUNTS_MAX) {
+        bringup_server_ended(sup, child, status);
     } else {
         wait_status_words(status, words, sizeof words);
         sink_drain(&child->out);
@@ -369,6 +379,9 @@ static struct child *find_child(struct supervisor *sup, pid_t pid)
     for (size_t i = 0; i < sup->launch->n_sidecars; i++)
         if (sup->sidecars[i].pid == pid)
             return &sup->sidecars[i];
+    for (size_t i = 0; i < sup->launch->n_mounts; i++)
+        if (sup->servers[i].pid == pid)
+            return &sup->servers[i];
     return NULL;
 }
 
@@ -519,6 +532,11 @@ static int open_logs(struct supervisor *sup, int log_dir, struct error *err)
         sink_open(&sup->vm.error, sup->loop, log_dir, "vmm", bound, err) < 0 ||
         sink_open(&sup->command, sup->loop, log_dir, "command", bound, err) < 0)
         return -1;
+    for (size_t i = 0; i < sup->launch->n_mounts; i++) {
+        sup->servers[i].name = "virtiofsd";
+        if (sink_open(&sup->servers[i].out, sup->loop, -1, "virtiofsd", bound, err) < 0)
+            return -1;
+    }
     for (size_t i = 0; i < sup->launch->n_sidecars; i++) {
         sup->sidecars[i].name = sup->launch->sidecars[i].program.name;
         if (sink_open(&sup->sidecars[i].out, sup->loop, log_dir, sup->sidecars[i].name, bound,
@@ -536,6 +554,8 @@ static void close_logs(struct supervisor *sup)
     sink_close(&sup->command);
     for (size_t i = 0; i < sup->launch->n_sidecars; i++)
         sink_close(&sup->sidecars[i].out);
+    for (size_t i = 0; i < sup->launch->n_mounts; i++)
+        sink_close(&sup->servers[i].out);
 }
 
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)

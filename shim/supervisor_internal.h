@@ -24,6 +24,8 @@ struct supervisor {
     struct loop_source signals, listeners;
     struct loop_timer tick, deadline;
     struct child gvproxy, vm, sidecars[SIDECARS_MAX];
+    struct child servers[MOUNTS_MAX]; /* of the host's directories; as long as the VM */
+    struct loop_timer server_lost;
     struct sink command;
     struct agent agent;
     struct health *health; /* from when the cell is ready */
@@ -59,6 +61,8 @@ void bringup_send_start(struct supervisor *sup);
 void bringup_close_relays(struct supervisor *sup);
 /* Ends the VM, and a new one is started. */
 void bringup_discard_vm(struct supervisor *sup);
+/* One that served a directory has ended: in the next moment the VM has too, or all is over. */
+void bringup_server_ended(struct supervisor *sup, struct child *server, int status);
 
 /* Ends the bottle: `stopped` when that was asked for, `exited` when the command had ended, else
  * `failed` with the reason. */

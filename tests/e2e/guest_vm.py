@@ -36,7 +36,7 @@ def start_payload(argv, env, workdir, hostname, guest_ip, gateway, user="", mac=
     raw = b"".join((s if isinstance(s, bytes) else s.encode()) + b"\0" for s in strings)
     wall_ms = int(time.time() * 1000) if wall_ms is None else wall_ms
     fresh = struct.pack("<Q8s64s", wall_ms, bytes.fromhex(mac.replace(":", "")), entropy)
-    return struct.pack("<II", len(argv), len(env)) + raw + fresh
+    return struct.pack("<II", len(argv), len(env)) + raw + fresh + struct.pack("<II", 0, 0)  # no mounts
 
 
 def secrets_payload(number, signal_number, *items):

@@ -131,7 +131,8 @@ def test_lists_are_those_of_the_tables(document, tables):
 
 
 def test_fault_codes_are_those_of_the_decoder(document):
-    source = "".join((ROOT / name).read_text() for name in ("api/field.c", "api/spec.c", "api/patch.c", "server/secrets.c"))
+    names = ("api/field.c", "api/spec.c", "api/spec_mounts.c", "api/patch.c", "backends/mounts.c", "server/secrets.c")
+    source = "".join((ROOT / name).read_text() for name in names)
     used = set(re.findall(r"\bfault\(\s*(?:walk|problem),\s*[^\"]*?(?:\"/[^\"]*\",\s*)?\"([a-z-]+)\"", source))
     used |= set(re.findall(r"pointer(?: : \"/env\")?, \"([a-z]+)\",", source))
     used |= set(re.findall(r"\bplace, \"([a-z-]+)\"", source))

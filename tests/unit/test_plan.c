@@ -243,10 +243,9 @@ Test(plan_encode, whole_object)
         "\"echo hi\"],\"workdir\":\"/w\",\"user\":null,\"env\":{\"HTTP_PROXY\":";
 
     cr_assert_eq(strncmp(got, wanted, strlen(wanted)), 0, "%s", got);
-    cr_assert(strstr(
-        got,
-        "\"cpus\":2,\"memory_mib\":512,\"disk_mib\":0},\"limits\":[\"does not look inside TLS\"],"
-        "\"files\":[{\"name\":\"gvproxy.yaml\",\"sha256\":\""));
+    cr_assert(strstr(got, "\"cpus\":2,\"memory_mib\":512,\"disk_mib\":0,\"mounts\":[]},\"limits\":["
+                          "\"does not look inside TLS\"],"
+                          "\"files\":[{\"name\":\"gvproxy.yaml\",\"sha256\":\""));
     cr_assert(
         strstr(got, "\"bytes\":12,\"content\":\"subnet: \\\"x\\\"\\n\"}],\"spec\":{\"slug\":"));
 }

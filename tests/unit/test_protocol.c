@@ -135,6 +135,12 @@ static void add_string(struct payload *payload, const char *string)
     payload->length += size;
 }
 
+static void add_number(struct payload *payload, uint32_t number)
+{
+    put_u32(payload->bytes + payload->length, number);
+    payload->length += 4;
+}
+
 /* The counts, and then the strings, of which the first five are the machine's. */
 static struct payload strings_payload(uint32_t n_args, uint32_t n_env, const char *const *strings)
 {
@@ -147,7 +153,7 @@ static struct payload strings_payload(uint32_t n_args, uint32_t n_env, const cha
     return payload;
 }
 
-/* With what is fresh: a time, an address, and bytes that count. */
+/* With what is fresh: a time, an address, and bytes that count; and no mounts. */
 static struct payload start_payload(uint32_t n_args, uint32_t n_env, const char *const *strings)
 {
     struct payload payload = strings_payload(n_args, n_env, strings);
@@ -159,6 +165,8 @@ static struct payload start_payload(uint32_t n_args, uint32_t n_env, const char 
     for (int i = 0; i < START_ENTROPY_SIZE; i++)
         fresh[16 + i] = (uint8_t)(i + 1);
     payload.length += START_FRESH_SIZE;
+    add_number(&payload, 4096); /* files */
+    add_number(&payload, 0);    /* mounts */
     return payload;
 }
 
@@ -319,6 +327,53 @@ Test(protocol, secrets_that_lie_are_refused)
     struct payload cut = whole;
     for (cut.length = 0; cut.length < whole.length; cut.length++)
         cr_expect_eq(parse_secrets(&cut), -1, "cut at %zu", cut.length);
+}
+
+/* --- */
+
+Test(protocol, mounts_are_the_last_part_of_a_start_message)
+{
+    static const char *const strings[] = {MACHINE, "a", NULL};
+    struct payload whole = start_payload(1, 0, strings);
+    struct start_message message;
+
+    whole.length -= 4;
+    add_number(&whole, 2);
+    add_number(&whole, MOUNT_READ_ONLY);
+    add_string(&whole, "fs0");
+    add_string(&whole, "/work dir");
+    add_number(&whole, 0);
+    add_string(&whole, "fs1");
+    add_string(&whole, "/b");
+    cr_assert_eq(start_message_parse(whole.bytes, whole.length, &message), 0);
+    cr_assert_eq(message.n_mounts, 2);
+    cr_expect_eq(message.files_max, 4096);
+    cr_expect_str_eq(message.mounts[0].tag, "fs0");
+    cr_expect_str_eq(message.mounts[0].target, "/work dir");
+    cr_expect_eq(message.mounts[0].flags, MOUNT_READ_ONLY);
+    cr_expect_str_eq(message.mounts[1].target, "/b");
+    cr_expect_eq(message.mounts[1].flags, 0);
+    start_message_free(&message);
+    struct payload cut = whole;
+    for (cut.length = 0; cut.length < whole.length; cut.length++)
+        cr_expect_eq(parse_start(&cut), -1, "cut at %zu", cut.length);
+}
+
+Test(protocol, mounts_that_lie_are_refused)
+{
+    static const char *const strings[] = {MACHINE, "a", NULL};
+    static const uint32_t rows[][2] = {
+        {START_MOUNTS_MAX + 1, 0}, {UINT32_MAX, 0}, {1, 2}, {1, 0x80000001U}, {2, 0}};
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct payload payload = start_payload(1, 0, strings);
+        payload.length -= 4;
+        add_number(&payload, rows[i][0]);
+        add_number(&payload, rows[i][1]);
+        add_string(&payload, "fs0");
+        add_string(&payload, "/t");
+        cr_expect_eq(parse_start(&payload), -1, "row %zu", i);
+    }
 }
 
 /* --- EXEC ---------------------------------------------------------------------------------- */

@@ -255,8 +255,19 @@ static const struct {
     {"{" C ",\"sidecars\":{\"supervise\":null}}", "/sidecars/supervise wrong-type"},
     {"{" C ",\"labels\":{\"a b\":\"\",\"{64*a}\":\"\",\"x\":\"{257*y}\"}}",
      "/labels/a b pattern; /labels/{64*a} too-long; /labels/x too-long"},
-    {"{" C ",\"mounts\":[],\"ttl_seconds\":1,\"restart\":{}}",
-     "/mounts unsupported; /ttl_seconds unsupported; /restart unsupported"},
+    {"{" C ",\"ttl_seconds\":1,\"restart\":{}}", "/ttl_seconds unsupported; /restart unsupported"},
+    {"{" C ",\"mounts\":{}}", "/mounts wrong-type"},
+    {"{" C ",\"mounts\":[1,{},{\"source\":\"/s\",\"target\":\"/t\",\"readonly\":true}]}",
+     "/mounts/0 wrong-type; /mounts/1/source required; /mounts/1/target required; "
+     "/mounts/2/readonly unknown-field"},
+    {"{" C ",\"mounts\":[{\"source\":\"s\",\"target\":\"/a/../b\",\"read_only\":1}]}",
+     "/mounts/0/source pattern; /mounts/0/target pattern; /mounts/0/read_only wrong-type"},
+    {"{" C ",\"mounts\":[{\"source\":\"/s\",\"target\":\"/t\"},"
+     "{\"source\":\"/s\",\"target\":\"/t\"}]}",
+     "/mounts/1/target duplicate"},
+    {"{" C ",\"mounts\":[{\"source\":\"/s\",\"target\":\"/\"},"
+     "{\"source\":\"/s\",\"target\":\"/proc/x\"},{\"source\":\"/s\",\"target\":\"/dev\"}]}",
+     "/mounts/0/target pattern; /mounts/1/target reserved; /mounts/2/target reserved"},
 };
 
 Test(plan_decode, bad_input_names_pointer_and_code)
@@ -282,7 +293,7 @@ Test(plan_decode, every_fault_at_once)
     const char *body =
         "{\"slug\":\"-\",\"backend\":7,\"command\":[],\"workdir\":\"w\",\"env\":{\"=\":"
         "1},\"resources\":{\"cpus\":99,\"x\":0},\"egress\":{\"allow\":[\"*\"]},"
-        "\"labels\":[],\"mounts\":[],\"comand\":[]}";
+        "\"labels\":[],\"mounts\":{},\"comand\":[]}";
 
     cr_assert_eq(decode(body, &spec, &problem), -1);
     CLEANUP_FREE char *got = faults(&problem);
@@ -290,7 +301,7 @@ Test(plan_decode, every_fault_at_once)
                      "/slug pattern; /backend wrong-type; /command too-short; /workdir pattern; "
                      "/env/= pattern; /env/= wrong-type; /resources/cpus out-of-range; "
                      "/resources/x unknown-field; /egress/allow/0 pattern; /labels wrong-type; "
-                     "/mounts unsupported; /comand unknown-field");
+                     "/mounts wrong-type; /comand unknown-field");
     problem_free(&problem);
 }
 
@@ -353,7 +364,13 @@ static json_t *body_with(const char *pointer, json_t *value)
             (void)snprintf(part, sizeof part, "k");
         if (!pointer[used])
             json_object_set_new(at, part, value);
-        else if (strncmp(pointer, "/allow/*/", 9) == 0) {
+        else if (strncmp(pointer, "/mounts/*/", 10) == 0) {
+            json_object_set_new(at, part,
+                                json_pack("[{s:s, s:s}]", "source", "/s", "target", "/t"));
+            at = json_array_get(json_object_get(at, part), 0);
+            used += 2;
+            continue;
+        } else if (strncmp(pointer, "/allow/*/", 9) == 0) {
             json_object_set_new(at, part, json_pack("[{}]"));
             at = json_array_get(json_object_get(at, part), 0);
             used += 2;
