@@ -46,7 +46,7 @@
 #define AGENT_PORT_NAME "bottled.agent"
 
 enum {
-    PROTOCOL_VERSION = 2,
+    PROTOCOL_VERSION = 3,
     FRAME_HEADER_SIZE = 8,
     GUEST_PAYLOAD_MAX = 64 * 1024,
     START_PAYLOAD_MAX = 2 * 1024 * 1024, /* and EXEC's */
@@ -87,7 +87,8 @@ enum {
     EXEC_INPUT_MAX = 16 * 1024,
     EXEC_TERMINAL = 1, /* flags: on a terminal, which has one stream of output */
     EXEC_STDIN = 2,    /*        with input; without, it reads /dev/null */
-    EXEC_FLAGS = EXEC_TERMINAL | EXEC_STDIN,
+    EXEC_FILES = 4,    /*        no program: the agent itself copies files, see guest/files.h */
+    EXEC_FLAGS = EXEC_TERMINAL | EXEC_STDIN | EXEC_FILES,
 };
 #define EXEC_LOST UINT32_MAX
 

@@ -39,6 +39,7 @@ struct config {
     char *image_roots;      /* DIR[:DIR…] */
     char *image_registries; /* NAME[,NAME…] */
     int64_t image_max_bytes, image_max_files, image_timeout_ms;
+    int64_t files_max_bytes, files_timeout_ms;
     int64_t max_bottles, max_running, max_connections, max_waiters;
     int64_t event_rows; /* events that are kept */
     bool check_only, print_only, stop_bottles;

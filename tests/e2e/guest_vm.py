@@ -91,7 +91,7 @@ class Guest:
 
     def hello(self):
         frame_type, payload = self.frame()
-        assert frame_type == HELLO and payload[:4] == struct.pack("<I", 2)
+        assert frame_type == HELLO and payload[:4] == struct.pack("<I", 3)
         return payload[4:].decode()
 
     def start(self, argv, env=(PATH,), workdir="/workspace", hostname="box",
