@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -95,6 +97,21 @@ ssize_t files_read_full(int fd, void *buffer, size_t size)
 }
 
 /* ── paths ── */
+
+bool files_made_up(int fd)
+{
+    static const unsigned long magics[] = {PROC_SUPER_MAGIC,   SYSFS_MAGIC,   CGROUP_SUPER_MAGIC,
+                                           CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC,
+                                           SECURITYFS_MAGIC,   DEVPTS_SUPER_MAGIC};
+    struct statfs status;
+
+    if (fstatfs(fd, &status) < 0)
+        return false;
+    for (size_t i = 0; i < COUNT_OF(magics); i++)
+        if ((unsigned long)status.f_type == magics[i])
+            return true;
+    return false;
+}
 
 /* Why a part of a path is no folder to go on from. `length`: of the path up to that part. */
 static enum files_outcome say_no_folder(int folder, const char *part, const char *path,
@@ -303,6 +320,8 @@ static enum files_outcome put(int root, char *const *args, const struct files_ow
     ssize_t got = 0;
     CLEANUP_CLOSE int folder = open_parent(root, args[0], user, &name, &outcome);
 
+    if (folder >= 0 && files_made_up(folder))
+        return files_say(FILES_REFUSED, "%s is made up by the kernel: write it by an exec", args[0]);
     if (folder < 0 || (outcome = plan_put(args, user, folder, name, &plan)) != FILES_DONE)
         return outcome;
     if (place_begin(&place, folder, name) < 0)

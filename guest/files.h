@@ -62,6 +62,8 @@ ssize_t files_read_full(int fd, void *buffer, size_t size);
  * was said. */
 int files_open_folder(int root, const char *path, const struct files_owner *make,
                       enum files_outcome *ret);
+/* Whether it is on one of the kernel's own file systems, like /proc. */
+bool files_made_up(int fd);
 /* What a kind of file is called: "a folder", "a link", … */
 const char *files_kind(mode_t mode);
 

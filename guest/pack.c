@@ -10,10 +10,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <langinfo.h>
-#include <linux/magic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -40,22 +38,6 @@ struct pack {
     unsigned depth;
     char block[FILES_BLOCK];
 };
-
-/* Kernel's own file systems, of which only the folder is packed. */
-static bool is_kernel_fs(int fd)
-{
-    static const unsigned long magics[] = {PROC_SUPER_MAGIC,   SYSFS_MAGIC,   CGROUP_SUPER_MAGIC,
-                                           CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC,
-                                           SECURITYFS_MAGIC,   DEVPTS_SUPER_MAGIC};
-    struct statfs status;
-
-    if (fstatfs(fd, &status) < 0)
-        return false;
-    for (size_t i = 0; i < COUNT_OF(magics); i++)
-        if ((unsigned long)status.f_type == magics[i])
-            return true;
-    return false;
-}
 
 static enum files_outcome say_archive(struct archive *archive, enum files_outcome outcome,
                                       const char *name)
@@ -150,7 +132,7 @@ static enum files_outcome pack_opened(struct pack *pack, int folder, const char 
     if (S_ISREG(status->st_mode))
         return pack_file(pack, fd, status);
     enum files_outcome outcome = put_entry(pack, status, 0, NULL);
-    if (outcome != FILES_DONE || is_kernel_fs(fd))
+    if (outcome != FILES_DONE || files_made_up(fd))
         return outcome;
     return pack_folder(pack, fd);
 }
@@ -217,7 +199,7 @@ enum files_outcome archive_pack(int root, const char *path)
 
     if (fd < 0)
         return named < 0 ? outcome : files_say_errno("%s", path);
-    if (is_kernel_fs(fd))
+    if (files_made_up(fd))
         return files_say(FILES_REFUSED, "%s is made up by the kernel: take its files one by one",
                          path);
     pack.writer = archive_write_new();

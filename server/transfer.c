@@ -79,8 +79,10 @@ static void fail(struct transfer *transfer, const char *type, const char *words)
         return;
     transfer->failed = true;
     problem_set(&transfer->problem, type, "%s: %s", transfer->slug, words);
-    log_event(LEVEL_INFO, "a copy of files failed", LOG_TEXT("slug", transfer->slug),
-              LOG_TEXT("verb", verbs[transfer->verb].name), LOG_TEXT("detail", words));
+    /* Before that the client gets the words. */
+    if (transfer->headed)
+        log_event(LEVEL_WARNING, "a copy of files is cut", LOG_TEXT("slug", transfer->slug),
+                  LOG_TEXT("verb", verbs[transfer->verb].name), LOG_TEXT("detail", words));
 }
 
 static void fail_dishonest(struct transfer *transfer)
