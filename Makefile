@@ -51,7 +51,7 @@ OBJ := $(BUILD)/obj
 STATIC := $(BUILD)/obj-static
 MAINS := server/main.c shim/main.c shim/cell.c shim/krun.c shim/owner.c shim/private.c
 SOURCES := $(foreach folder,base renderers api backends shim server,$(wildcard $(folder)/*.c))
-LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard guest/protocol.c guest/checks.c guest/room.c guest/user.c)
+LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard $(addprefix guest/,protocol.c checks.c room.c user.c files.c paths.c place.c pack.c unpack.c))
 GUEST_SOURCES := $(wildcard guest/*.c)
 OPEN := $(BUILD)/open-cell
 OPEN_PROGRAMS := $(addprefix $(OPEN)/,bottle-shim bottle-cell bottle-krun bottle-owner.so bottle-private.so guest openapi.yaml)
@@ -278,14 +278,16 @@ $(OPEN)/bottle-krun $(OPEN)/bottle-owner.so $(OPEN)/bottle-private.so $(OPEN)/gu
 
 $(BUILD)/bottle-cell: $(STATIC)/shim/cell.o $(STATIC)/shim/lonely.o $(STATIC_LIB)
 $(BUILD)/bottle-init: $(GUEST_SOURCES:%.c=$(STATIC)/%.o) $(STATIC_LIB)
+# Of libarchive only tar stays: what else it can do is left out as sections that nobody needs.
+$(BUILD)/bottle-init: LINKED := -Wl,--gc-sections -larchive
 $(BUILD)/bottle-cell $(BUILD)/bottle-init:
 	@echo "  LINK    $@ (static)"
-	@$(CC) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $^
+	@$(CC) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $^ $(LINKED)
 
 $(BUILD)/tests/%: $(OBJ)/tests/unit/%.o $(UNIT_LINKED:%.c=$(OBJ)/%.o) $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
-	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ -lcriterion $(LDLIBS)
+	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ -lcriterion -larchive $(LDLIBS)
 
 $(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(UNIT_SHARED:%.c=$(OBJ)/%.o) $(LIB)
 	@mkdir -p $(@D)

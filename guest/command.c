@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
+#include "guest/files.h"
 #include "guest/root.h"
 #include "guest/user.h"
 
@@ -133,6 +134,18 @@ static int take_ends(const int ends[3])
     return close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
 }
 
+/* In place of a program: that the report's pipe closes says that it runs, as with exec. */
+static void copy_files(const struct command_plan *plan, const struct user *user)
+    __attribute__((noreturn));
+
+static void copy_files(const struct command_plan *plan, const struct user *user)
+{
+    const struct files_owner owner = {.uid = user->uid, .gid = user->gid};
+
+    (void)close_range(3, ~0U, 0);
+    _exit(files_main(plan->args, &owner));
+}
+
 /* The environment, with HOME the user's where it has none. */
 static char *const *with_home(char *const *env, const struct user *user)
 {
@@ -164,6 +177,8 @@ static void child(const struct command_plan *plan, const struct user *user, cons
     if (setsid() < 0 || take_ends(ends) < 0 ||
         ((plan->flags & EXEC_TERMINAL) && ioctl(0, TIOCSCTTY, 0) < 0))
         give_up(report_fd, STAGE_PREPARE);
+    if (plan->flags & EXEC_FILES)
+        copy_files(plan, user);
     if (root_make_directory(plan->workdir) < 0 || chdir(plan->workdir) < 0)
         give_up(report_fd, STAGE_WORKDIR);
     if (user_become(user) < 0)

@@ -12,7 +12,7 @@ struct command_plan {
     char *const *args, *const *env; /* NULL-terminated */
     const char *workdir;
     const char *user; /* as an image's USER; "": root */
-    uint32_t flags;   /* EXEC_TERMINAL, EXEC_STDIN */
+    uint32_t flags;   /* EXEC_TERMINAL, EXEC_STDIN, EXEC_FILES */
     uint16_t rows, columns;
 };
 

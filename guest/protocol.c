@@ -188,6 +188,7 @@ int exec_message_parse(const uint8_t *payload, size_t length, struct exec_messag
     message.n_env = get_u32(payload + 20);
     message.workdir = next_string(&at, end);
     if (!message.workdir || (message.flags & ~(uint32_t)EXEC_FLAGS) ||
+        (message.flags & (EXEC_FILES | EXEC_TERMINAL)) == (EXEC_FILES | EXEC_TERMINAL) ||
         take_arrays(&at, end, message.n_args, message.n_env, &message.args, &message.env) < 0)
         return -1;
     if (at != end) {

@@ -102,7 +102,8 @@ enum {
     EXEC_INPUT_MAX = 16 * 1024,
     EXEC_TERMINAL = 1, /* flags: on a terminal, which has one stream of output */
     EXEC_STDIN = 2,    /*        with input; without, it reads /dev/null */
-    EXEC_FLAGS = EXEC_TERMINAL | EXEC_STDIN,
+    EXEC_FILES = 4,    /*        no program: the agent itself copies files, see guest/files.h */
+    EXEC_FLAGS = EXEC_TERMINAL | EXEC_STDIN | EXEC_FILES,
 };
 #define EXEC_LOST UINT32_MAX
 

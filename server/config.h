@@ -43,6 +43,7 @@ struct config {
     int64_t template_max_mib; /* all of them together; 0: none are made */
     char *secret_roots;       /* DIR[:DIR…] */
     char *secret_env;         /* NAME[,NAME…] */
+    int64_t files_max_bytes, files_timeout_ms;
     int64_t max_bottles, max_running, max_connections, max_waiters;
     int64_t event_rows; /* events that are kept */
     bool check_only, print_only, stop_bottles;

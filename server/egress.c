@@ -31,25 +31,6 @@ static int64_t number_of(const json_t *object, const char *key)
     return value < 0 ? 0 : value > most ? most : value;
 }
 
-void egress_words(char *ret, size_t size, const char *words)
-{
-    size_t length = strnlen(words, size);
-
-    if (length == size) {
-        length--;
-        while (length > 0 && ((unsigned char)words[length] & 0xc0) == 0x80)
-            length--;
-    }
-    for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)words[i];
-        bool latin = c == 0xc2 && i + 1 < length && (unsigned char)words[i + 1] < 0xa0;
-        ret[i] = (char)(c < 0x20 || c == 0x7f || latin ? '?' : words[i]);
-        if (latin)
-            ret[++i] = '?';
-    }
-    ret[length] = '\0';
-}
-
 static bool read_note(const json_t *item, struct egress_note *ret)
 {
     const char *verdict = json_member_string(item, "verdict");

@@ -132,6 +132,7 @@ struct op {
     engine_cleanup_done *cleaned; /* of DELETE and PLAN */
     engine_report_done *reported; /* of REPORT, EXEC_RESULT and RELOAD */
     engine_exec_done *streams;    /* of EXEC */
+    int stream;                   /* the supervisor's end; -1: it is still to be made */
     char exec_id[EXEC_ID_SIZE];
     struct exec_note exec_note;
     json_t *patch; /* of PATCH */

@@ -24,15 +24,17 @@ void exec_op(struct runner *runner, struct op *op)
 {
     char random[TOKEN_SIZE], id[EXEC_ID_SIZE];
     struct error err = ERROR_INIT;
-    int ends[2];
+    int ends[2] = {-1, op->stream};
 
     if (!may_ask(runner, op))
         return;
     if (shim_token(random, &err) < 0 ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
+        (op->stream < 0 &&
+         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)) {
         op_refuse(op, "internal", "no socket for it is to be had");
         return;
     }
+    op->stream = -1;
     (void)snprintf(id, sizeof id, "%.16s", random);
     CLEANUP_CLOSE int ours = ends[0], theirs = ends[1];
     if (shim_exec(runner->connection.fd, id, theirs, &err) < 0)

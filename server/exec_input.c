@@ -86,22 +86,6 @@ static struct exec_stream *find(const char *slug, const char *id)
 
 /* ── to the supervisor ── */
 
-/* How many of the bytes were sent. */
-static size_t put_bytes(struct exec_stream *stream, const char *bytes, size_t length)
-{
-    size_t at = 0;
-
-    while (at < length && stream->input_window > 0) {
-        size_t piece = length - at < EXEC_INPUT_MAX ? length - at : EXEC_INPUT_MAX;
-        if (piece > stream->input_window)
-            piece = stream->input_window;
-        exec_put_frame(&stream->out, FRAME_EXEC_INPUT, bytes + at, piece);
-        stream->input_window -= (uint32_t)piece;
-        at += piece;
-    }
-    return at;
-}
-
 void exec_put_input(struct exec_stream *stream)
 {
     const char *input = stream->spec.input ? stream->spec.input : "";
@@ -110,15 +94,16 @@ void exec_put_input(struct exec_stream *stream)
     if (stream->input_ended || (!stream->spec.input && !stream->spec.stdin_open))
         return;
     size_t left = strlen(input + stream->input_at), put = 0;
-    put = put_bytes(stream, input + stream->input_at, left);
+    put = wire_put_input(&stream->wire, input + stream->input_at, left);
     stream->input_at += put;
     if (put < left)
         return;
     if (feed)
-        feed->at += put_bytes(stream, feed->bytes.data + feed->at, feed->bytes.length - feed->at);
+        feed->at += wire_put_input(&stream->wire, feed->bytes.data + feed->at,
+                                   feed->bytes.length - feed->at);
     if (stream->spec.stdin_open && !(feed && feed->eof && feed->at == feed->bytes.length))
         return;
-    exec_put_frame(&stream->out, FRAME_EXEC_INPUT, NULL, 0);
+    wire_put(&stream->wire, FRAME_EXEC_INPUT, NULL, 0);
     stream->input_ended = true;
 }
 
@@ -127,7 +112,9 @@ void exec_put_input(struct exec_stream *stream)
 /* Whoever sees it first: the end itself may still wait behind output. */
 static bool takes_no_more(const struct exec_stream *stream)
 {
-    return stream->ended || stream->left || stream->deaf || stream->cut || stream->broken;
+    const struct exec_wire *wire = &stream->wire;
+
+    return stream->ended || stream->left || wire->deaf || wire->cut || wire->broken;
 }
 
 static bool is_done(const struct exec_feed *feed)
@@ -146,10 +133,10 @@ static void step(struct exec_feed *feed)
     if (is_done(feed))
         return;
     exec_put_input(stream);
-    exec_flush(stream);
+    wire_flush(&stream->wire);
     if (!is_done(feed)) {
         exec_receive(stream);
-        exec_flush(stream);
+        wire_flush(&stream->wire);
     }
 }
 
@@ -179,7 +166,7 @@ static ssize_t next(void *context, char *out, size_t room)
             answer(feed);
             stream->feed = NULL; /* who has read the answer may give more at once */
         }
-        if (!done && exec_is_full(stream) && feed->fd >= 0)
+        if (!done && wire_is_full(&stream->wire) && feed->fd >= 0)
             (void)close(steal_fd(&feed->fd)); /* it would wake us for nothing */
         (void)pthread_mutex_unlock(&stream->lock);
         if (!done)
@@ -235,7 +222,7 @@ static int attach(struct exec_stream *stream, struct exec_feed *feed, struct pro
     const char *why = refusal(stream);
     if (!why) {
         feed->stream = stream;
-        feed->fd = fcntl(stream->fd, F_DUPFD_CLOEXEC, 3);
+        feed->fd = fcntl(stream->wire.fd, F_DUPFD_CLOEXEC, 3);
         stream->feed = feed;
     }
     (void)pthread_mutex_unlock(&stream->lock);

@@ -7,22 +7,15 @@
  * rest. */
 #include "server/exec_stream_internal.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/base64.h"
 #include "base/json.h"
 #include "base/util.h"
 
 enum {
-    READ_SIZE = 32 * 1024,
-    IN_MAX = 512 * 1024, /* frames that wait: more than a whole window of an honest supervisor's */
-    WINDOW = EXEC_WINDOW_MAX,
-    GRANT_MIN = WINDOW / 4,
     EXIT_FIXED_SIZE = 13,
     PIECE_SIZE = 12 * 1024, /* of a whole answer's text; a multiple of 3 */
     CARRY_MAX = 3,
@@ -31,23 +24,6 @@ enum {
 static const char *const stream_names[] = {"stdout", "stderr"};
 
 /* ── to the supervisor ── */
-
-void exec_put_frame(struct text *out, enum frame_type type, const void *payload, size_t length)
-{
-    uint8_t head[FRAME_HEADER_SIZE + 4] = {0};
-
-    frame_header(head, type, (uint32_t)(4 + length));
-    text_add_bytes(out, head, sizeof head);
-    text_add_bytes(out, payload, length);
-}
-
-static void put_number(struct text *out, enum frame_type type, uint32_t number)
-{
-    uint8_t payload[4];
-
-    put_u32(payload, number);
-    exec_put_frame(out, type, payload, sizeof payload);
-}
 
 static void put_exec(struct exec_stream *stream)
 {
@@ -71,30 +47,9 @@ static void put_exec(struct exec_stream *stream)
         text_addf(&payload, "%s=%s", spec->env.items[i].name, spec->env.items[i].value);
         text_add_bytes(&payload, "", 1);
     }
-    exec_put_frame(&stream->out, FRAME_EXEC, payload.data, payload.failed ? 0 : payload.length);
+    wire_put(&stream->wire, FRAME_EXEC, payload.data, payload.failed ? 0 : payload.length);
     if (stream->form != EXEC_DETACHED)
-        put_number(&stream->out, FRAME_EXEC_WINDOW, WINDOW);
-}
-
-void exec_flush(struct exec_stream *stream)
-{
-    struct text *out = &stream->out;
-
-    stream->deaf = stream->deaf || out->failed;
-    while (out->length > 0 && !stream->deaf) {
-        ssize_t put = send(stream->fd, out->data, out->length, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0 && errno == EAGAIN)
-            return;
-        /* It has closed: what it said before is still to be read. */
-        stream->deaf = put < 0;
-        if (put < 0)
-            break;
-        memmove(out->data, out->data + put, out->length - (size_t)put);
-        out->length -= (size_t)put;
-    }
-    out->length = 0;
+        wire_open_window(&stream->wire);
 }
 
 /* ── to the client ── */
@@ -273,7 +228,7 @@ static int on_output(struct exec_stream *stream, const struct frame *frame)
     unsigned which = frame->payload[4] - 1U;
     size_t length = frame->length - 5;
     stream->outputs[which].bytes += (int64_t)length;
-    stream->owed += (uint32_t)length;
+    stream->wire.owed += (uint32_t)length;
     (stream->form == EXEC_LINES ? say_output : keep_output)(
         stream, which, (const char *)frame->payload + 5, length);
     return 0;
@@ -298,8 +253,6 @@ static int on_frame(struct exec_stream *stream, const struct frame *frame)
     switch (frame->type) {
     case FRAME_EXEC_OUTPUT:
         return on_output(stream, frame);
-    case FRAME_EXEC_WINDOW:
-        return 0; /* see scan() */
     case FRAME_EXEC_EXIT:
         return on_end(stream, frame);
     default:
@@ -307,87 +260,20 @@ static int on_frame(struct exec_stream *stream, const struct frame *frame)
     }
 }
 
-/* Windows count as soon as they are read: input does not wait for a client that reads no output. */
-static void scan(struct exec_stream *stream)
-{
-    struct text *in = &stream->in;
-    struct frame frame;
-    int64_t size = 0;
-
-    while (in->data &&
-           (size = frame_parse((const uint8_t *)in->data + stream->in_scanned,
-                               in->length - stream->in_scanned, GUEST_PAYLOAD_MAX, &frame)) > 0) {
-        stream->in_scanned += (size_t)size;
-        if (frame.type != FRAME_EXEC_WINDOW)
-            continue;
-        uint32_t more = frame.length == 8 ? get_u32(frame.payload + 4) : UINT32_MAX;
-        if (more > EXEC_WINDOW_MAX - stream->input_window) {
-            stream->broken = true;
-            return;
-        }
-        stream->input_window += more;
-        exec_put_input(stream);
-    }
-}
-
-bool exec_is_full(const struct exec_stream *stream)
-{
-    return stream->in.length - stream->in_at > IN_MAX;
-}
-
 void exec_receive(struct exec_stream *stream)
 {
-    char bytes[READ_SIZE];
-
-    while (!exec_is_full(stream) && !stream->cut && !stream->broken) {
-        ssize_t got = recv(stream->fd, bytes, sizeof bytes, MSG_DONTWAIT);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0 && errno == EAGAIN)
-            break;
-        if (got > 0)
-            text_add_bytes(&stream->in, bytes, (size_t)got);
-        stream->cut = got <= 0 || stream->in.failed;
-        if (got > 0 && (size_t)got < sizeof bytes)
-            break;
-    }
-    if (!stream->in.failed)
-        scan(stream);
-}
-
-static void forget_taken(struct exec_stream *stream)
-{
-    struct text *in = &stream->in;
-
-    if (!stream->in_at || !in->data)
-        return;
-    memmove(in->data, in->data + stream->in_at, in->length - stream->in_at);
-    in->length -= stream->in_at;
-    stream->in_scanned -= stream->in_at;
-    stream->in_at = 0;
+    wire_receive(&stream->wire);
+    exec_put_input(stream);
 }
 
 /* 1: a frame was taken; 0: there is none now; -1: the supervisor is gone, or broke the protocol. */
 static int take_frame(struct exec_stream *stream)
 {
-    struct text *in = &stream->in;
     struct frame frame;
+    int result = wire_take(&stream->wire, &frame);
 
-    for (bool again = false;; again = true) {
-        int64_t size = in->data ? frame_parse((const uint8_t *)in->data + stream->in_at,
-                                              in->length - stream->in_at, GUEST_PAYLOAD_MAX, &frame)
-                                : 0;
-        if (size < 0 || stream->broken)
-            return -1;
-        if (size > 0) {
-            stream->in_at += (size_t)size;
-            return on_frame(stream, &frame) < 0 ? -1 : 1;
-        }
-        if (again || stream->cut)
-            return stream->cut ? -1 : 0;
-        forget_taken(stream);
-        exec_receive(stream);
-    }
+    exec_put_input(stream); /* windows may have come */
+    return result == 1 && on_frame(stream, &frame) < 0 ? -1 : result;
 }
 
 static void lose(struct exec_stream *stream)
@@ -398,8 +284,8 @@ static void lose(struct exec_stream *stream)
 /* One step; false: nothing can be done now. */
 static bool advance(struct exec_stream *stream)
 {
-    exec_flush(stream);
-    if (stream->form == EXEC_DETACHED && stream->out.length == 0 && !stream->deaf &&
+    wire_flush(&stream->wire);
+    if (stream->form == EXEC_DETACHED && stream->wire.out.length == 0 && !stream->wire.deaf &&
         (!stream->spec.input || stream->input_ended)) {
         say(stream, json_pack("{s:s, s:s}", "id", stream->id, "state", "running"));
         stream->over = true;
@@ -408,10 +294,8 @@ static bool advance(struct exec_stream *stream)
     int result = take_frame(stream);
     if (result < 0)
         lose(stream);
-    if (stream->owed >= GRANT_MIN && !stream->over) {
-        put_number(&stream->out, FRAME_EXEC_WINDOW, stream->owed);
-        stream->owed = 0;
-    }
+    if (!stream->over)
+        wire_grant(&stream->wire);
     return result != 0;
 }
 
@@ -424,7 +308,7 @@ static void fill(struct exec_stream *stream)
         if (stream->over)
             return;
         if (!advance(stream)) {
-            exec_flush(stream);
+            wire_flush(&stream->wire);
             return;
         }
     }
@@ -450,11 +334,8 @@ static ssize_t next(void *context, char *out, size_t room)
 
 void exec_stream_free(struct exec_stream *stream)
 {
-    if (stream->fd >= 0)
-        (void)close(stream->fd);
+    wire_close(&stream->wire);
     exec_spec_free(&stream->spec);
-    text_free(&stream->in);
-    text_free(&stream->out);
     text_free(&stream->say);
     for (unsigned i = 0; i < 2; i++)
         text_free(&stream->outputs[i].text);
@@ -478,9 +359,9 @@ static void done(void *context)
     stream->left = true;
     bool kills = !stream->ended && stream->form != EXEC_DETACHED;
     if (kills) {
-        put_number(&stream->out, FRAME_EXEC_SIGNAL, kill.signal);
-        exec_flush(stream);
-        kills = stream->out.length > 0;
+        wire_put_number(&stream->wire, FRAME_EXEC_SIGNAL, kill.signal);
+        wire_flush(&stream->wire);
+        kills = stream->wire.out.length > 0;
     }
     (void)pthread_mutex_unlock(&stream->lock);
     if (kills) /* the socket is full: the other way */
@@ -505,7 +386,7 @@ struct exec_stream *exec_stream_new(struct app *app, const char *slug, struct ex
     stream->spec = *spec;
     *spec = (struct exec_spec){0};
     stream->form = form;
-    stream->fd = -1;
+    stream->wire.fd = -1;
     if (exec_list(stream) == 0)
         return stream;
     problem_set(problem, "too-many-execs",
@@ -525,7 +406,7 @@ void exec_stream_open(struct exec_stream *stream, int fd, const char *id)
 {
     (void)pthread_mutex_lock(&stream->lock);
     exec_name(stream, id);
-    stream->fd = fd;
+    stream->wire.fd = fd;
     put_exec(stream);
     if (stream->form == EXEC_LINES)
         say(stream, json_pack("{s:s}", "id", stream->id));
@@ -534,5 +415,5 @@ void exec_stream_open(struct exec_stream *stream, int fd, const char *id)
 
 struct stream exec_stream_body(struct exec_stream *stream)
 {
-    return (struct stream){.next = next, .done = done, .context = stream, .fd = &stream->fd};
+    return (struct stream){.next = next, .done = done, .context = stream, .fd = &stream->wire.fd};
 }

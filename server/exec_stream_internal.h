@@ -9,8 +9,8 @@
 
 #include "api/spec.h"
 #include "base/text.h"
-#include "guest/protocol.h"
 #include "server/exec_stream.h"
+#include "server/exec_wire.h"
 
 struct exec_output {
     struct text text; /* of a whole answer */
@@ -43,17 +43,11 @@ struct exec_stream {
     struct app *app;
     struct exec_spec spec;
     enum exec_form form;
-    int fd;
+    struct exec_wire wire;
     char id[EXEC_ID_SIZE];
-    struct text in, out;    /* from and to the supervisor */
-    size_t in_at;           /* bytes of `in` that were taken */
-    size_t in_scanned;      /* and those whose windows were */
-    bool deaf, cut, broken; /* the supervisor takes no more; says no more; broke the protocol */
-    uint32_t input_window;  /* how much the program takes */
-    size_t input_at;        /* bytes of spec.input that were sent */
+    size_t input_at; /* bytes of spec.input that were sent */
     bool input_ended;
     struct exec_feed *feed; /* the one that comes after spec.input; NULL: none now */
-    uint32_t owed;          /* how much of the window is to be given again */
     struct text say;        /* to the client */
     size_t said;
     struct exec_output outputs[2];
@@ -64,12 +58,8 @@ struct exec_stream {
 };
 
 /* exec_stream.c */
-void exec_put_frame(struct text *out, enum frame_type type, const void *payload, size_t length);
-void exec_flush(struct exec_stream *stream);
-/* Reads what is there; windows count at once, whatever output is before them. */
+/* Reads what is there; input goes on at once, whatever output is before the windows. */
 void exec_receive(struct exec_stream *stream);
-/* Whether there is no room to read more. */
-bool exec_is_full(const struct exec_stream *stream);
 void exec_stream_free(struct exec_stream *stream);
 
 /* exec_input.c */

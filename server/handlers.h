@@ -22,6 +22,8 @@ handler handle_bottle_stats, handle_egress_report, handle_secrets_reload;
 /* handlers_exec.c */
 handler handle_exec, handle_exec_result, handle_exec_kill;
 handler handle_exec_stdin, handle_exec_signal, handle_exec_resize;
+/* handlers_files.c */
+handler handle_file_get, handle_file_put, handle_archive_get, handle_archive_put;
 /* handlers_events.c */
 handler handle_events;
 /* handlers_logs.c */

@@ -107,7 +107,7 @@ void handle_exec(struct request *request)
     struct call *call = read_call(request);
 
     if (call)
-        engine_exec(request_app(request), request_param(request, "slug"), after_exec, call);
+        engine_exec(request_app(request), request_param(request, "slug"), -1, after_exec, call);
 }
 
 /* ── one that runs, or has ended ── */

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "guest/files.h"
 #include "guest/protocol.h"
 #include "server/app.h"
 #include "server/config_keys.h"
@@ -19,6 +20,7 @@
 #include "server/registry.h"
 #include "server/request_internal.h"
 #include "server/store.h"
+#include "server/transfer.h"
 
 void handle_healthz(struct request *request)
 {
@@ -157,8 +159,10 @@ void handle_limits(struct request *request)
     json_t *execs = json_pack("{s:i, s:i, s:i}", "of_a_bottle", EXECS_MAX, "streams",
                               EXEC_STREAMS_MAX, "stream_bytes", EXEC_STREAMS_BYTES_MAX);
 
+    json_t *files = json_pack("{s:i, s:i}", "at_once", TRANSFERS_MAX, "path_bytes", FILES_PATH_MAX);
+
     reply_json(request, 200,
-               json_pack("{s:o, s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",
-                         exec_fields_encode(), "execs", execs, "http", http, "daemon",
-                         daemon_limits(&request_app(request)->config)));
+               json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",
+                         exec_fields_encode(), "execs", execs, "files", files, "http", http,
+                         "daemon", daemon_limits(&request_app(request)->config)));
 }

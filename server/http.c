@@ -126,6 +126,8 @@ static void on_completed(void *context, struct MHD_Connection *connection,
         return;
     *connection_context = NULL;
     struct http *http = request->http;
+    if (request->worker.done)
+        request->worker.done(request->worker.context);
     if (request->begun)
         log_request(request);
     (void)pthread_mutex_lock(&http->lock);
@@ -200,6 +202,30 @@ static void suspend(struct request *request)
     MHD_suspend_connection(request->connection);
 }
 
+/* A request with a worker: until that is to look again. False: nobody is there any more. */
+static bool park(struct request *request)
+{
+    const int *fd = request->worker.fd;
+
+    return !connection_gone(request->connection, request->listener->tcp) &&
+           ticker_park(request->http, &request->parked, request->connection, fd ? *fd : -1);
+}
+
+/* Lets the worker answer, which owes the answer only meanwhile. */
+static void work(struct request *request)
+{
+    struct http *http = request->http;
+
+    (void)pthread_mutex_lock(&http->lock);
+    request->references++;
+    (void)pthread_mutex_unlock(&http->lock);
+    request->worker.look(request->worker.context, request);
+    (void)pthread_mutex_lock(&http->lock);
+    if (!request->answered)
+        request->references--;
+    (void)pthread_mutex_unlock(&http->lock);
+}
+
 /* Queues the response if it is there; suspends until it is otherwise. */
 static enum MHD_Result queue_or_suspend(struct request *request)
 {
@@ -207,8 +233,8 @@ static enum MHD_Result queue_or_suspend(struct request *request)
     struct MHD_Connection *connection = request->connection;
 
     (void)pthread_mutex_lock(&http->lock);
-    bool ready = request->answered || request->abandoned;
-    if (!ready && http->farewell) {
+    bool ready = request->answered || request->abandoned, works = request->worker.look;
+    if (!ready && (http->farewell || (works && http->stopping))) {
         ready = request->abandoned = true;
         request->status = FAREWELL_STATUS;
         request->response = farewell_response(request);
@@ -217,11 +243,11 @@ static enum MHD_Result queue_or_suspend(struct request *request)
     unsigned status = request->status;
     if (ready)
         request->response = NULL;
-    else
+    else if (!works)
         suspend(request);
     (void)pthread_mutex_unlock(&http->lock);
     if (!ready)
-        return MHD_YES;
+        return works && !park(request) ? MHD_NO : MHD_YES;
     if (!response)
         return MHD_NO; /* the client has gone, or there was no memory even for an answer */
     enum MHD_Result queued = MHD_queue_response(connection, status, response);
@@ -231,7 +257,14 @@ static enum MHD_Result queue_or_suspend(struct request *request)
 
 static enum MHD_Result dispatch(struct request *request)
 {
+    bool works = !request->early.type && request->worker.look;
+
     request->dispatched = true;
+    request->taking = false;
+    if (works) {
+        work(request);
+        return queue_or_suspend(request);
+    }
     (void)pthread_mutex_lock(&request->http->lock);
     request->references++; /* the answerer's */
     bool stopping = request->http->stopping;
@@ -260,24 +293,34 @@ static void answer_by_hand(struct request *request)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    struct problem problem = PROBLEM_INIT;
     CLEANUP_TEXT struct text answer = TEXT_INIT;
 
-    problem_set(&problem, "body-too-large", "a body may have %d bytes", BODY_MAX);
-    CLEANUP_FREE char *body = problem_words(request, &problem);
-    request->status = (unsigned)problem.type->status;
-    problem_free(&problem);
+    if (!request->early.type)
+        problem_set(&request->early, "body-too-large", "a body may have %d bytes", BODY_MAX);
+    CLEANUP_FREE char *body = problem_words(request, &request->early);
+    request->status = (unsigned)request->early.type->status;
     text_addf(&answer,
-              "HTTP/1.1 %u Content Too Large\r\nConnection: close\r\nContent-Type: "
-              "application/problem+json\r\n"
+              "HTTP/1.1 %u %s\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
               "X-Request-Id: %s\r\nContent-Length: %zu\r\n\r\n%s",
-              request->status, request->id, body ? strlen(body) : 0, body ? body : "");
+              request->status, request->early.type->title, request->id, body ? strlen(body) : 0,
+              body ? body : "");
     if (info && !answer.failed)
         (void)send(info->connect_fd, answer.data, answer.length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* To the worker, which may have no room for all of it now, or want no more. */
+static enum MHD_Result give_worker(struct request *request, const char *data, size_t *length)
+{
+    ssize_t took = request->worker.take(request->worker.context, request, data, *length);
+
+    *length = took < 0 ? 0 : *length - (size_t)took;
+    return *length > 0 && !park(request) ? MHD_NO : MHD_YES;
+}
+
 static enum MHD_Result take_piece(struct request *request, const char *data, size_t *length)
 {
+    if (request->worker.take && !request->early.type)
+        return give_worker(request, data, length);
     request->received += *length;
     if (!request->early.type && request->received <= BODY_MAX)
         text_add_bytes(&request->body, data, *length);
@@ -294,6 +337,10 @@ static enum MHD_Result begin(struct request *request, const char *method, const 
 {
     request->begun = true;
     intake(request, method, version);
+    if (!request->early.type && !request->options && request->match.route->body == BODY_STREAM) {
+        request->taking = true;
+        request->match.route->handle(request);
+    }
     if (!request->early.type)
         return MHD_YES;
     /* The body of a refused request is read all the same, unless it has no certain end, the client
@@ -319,7 +366,11 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         return begin(request, method, version);
     if (*upload_length > 0)
         return take_piece(request, upload, upload_length);
-    return request->dispatched ? queue_or_suspend(request) : dispatch(request);
+    if (!request->dispatched)
+        return dispatch(request);
+    if (request->worker.look && !request->answered && !request->abandoned)
+        work(request);
+    return queue_or_suspend(request);
 }
 
 /* --- Listeners ----------------------------------------------------------------------------- */

@@ -195,7 +195,7 @@ static void check_body(const struct tally *tally)
         return;
     if (request->options || request->match.route->body == BODY_NONE)
         problem_set(&request->early, "bad-request", "this call takes no body");
-    else if (request->declared > BODY_MAX)
+    else if (request->declared > BODY_MAX && request->match.route->body != BODY_STREAM)
         problem_set(&request->early, "body-too-large",
                     "a body may have %d bytes, this one has %llu", BODY_MAX,
                     (unsigned long long)request->declared);

@@ -1,12 +1,15 @@
 /* Requests on their way through the engine: each is answered exactly once, and freed by that. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "server/engine_internal.h"
 
 static void op_free(struct op *op)
 {
+    if (op->stream >= 0)
+        (void)close(op->stream);
     free(op->if_match);
     json_decref(op->patch);
     free(op);
@@ -128,6 +131,7 @@ static struct op *op_new(const char *slug, enum verb verb, void *context)
 
     op->message.run = run_op;
     op->verb = verb;
+    op->stream = -1;
     op->context = context;
     (void)snprintf(op->slug, sizeof op->slug, "%s", slug);
     return op;
@@ -214,11 +218,13 @@ void engine_reload(struct app *app, const char *slug, engine_report_done *done, 
     op_submit(app, op);
 }
 
-void engine_exec(struct app *app, const char *slug, engine_exec_done *done, void *context)
+void engine_exec(struct app *app, const char *slug, int theirs, engine_exec_done *done,
+                 void *context)
 {
     struct op *op = op_new(slug, VERB_EXEC, context);
 
     op->streams = done;
+    op->stream = theirs;
     op_submit(app, op);
 }
 

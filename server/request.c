@@ -69,6 +69,16 @@ const char *request_body(const struct request *request, size_t *ret_length)
     return request->body.data ? request->body.data : "";
 }
 
+uint64_t request_declared(const struct request *request)
+{
+    return request->declared;
+}
+
+void request_work(struct request *request, struct worker worker)
+{
+    request->worker = worker;
+}
+
 /* --- Shared bodies ------------------------------------------------------------------------- */
 
 struct shared_bytes {
@@ -234,6 +244,10 @@ void reply_problem(struct request *request, const struct problem *problem)
 {
     unsigned status = problem->type ? (unsigned)problem->type->status : 500;
 
+    if (request->taking) {
+        request->early = problem_ref(problem); /* for after the body */
+        return;
+    }
     if (status >= 500)
         log_event(LEVEL_WARNING, "problem",
                   LOG_TEXT("type", problem->type ? problem->type->name : "internal"),
@@ -281,10 +295,15 @@ static ssize_t stream_read(void *context, uint64_t position, char *out, size_t r
     ssize_t length = body->stream.next(body->stream.context, out, room);
     if (length > 0)
         return length;
-    if (length < 0 || connection_gone(body->connection, body->tcp) ||
+    if (length == STREAM_CUT)
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    if (length < 0)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    if (connection_gone(body->connection, body->tcp) ||
         !ticker_park(body->http, &body->parked, body->connection,
                      body->stream.fd ? *body->stream.fd : -1))
-        return MHD_CONTENT_READER_END_OF_STREAM;
+        return body->stream.whole ? MHD_CONTENT_READER_END_WITH_ERROR
+                                  : MHD_CONTENT_READER_END_OF_STREAM;
     return 0;
 }
 
@@ -307,8 +326,8 @@ void reply_stream(struct request *request, unsigned status, const char *content_
                                      .http = request->http,
                                      .connection = request->connection,
                                      .tcp = request->listener->tcp};
-        response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, stream_read,
-                                                     body, stream_end);
+        response = MHD_create_response_from_callback(stream.sized ? stream.size : MHD_SIZE_UNKNOWN,
+                                                     STREAM_BLOCK, stream_read, body, stream_end);
     }
     if (!response) {
         stream.done(stream.context);

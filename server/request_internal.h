@@ -83,6 +83,7 @@ struct request {
     struct route_match match;
     struct header *headers; /* all but Authorization */
     bool begun, dispatched;
+    bool taking;  /* the handler was called, and the body is still to come: see BODY_STREAM */
     bool options; /* OPTIONS of a known path: answered here */
     bool expects_continue;
     bool misframed;    /* nobody knows where its body ends */
@@ -90,6 +91,8 @@ struct request {
     bool has_body;
     struct problem early; /* what was wrong before a handler was asked */
     struct text body;
+    struct worker worker; /* all NULL: none */
+    struct parked parked;
     uint64_t received;
     int64_t started_ms;
     struct header *reply_headers;

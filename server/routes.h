@@ -10,7 +10,12 @@
 
 enum { ROUTE_QUERY_MAX = 6, ROUTE_PARAMS_MAX = 2, ALLOW_SIZE = 64 };
 
-enum route_body { BODY_NONE, BODY_JSON, BODY_BYTES };
+enum route_body {
+    BODY_NONE,
+    BODY_JSON,
+    BODY_BYTES,
+    BODY_STREAM, /* of any size; the handler gets it as it comes (struct worker) */
+};
 
 struct route_query {
     const char *name;

@@ -1,6 +1,7 @@
 #include "shim/exec.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,7 @@ struct exec {
     bool input_open;           /* bottled has not ended the input */
     bool deaf;                 /* bottled takes no more, though what it said may still wait here */
     bool paused;               /* bottled is not read, as the guest does not read */
+    bool copies;               /* files: no program */
     bool ended;                /* EXEC_EXIT is in `out`, or was told to nobody */
     struct exec *next;
 };
@@ -118,13 +120,15 @@ static void deafen(struct exec *exec)
     feed(exec);
 }
 
-/* Bottled is gone: the program goes on. */
+/* Bottled is gone: the program goes on, a copy of files does not. */
 static void orphan(struct exec *exec)
 {
     loop_remove(exec->sup->loop, &exec->source);
     (void)close(exec->source.fd);
     exec->source.fd = -1;
     text_free(&exec->in);
+    if (exec->copies && !exec->ended)
+        signal_guest(exec, SIGTERM);
     deafen(exec);
     if (exec->ended || exec->number == 0)
         exec_free(exec);
@@ -141,6 +145,7 @@ static int take_exec(struct exec *exec, const struct frame *frame)
         exec_message_parse(frame->payload, frame->length, &message) < 0)
         return -1;
     exec->input_open = message.flags & EXEC_STDIN;
+    exec->copies = message.flags & EXEC_FILES;
     exec_message_free(&message);
     exec->number = ++exec->sup->execs.last_number;
     return 0;
@@ -342,7 +347,9 @@ static void finish(struct exec *exec, const uint8_t *rest, size_t length)
     if (words >= EXEC_REASON_SIZE)
         words = EXEC_REASON_SIZE - 1;
     exec->ended = true;
-    note_result(exec, get_u32(rest), get_u32(rest + 4), rest[8], (const char *)rest + fixed, words);
+    if (!exec->copies)
+        note_result(exec, get_u32(rest), get_u32(rest + 4), rest[8], (const char *)rest + fixed,
+                    words);
     send_bottled(exec, FRAME_EXEC_EXIT, rest, fixed + words);
     flush(exec);
 }

@@ -57,7 +57,8 @@
  * EXEC_WINDOW (nothing is read of its output before), EXEC_SIGNAL, EXEC_RESIZE; back EXEC_OUTPUT,
  * EXEC_WINDOW and, last of all, EXEC_EXIT, with code EXEC_LOST when its end is not known. A socket
  * that ends without it was cut. When bottled closes its end, the program runs on; what it prints is
- * thrown away. EXEC_SIGNAL 9 before that ends it. Each end is told by
+ * thrown away. A copy of files (EXEC_FILES) is ended by it instead, and of its end nothing is told
+ * but EXEC_EXIT. EXEC_SIGNAL 9 before that ends it. Each end is told by
  * {"exec":"…","state":"ended","exit_code":N | null, "signal":N | null,"timed_out":…,"reason":"…" |
  * null}; {"op":"exec-result","id":"…"} is answered by the same, with "asked":true, or by
  * {"exec":"…","state":"running" | "unknown","asked":true}. The last EXEC_RESULTS_MAX are known.

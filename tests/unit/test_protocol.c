@@ -413,7 +413,7 @@ static const uint32_t exec_counts[2] = {2, 3};
 
 Test(protocol, an_exec_message_gives_all_back)
 {
-    struct payload payload = exec_payload(EXEC_FLAGS, exec_counts, exec_strings);
+    struct payload payload = exec_payload(EXEC_TERMINAL | EXEC_STDIN, exec_counts, exec_strings);
     struct exec_message message;
 
     cr_assert_eq(exec_message_parse(payload.bytes, payload.length, &message), 0);
