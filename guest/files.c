@@ -21,12 +21,12 @@ static const struct {
     int error;
     enum files_outcome outcome;
 } meanings[] = {
-    {ENOENT, FILES_MISSING},  {ENOTDIR, FILES_REFUSED}, {EISDIR, FILES_REFUSED},
-    {ELOOP, FILES_REFUSED},   {EXDEV, FILES_REFUSED},   {EROFS, FILES_REFUSED},
-    {EPERM, FILES_REFUSED},   {EACCES, FILES_REFUSED},  {ETXTBSY, FILES_REFUSED},
-    {EBUSY, FILES_REFUSED},   {EINVAL, FILES_REFUSED},  {ENAMETOOLONG, FILES_REFUSED},
-    {ENXIO, FILES_REFUSED},   {EEXIST, FILES_REFUSED},  {ENOTEMPTY, FILES_REFUSED},
-    {EAGAIN, FILES_REFUSED},  {ENOSPC, FILES_FULL},     {EDQUOT, FILES_FULL},
+    {ENOENT, FILES_MISSING}, {ENOTDIR, FILES_REFUSED}, {EISDIR, FILES_REFUSED},
+    {ELOOP, FILES_REFUSED},  {EXDEV, FILES_REFUSED},   {EROFS, FILES_REFUSED},
+    {EPERM, FILES_REFUSED},  {EACCES, FILES_REFUSED},  {ETXTBSY, FILES_REFUSED},
+    {EBUSY, FILES_REFUSED},  {EINVAL, FILES_REFUSED},  {ENAMETOOLONG, FILES_REFUSED},
+    {ENXIO, FILES_REFUSED},  {EEXIST, FILES_REFUSED},  {ENOTEMPTY, FILES_REFUSED},
+    {EAGAIN, FILES_REFUSED}, {ENOSPC, FILES_FULL},     {EDQUOT, FILES_FULL},
     {EFBIG, FILES_FULL},
 };
 
@@ -69,9 +69,9 @@ enum files_outcome files_say_errno(const char *format, ...)
 
 const char *files_kind(mode_t mode)
 {
-    return S_ISREG(mode)   ? "a file"
-           : S_ISDIR(mode) ? "a folder"
-           : S_ISLNK(mode) ? "a link"
+    return S_ISREG(mode)    ? "a file"
+           : S_ISDIR(mode)  ? "a folder"
+           : S_ISLNK(mode)  ? "a link"
            : S_ISFIFO(mode) ? "a FIFO"
            : S_ISSOCK(mode) ? "a socket"
                             : "a device";
@@ -100,9 +100,9 @@ ssize_t files_read_full(int fd, void *buffer, size_t size)
 
 bool files_made_up(int fd)
 {
-    static const unsigned long magics[] = {PROC_SUPER_MAGIC,   SYSFS_MAGIC,   CGROUP_SUPER_MAGIC,
-                                           CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC,
-                                           SECURITYFS_MAGIC,   DEVPTS_SUPER_MAGIC};
+    static const unsigned long magics[] = {
+        PROC_SUPER_MAGIC, SYSFS_MAGIC,   CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
+        DEBUGFS_MAGIC,    TRACEFS_MAGIC, SECURITYFS_MAGIC,   DEVPTS_SUPER_MAGIC};
     struct statfs status;
 
     if (fstatfs(fd, &status) < 0)
@@ -243,8 +243,8 @@ static int put_head(const struct stat *status, bool sized, off_t size)
     return write_all(STDOUT_FILENO, head, (size_t)length);
 }
 
-/* What fits one block has the size that it turned out to have: of files of /proc and /sys nothing else
- * is known. A file that grows is given as far as it was when this began. */
+/* What fits one block has the size that it turned out to have: of files of /proc and /sys nothing
+ * else is known. A file that grows is given as far as it was when this began. */
 static enum files_outcome get(int root, char *const *args)
 {
     static char block[FILES_BLOCK];
@@ -321,7 +321,8 @@ static enum files_outcome put(int root, char *const *args, const struct files_ow
     CLEANUP_CLOSE int folder = open_parent(root, args[0], user, &name, &outcome);
 
     if (folder >= 0 && files_made_up(folder))
-        return files_say(FILES_REFUSED, "%s is made up by the kernel: write it by an exec", args[0]);
+        return files_say(FILES_REFUSED, "%s is made up by the kernel: write it by an exec",
+                         args[0]);
     if (folder < 0 || (outcome = plan_put(args, user, folder, name, &plan)) != FILES_DONE)
         return outcome;
     if (place_begin(&place, folder, name) < 0)

@@ -8,8 +8,8 @@
  *   unpack PATH OWNER           a tar stream    "unpacked ENTRIES BYTES LEFT_OUT\n"
  *
  * SIZE is "-" where the file system does not know it. MODE is octal, "" as it was or else 0644.
- * OWNER is "UID:GID", "" as it was or else the command's user, and of an archive's entries "keep" as
- * the archive has it. The exit code is an outcome; unless it is FILES_DONE there are words on
+ * OWNER is "UID:GID", "" as it was or else the command's user, and of an archive's entries "keep"
+ * as the archive has it. The exit code is an outcome; unless it is FILES_DONE there are words on
  * stderr. Input without an end changes nothing: whoever leaves earlier says so by a SIGTERM.
  *
  * A path is absolute, without "." and ".." (files_path_fits). No link on it is followed; within an
@@ -58,8 +58,8 @@ enum files_outcome files_say(enum files_outcome outcome, const char *format, ...
 enum files_outcome files_say_errno(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Reads until the buffer is full or at the end; -1 with errno. */
 ssize_t files_read_full(int fd, void *buffer, size_t size);
-/* A folder by its path, O_PATH; what is missing is made for `make` (NULL: nothing is). -1: the outcome
- * was said. */
+/* A folder by its path, O_PATH; what is missing is made for `make` (NULL: nothing is). -1: the
+ * outcome was said. */
 int files_open_folder(int root, const char *path, const struct files_owner *make,
                       enum files_outcome *ret);
 /* Whether it is on one of the kernel's own file systems, like /proc. */
@@ -71,8 +71,8 @@ enum files_outcome archive_pack(int root, const char *path);
 enum files_outcome archive_unpack(int root, const char *path, const char *owner,
                                   const struct files_owner *user);
 
-/* A file on its way: written beside its place, and renamed into it when it is whole. A SIGTERM removes
- * it. */
+/* A file on its way: written beside its place, and renamed into it when it is whole. A SIGTERM
+ * removes it. */
 struct files_place {
     int folder, fd;
     char name[FILES_NAME_MAX + 1], beside[32];
@@ -80,8 +80,8 @@ struct files_place {
 
 /* 0, or -1 with errno. */
 int place_begin(struct files_place *place, int folder, const char *name);
-/* Gives it owner, mode and time (NULL: now), and puts it in its place. `sync`: on the disk before that.
- * 0, or -1 with errno and nothing changed. */
+/* Gives it owner, mode and time (NULL: now), and puts it in its place. `sync`: on the disk before
+ * that. 0, or -1 with errno and nothing changed. */
 int place_finish(struct files_place *place, const struct files_owner *owner, mode_t mode,
                  const struct timespec *modified, bool sync);
 void place_abandon(struct files_place *place);

@@ -20,8 +20,8 @@
 
 enum { DEPTH_MAX = 200 };
 
-/* libarchive asks for the locale's character set to convert names. In the bottle names are bytes, and
- * the C library's own converters would be looked for in the image. */
+/* libarchive asks for the locale's character set to convert names. In the bottle names are bytes,
+ * and the C library's own converters would be looked for in the image. */
 char *nl_langinfo(nl_item item)
 {
     static char utf8[] = "UTF-8", nothing[] = "";
@@ -102,8 +102,8 @@ static enum files_outcome pack_file(struct pack *pack, int fd, const struct stat
 
 static enum files_outcome pack_folder(struct pack *pack, int fd);
 
-/* Opened again by descriptor, so that it is what was looked at. 1: it has gone or become another kind
- * meanwhile. */
+/* Opened again by descriptor, so that it is what was looked at. 1: it has gone or become another
+ * kind meanwhile. */
 static int open_again(int folder, const char *name, const struct stat *status, int *ret)
 {
     struct stat opened;

@@ -1,5 +1,5 @@
-/* A new file gets its bytes under a name of its own beside its place. Whoever looks at the place sees
- * the former file or the whole new one. */
+/* A new file gets its bytes under a name of its own beside its place. Whoever looks at the place
+ * sees the former file or the whole new one. */
 #include "guest/files.h"
 
 #include <errno.h>

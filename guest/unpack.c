@@ -1,8 +1,8 @@
 /* A tar stream into a folder, with libarchive.
  *
- * What an archive asks for is done below the folder that was named, whatever its names and links say
- * (openat2, RESOLVE_BENEATH). A file takes its place when it is whole; what was unpacked before a
- * fault stays. Folders that are there keep owner and mode. */
+ * What an archive asks for is done below the folder that was named, whatever its names and links
+ * say (openat2, RESOLVE_BENEATH). A file takes its place when it is whole; what was unpacked before
+ * a fault stays. Folders that are there keep owner and mode. */
 #include "guest/files.h"
 
 #include <archive.h>
@@ -81,9 +81,9 @@ static int make_missing(const struct unpack *unpack, int folder, const char *nam
 {
     if (mkdirat(folder, name, NEW_FOLDER_MODE) < 0)
         return errno == EEXIST ? 0 : -1;
-    return unpack->keeps ? 0
-                         : fchownat(folder, name, unpack->owner.uid, unpack->owner.gid,
-                                    AT_SYMLINK_NOFOLLOW);
+    return unpack->keeps
+               ? 0
+               : fchownat(folder, name, unpack->owner.uid, unpack->owner.gid, AT_SYMLINK_NOFOLLOW);
 }
 
 /* The folder of that path, made with those above it where it is missing; -1 with errno. */
@@ -153,8 +153,7 @@ static enum files_outcome make_folder(struct unpack *unpack, int folder, const c
             errno == EEXIST ? open_below(unpack->target, unpack->path, O_PATH | O_DIRECTORY) : -1;
         return there < 0 ? say_fault(unpack) : FILES_DONE; /* and stays as it is */
     }
-    CLEANUP_CLOSE int fd =
-        openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    CLEANUP_CLOSE int fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0 || fchown(fd, owner.uid, owner.gid) < 0 || fchmod(fd, mode_of(unpack)) < 0)
         return say_fault(unpack);
     return FILES_DONE;
@@ -263,7 +262,7 @@ static const struct {
 static enum files_outcome unpack_entry(struct unpack *unpack)
 {
     const char *sent = archive_entry_pathname(unpack->entry), *name;
-    enum files_outcome (*make)(struct unpack *unpack, int folder, const char *name) = NULL;
+    enum files_outcome (*make)(struct unpack * unpack, int folder, const char *name) = NULL;
 
     if (!sent || !clean_path(sent, unpack->path))
         return files_say(FILES_BAD_ARCHIVE, "%.300s: no path below the folder", sent ? sent : "?");
@@ -288,8 +287,8 @@ static enum files_outcome unpack_all(struct unpack *unpack, const char *path)
     enum files_outcome outcome = FILES_DONE;
     int result;
 
-    while (outcome == FILES_DONE && (result = archive_read_next_header(
-                                         unpack->reader, &unpack->entry)) != ARCHIVE_EOF)
+    while (outcome == FILES_DONE &&
+           (result = archive_read_next_header(unpack->reader, &unpack->entry)) != ARCHIVE_EOF)
         outcome = result < ARCHIVE_WARN ? say_reader(unpack, path) : unpack_entry(unpack);
     return outcome;
 }

@@ -69,9 +69,9 @@ enum { EXEC_ID_SIZE = 17 }; /* 16 hexadecimal digits */
  * a problem. */
 typedef void engine_exec_done(void *context, int stream, const char *id,
                               const struct problem *problem);
-/* Prepares a program's run beside the command of a running bottle. `theirs`: the supervisor's end of a
- * socketpair whose other end the caller has; it is taken over, `stream` is -1 then, and of a problem it
- * is closed after the callback. -1: none. */
+/* Prepares a program's run beside the command of a running bottle. `theirs`: the supervisor's end
+ * of a socketpair whose other end the caller has; it is taken over, `stream` is -1 then, and of a
+ * problem it is closed after the callback. -1: none. */
 void engine_exec(struct app *app, const char *slug, int theirs, engine_exec_done *done,
                  void *context);
 /* How an exec stands, after it was told `note`: {"id", "state", "exit_code", …}, borrowed. */

@@ -1,5 +1,5 @@
-/* The socket to a bottle's supervisor that an exec has (shim/protocol.h, "exec"): frames and windows
- * both ways, without waiting. What waits in memory is bounded by the windows. */
+/* The socket to a bottle's supervisor that an exec has (shim/protocol.h, "exec"): frames and
+ * windows both ways, without waiting. What waits in memory is bounded by the windows. */
 #pragma once
 
 #include <stdbool.h>
@@ -33,7 +33,7 @@ void wire_flush(struct exec_wire *wire);
 void wire_receive(struct exec_wire *wire);
 /* Whether there is no room to read more. */
 bool wire_is_full(const struct exec_wire *wire);
-/* 1: *ret, valid until the next call; 0: there is none now; -1: the supervisor is gone, or broke the
- * protocol. Windows do not come out here. */
+/* 1: *ret, valid until the next call; 0: there is none now; -1: the supervisor is gone, or broke
+ * the protocol. Windows do not come out here. */
 int wire_take(struct exec_wire *wire, struct frame *ret);
 void wire_close(struct exec_wire *wire);

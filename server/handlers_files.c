@@ -93,8 +93,7 @@ static void begin(struct request *request, enum transfer_verb verb, struct worke
                     (long long)app->config.files_max_bytes);
         return;
     }
-    struct transfer *transfer =
-        transfer_new(app, request_param(request, "slug"), &plan, &problem);
+    struct transfer *transfer = transfer_new(app, request_param(request, "slug"), &plan, &problem);
     if (!transfer) {
         reply_problem(request, &problem);
         problem_free(&problem);

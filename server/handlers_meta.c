@@ -159,8 +159,7 @@ void handle_limits(struct request *request)
     json_t *execs = json_pack("{s:i, s:i, s:i}", "of_a_bottle", EXECS_MAX, "streams",
                               EXEC_STREAMS_MAX, "stream_bytes", EXEC_STREAMS_BYTES_MAX);
 
-    json_t *files =
-        json_pack("{s:i, s:i}", "at_once", TRANSFERS_MAX, "path_bytes", FILES_PATH_MAX);
+    json_t *files = json_pack("{s:i, s:i}", "at_once", TRANSFERS_MAX, "path_bytes", FILES_PATH_MAX);
 
     reply_json(request, 200,
                json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",

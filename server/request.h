@@ -57,8 +57,8 @@ void reply_fault(struct request *request, const char *type, const char *format, 
 void reply_error(struct request *request, const struct error *err);
 
 /* A body that is made piece by piece: `next` fills at most `room` bytes and returns their number, 0
- * for "nothing now: ask again soon" (within 100 ms without burning a core), STREAM_END, or STREAM_CUT
- * where the client must not take it for whole. `done` is called once, always. */
+ * for "nothing now: ask again soon" (within 100 ms without burning a core), STREAM_END, or
+ * STREAM_CUT where the client must not take it for whole. `done` is called once, always. */
 enum { STREAM_END = -1, STREAM_CUT = -2 };
 struct stream {
     ssize_t (*next)(void *context, char *out, size_t room);
@@ -72,12 +72,12 @@ struct stream {
 void reply_stream(struct request *request, unsigned status, const char *content_type,
                   struct stream stream);
 
-/* What goes on in a request until it is answered, in the connection's own thread: where an answer has
- * to wait for a descriptor, or a body is not to be kept. `look` is called once the body is over, and
- * again as soon as `fd` has something to read, and soon in any case, until it has answered. `take`, of
- * a route with BODY_STREAM, gets the body as it comes: how many bytes it took, fewer where there is no
- * room now; or -1 where it wants no more: then it has replied with a problem, which goes out after the
- * body. `done` is called once, always. */
+/* What goes on in a request until it is answered, in the connection's own thread: where an answer
+ * has to wait for a descriptor, or a body is not to be kept. `look` is called once the body is
+ * over, and again as soon as `fd` has something to read, and soon in any case, until it has
+ * answered. `take`, of a route with BODY_STREAM, gets the body as it comes: how many bytes it took,
+ * fewer where there is no room now; or -1 where it wants no more: then it has replied with a
+ * problem, which goes out after the body. `done` is called once, always. */
 struct worker {
     ssize_t (*take)(void *context, struct request *request, const char *bytes, size_t length);
     void (*look)(void *context, struct request *request);
@@ -85,6 +85,6 @@ struct worker {
     void *context;
     const int *fd;
 };
-/* In place of an answer. The handler of a route with BODY_STREAM is called before the body, and does
- * either this or replies with a problem. */
+/* In place of an answer. The handler of a route with BODY_STREAM is called before the body, and
+ * does either this or replies with a problem. */
 void request_work(struct request *request, struct worker worker);

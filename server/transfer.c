@@ -38,8 +38,8 @@ static const struct {
 };
 
 static const char *const outcome_problems[] = {
-    [FILES_MISSING] = "file-not-found",   [FILES_REFUSED] = "file-refused",
-    [FILES_FULL] = "guest-full",          [FILES_BAD_ARCHIVE] = "archive-refused",
+    [FILES_MISSING] = "file-not-found", [FILES_REFUSED] = "file-refused",
+    [FILES_FULL] = "guest-full",        [FILES_BAD_ARCHIVE] = "archive-refused",
     [FILES_FAILED] = "files-failed",
 };
 
@@ -59,11 +59,11 @@ struct transfer {
     uint64_t passed; /* bytes of content, either way */
     char words[WORDS_SIZE];
     size_t n_words;
-    uint64_t n_noise;  /* bytes of words in all */
-    int64_t waits_ms;  /* since when the guest is waited for; 0: it is not */
+    uint64_t n_noise; /* bytes of words in all */
+    int64_t waits_ms; /* since when the guest is waited for; 0: it is not */
     bool input_ended;
-    bool done;           /* the guest has said that it is done */
-    bool failed;         /* `problem` says why */
+    bool done;   /* the guest has said that it is done */
+    bool failed; /* `problem` says why */
     struct problem problem;
     pthread_mutex_t lock; /* guards `refusal`, the engine's */
     struct problem refusal;

@@ -1,7 +1,7 @@
 /* A copy of files between a client and a running bottle (guest/files.h), over an exec's socket.
  *
- * Used by one thread, that of the request's connection; whoever waits does so on transfer_fd(). What
- * the guest says is checked: a copy that is not all that was announced never looks whole. */
+ * Used by one thread, that of the request's connection; whoever waits does so on transfer_fd().
+ * What the guest says is checked: a copy that is not all that was announced never looks whole. */
 #pragma once
 
 #include <stdbool.h>
@@ -31,7 +31,8 @@ struct transfer_head {
 
 enum transfer_state {
     TRANSFER_WAITS, /* for the guest */
-    TRANSFER_READY, /* the head is there, and bytes may be; of PUT and UNPACK: the guest has done it */
+    TRANSFER_READY, /* the head is there, and bytes may be; of PUT and UNPACK: the guest has done it
+                     */
     TRANSFER_FAILED,
 };
 

@@ -1,5 +1,5 @@
-/* Copies of files as the guest makes them, below a folder of the test's own: what goes in comes out,
- * and what an archive asks for stays below. */
+/* Copies of files as the guest makes them, below a folder of the test's own: what goes in comes
+ * out, and what an archive asks for stays below. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -77,8 +77,7 @@ static enum files_outcome copy_with(const void *input, size_t length, char *cons
     return outcome;
 }
 
-#define COPY(input, length, ...)                                                                   \
-    copy_with((input), (length), (char *const[]){__VA_ARGS__, NULL})
+#define COPY(input, length, ...) copy_with((input), (length), (char *const[]){__VA_ARGS__, NULL})
 
 static char *path_of(const char *path)
 {
@@ -92,7 +91,8 @@ static void expect_file(const char *path, const char *content)
 {
     CLEANUP_FREE char *got = file_read(path_of(path), 1 << 20, NULL, NULL);
 
-    cr_expect(got && strcmp(got, content) == 0, "%s: %s, not %s", path, got ? got : "none", content);
+    cr_expect(got && strcmp(got, content) == 0, "%s: %s, not %s", path, got ? got : "none",
+              content);
 }
 
 static void make(const char *path, const char *content)
@@ -103,8 +103,8 @@ static void make(const char *path, const char *content)
 Test(files, paths)
 {
     static const char *const good[] = {"/", "/a", "/a/b c", "/...", "/.a/..b", "/a\nb"};
-    static const char *const bad[] = {"",      "a",     "./a",   "//",    "/a/",  "/a//b",
-                                      "/.",    "/..",   "/a/..", "/a/.",  "/../a", "/a/./b"};
+    static const char *const bad[] = {"",   "a",   "./a",   "//",   "/a/",   "/a//b",
+                                      "/.", "/..", "/a/..", "/a/.", "/../a", "/a/./b"};
     char longest[FILES_PATH_MAX + 2] = "", part[FILES_NAME_MAX + 3] = "/";
 
     for (size_t i = 0; i < COUNT_OF(good); i++)
@@ -124,8 +124,9 @@ Test(files, paths)
 
 Test(files, owners)
 {
-    static const char *const bad[] = {":", "1", "1:", ":1", "1:2:3", "a:b", "-1:1", "1:2147483648",
-                                      "12345678901234567890:1", " 1:1"};
+    static const char *const bad[] = {
+        ":",   "1", "1:", ":1", "1:2:3", "a:b", "-1:1", "1:2147483648", "12345678901234567890:1",
+        " 1:1"};
     const struct files_owner fallback = {.uid = 7, .gid = 8};
     struct files_owner got;
 
@@ -207,7 +208,10 @@ static void add_member(struct text *tar, const struct member *member)
     block[156] = member->type;
     if (member->target)
         (void)snprintf(block + 157, 100, "%s", member->target);
-    memcpy(block + 257, "ustar\0" "00", 8);
+    memcpy(block + 257,
+           "ustar\0"
+           "00",
+           8);
     for (size_t i = 0; i < sizeof block; i++)
         sum += (unsigned char)block[i];
     put_octal(block + 148, 7, sum);
@@ -296,10 +300,14 @@ static uint32_t noise(uint32_t *state)
 Test(files, archives_of_noise)
 {
     static const struct member members[] = {
-        {"a/b", '0', "content of a file", NULL}, {"long", 'L', "a/quite/long/name", NULL},
-        {"x", '0', "y", NULL},                   {"pax", 'x', "18 path=a/b/../c\n", NULL},
-        {"z", '0', "z", NULL},                   {"link", '2', NULL, "../.."},
-        {"link/new", '0', "x", NULL},            {"hard", '1', NULL, "x"},
+        {"a/b", '0', "content of a file", NULL},
+        {"long", 'L', "a/quite/long/name", NULL},
+        {"x", '0', "y", NULL},
+        {"pax", 'x', "18 path=a/b/../c\n", NULL},
+        {"z", '0', "z", NULL},
+        {"link", '2', NULL, "../.."},
+        {"link/new", '0', "x", NULL},
+        {"hard", '1', NULL, "x"},
     };
     CLEANUP_TEXT struct text tar = TEXT_INIT;
     uint32_t state = 1;

@@ -37,8 +37,7 @@ void engine_exec(struct app *where, const char *slug, int theirs, engine_exec_do
 
 static void start(enum transfer_verb verb)
 {
-    const struct transfer_plan plan = {
-        .verb = verb, .path = "/a", .mode = "644", .owner = "1:2"};
+    const struct transfer_plan plan = {.verb = verb, .path = "/a", .mode = "644", .owner = "1:2"};
 
     app.config.files_max_bytes = 1 << 20;
     app.config.files_timeout_ms = 60000;
