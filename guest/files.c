@@ -315,7 +315,7 @@ static enum files_outcome put(int root, char *const *args, const struct files_ow
     static char block[FILES_BLOCK];
     enum files_outcome outcome = FILES_FAILED;
     struct files_place place;
-    struct put_plan plan;
+    struct put_plan plan = {0};
     const char *name;
     ssize_t got = 0;
     CLEANUP_CLOSE int folder = open_parent(root, args[0], user, &name, &outcome);
@@ -379,7 +379,7 @@ enum files_outcome files_copy(int root, char *const *args, const struct files_ow
     while (args[count])
         count++;
     for (size_t i = 0; i < COUNT_OF(verbs); i++)
-        if (count == 1 + verbs[i].n_args && strcmp(args[0], verbs[i].name) == 0 &&
+        if (count > 1 && count == 1 + verbs[i].n_args && strcmp(args[0], verbs[i].name) == 0 &&
             files_path_fits(args[1]))
             return verbs[i].run(root, args + 1, user);
     return files_say(FILES_FAILED, "there is no such copy of files");

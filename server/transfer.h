@@ -55,6 +55,6 @@ void transfer_end_input(struct transfer *transfer);
 
 /* Output, once it is ready: as struct stream's `next`. */
 const struct transfer_head *transfer_head(const struct transfer *transfer);
-ssize_t transfer_next(void *transfer, char *out, size_t room);
+ssize_t transfer_next(void *context, char *out, size_t room);
 /* What UNPACK did. */
 void transfer_counts(const struct transfer *transfer, uint64_t ret[3]);

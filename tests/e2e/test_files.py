@@ -85,21 +85,21 @@ def listed(daemon, folder):
 
 def test_in_and_out(box):
     data = bytes(range(256)) * 4000 + b"end"
-    put(box, "/work/new folder/\u00e9.bin", data)
-    reply = get(box, "/work/new folder/\u00e9.bin")
+    put(box, "/job/new folder/\u00e9.bin", data)
+    reply = get(box, "/job/new folder/\u00e9.bin")
     assert reply.body == data and reply.headers["Content-Length"] == str(len(data))
     assert (reply.headers["X-File-Mode"], reply.headers["X-File-Owner"]) == ("0644", "0:0")
     assert reply.headers["Content-Type"] == "application/octet-stream" and reply.headers["Last-Modified"].endswith(" GMT")
-    assert shell(box, "sha256sum '/work/new folder/\u00e9.bin'").split()[0] == hashlib.sha256(data).hexdigest()
-    head = box.request("HEAD", where("/work/new folder/\u00e9.bin"))
+    assert shell(box, "sha256sum '/job/new folder/\u00e9.bin'").split()[0] == hashlib.sha256(data).hexdigest()
+    head = box.request("HEAD", where("/job/new folder/\u00e9.bin"))
     assert (head.status, head.body, head.headers["Content-Length"]) == (200, b"", str(len(data)))
 
 
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 131072])
 def test_every_size_about_a_block(box, size):
     data = os.urandom(size)
-    put(box, "/work/sized", data)
-    reply = get(box, "/work/sized")
+    put(box, "/job/sized", data)
+    reply = get(box, "/job/sized")
     assert reply.body == data and reply.headers["Content-Length"] == str(size)
 
 
@@ -107,29 +107,29 @@ def test_mode_and_owner(box):
     def state(path):
         return shell(box, f"stat -c '%a %u:%g' {path}").strip()
 
-    put(box, "/work/own", b"#!/bin/sh\necho ran\n", mode="0755", owner="1000:1001")
-    assert state("/work/own") == "755 1000:1001" and shell(box, "/work/own") == "ran\n"
-    put(box, "/work/own", b"another")
-    assert state("/work/own") == "755 1000:1001", "what is replaced leaves both"
-    put(box, "/work/own", b"", mode="4711", owner="0:0")
-    assert state("/work/own") == "4711 0:0"
-    put(box, "/work/own", b"new words in a setuid file")
-    assert state("/work/own") == "711 0:0"
+    put(box, "/job/own", b"#!/bin/sh\necho ran\n", mode="0755", owner="1000:1001")
+    assert state("/job/own") == "755 1000:1001" and shell(box, "/job/own") == "ran\n"
+    put(box, "/job/own", b"another")
+    assert state("/job/own") == "755 1000:1001", "what is replaced leaves both"
+    put(box, "/job/own", b"", mode="4711", owner="0:0")
+    assert state("/job/own") == "4711 0:0"
+    put(box, "/job/own", b"new words in a setuid file")
+    assert state("/job/own") == "711 0:0"
 
 
 def test_a_file_is_replaced_at_once(box):
     """A reader sees all of the old one or all of the new one."""
     old, new = b"old\n" * 20000, b"new\n" * 20000
-    put(box, "/work/whole", old)
-    script = "for i in $(seq 40); do uniq /work/whole | tr -d '\\n'; echo; done"
+    put(box, "/job/whole", old)
+    script = "for i in $(seq 40); do uniq /job/whole | tr -d '\\n'; echo; done"
     seen = []
     thread = threading.Thread(target=lambda: seen.extend(shell(box, script).split()))
     thread.start()
     for data in (new, old) * 4:
-        put(box, "/work/whole", data)
+        put(box, "/job/whole", data)
     thread.join(60)
     assert len(seen) == 40 and set(seen) <= {"old", "new"}, seen
-    assert not [name for name in listed(box, "/work") if name.startswith(".bottled")]
+    assert not [name for name in listed(box, "/job") if name.startswith(".bottled")]
 
 
 LINKS = """
@@ -175,8 +175,8 @@ def test_a_link_is_replaced_and_not_followed(box):
 
 
 BAD = [
-    {}, {"path": ""}, {"path": "work/x"}, {"path": "/work/../etc/passwd"}, {"path": "/work/./x"}, {"path": "//work"},
-    {"path": "/work//x"}, {"path": "/work/"}, {"path": "/.."}, {"path": "/" + "a" * 256}, {"path": "/a" * 2048},
+    {}, {"path": ""}, {"path": "job/x"}, {"path": "/job/../etc/passwd"}, {"path": "/job/./x"}, {"path": "//job"},
+    {"path": "/job//x"}, {"path": "/job/"}, {"path": "/.."}, {"path": "/" + "a" * 256}, {"path": "/a" * 2048},
     {"path": "/x", "mode": "9"}, {"path": "/x", "mode": "rwx"}, {"path": "/x", "mode": "17777"}, {"path": "/x", "mode": ""},
     {"path": "/x", "owner": "root"}, {"path": "/x", "owner": "1"}, {"path": "/x", "owner": "1:"}, {"path": "/x", "owner": "-1:0"},
     {"path": "/x", "owner": "1:4294967295"}, {"path": "/x", "owner": "keep"}, {"path": "/x", "other": "1"},
@@ -218,7 +218,7 @@ def test_no_room(box):
 
 def test_the_most_that_is_copied(box):
     assert box.get("/limits").json()["daemon"]["files_max_bytes"] == MOST
-    reply = box.request("PUT", where("/work/large"), None, {"Content-Length": str(MOST + 1), "Expect": "100-continue"})
+    reply = box.request("PUT", where("/job/large"), None, {"Content-Length": str(MOST + 1), "Expect": "100-continue"})
     assert (reply.status, reply.problem) == (413, "file-too-large")
     shell(box, f"truncate -s {MOST + 1} /tmp/large")
     assert get(box, "/tmp/large", 413).problem == "file-too-large"
@@ -234,7 +234,7 @@ def test_real_clients(box, tmp_path):
     """curl: with Expect: 100-continue, from a pipe of any length, and where it is refused half-way."""
     data = os.urandom(3 << 20)
     (tmp_path / "file").write_bytes(data)
-    url = "http://x" + where("/work/by-curl")
+    url = "http://x" + where("/job/by-curl")
     assert curl(box, "--fail", "-T", str(tmp_path / "file"), url).returncode == 0
     assert curl(box, "--fail", url).stdout == data
     piped = f"cat file | curl -sS --fail --unix-socket {box.socket} -T - '{url}'"
@@ -246,8 +246,8 @@ def test_real_clients(box, tmp_path):
     assert curl(box, "--fail", url).stdout == data, "as it was"
     (tmp_path / "tree/a/b").mkdir(parents=True)
     (tmp_path / "tree/a/b/c").write_text("deep\n")
-    script = (f"tar -C tree -c . | curl -sS --fail --unix-socket {box.socket} -T - 'http://x{where('/work/tree', FOLDER)}' && "
-              f"mkdir back && curl -sS --fail --unix-socket {box.socket} 'http://x{where('/work/tree', FOLDER)}' | tar -C back -x")
+    script = (f"tar -C tree -c . | curl -sS --fail --unix-socket {box.socket} -T - 'http://x{where('/job/tree', FOLDER)}' && "
+              f"mkdir back && curl -sS --fail --unix-socket {box.socket} 'http://x{where('/job/tree', FOLDER)}' | tar -C back -x")
     subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, timeout=60)
     assert (tmp_path / "back/a/b/c").read_text() == "deep\n"
 
@@ -488,8 +488,8 @@ def test_copies_are_no_execs_to_be_told_of(box):
         return [event["detail"]["id"] for event in events] if name in str(events) else None
 
     first = run(box, "true")["id"]
-    put(box, "/work/quiet", b"x")
-    get(box, "/work/quiet")
+    put(box, "/job/quiet", b"x")
+    get(box, "/job/quiet")
     last = run(box, "true")["id"]
     until(lambda: told(last))
     assert told(last)[-2:] == [first, last]

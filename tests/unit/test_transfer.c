@@ -16,17 +16,17 @@
 #include "server/request.h"
 #include "server/transfer.h"
 
-static struct app app;
+static struct app served;
 static int supervisor = -1;
 static bool refuses;
 static struct transfer *transfer;
 static struct problem problem;
 
 /* In place of the engine's. */
-void engine_exec(struct app *where, const char *slug, int theirs, engine_exec_done *done,
+void engine_exec(struct app *app, const char *slug, int theirs, engine_exec_done *done,
                  void *context)
 {
-    cr_assert(where == &app && strcmp(slug, "box") == 0);
+    cr_assert(app == &served && strcmp(slug, "box") == 0);
     problem_set(&problem, "wrong-state", "not now");
     supervisor = refuses ? -1 : theirs;
     done(context, -1, refuses ? NULL : "0123456789abcdef", refuses ? &problem : NULL);
@@ -39,9 +39,9 @@ static void start(enum transfer_verb verb)
 {
     const struct transfer_plan plan = {.verb = verb, .path = "/a", .mode = "644", .owner = "1:2"};
 
-    app.config.files_max_bytes = 1 << 20;
-    app.config.files_timeout_ms = 60000;
-    transfer = transfer_new(&app, "box", &plan, &problem);
+    served.config.files_max_bytes = 1 << 20;
+    served.config.files_timeout_ms = 60000;
+    transfer = transfer_new(&served, "box", &plan, &problem);
     cr_assert_not_null(transfer, "%s", problem.detail);
 }
 
@@ -268,7 +268,7 @@ Test(transfer, more_than_may_be)
 Test(transfer, a_guest_that_lets_wait)
 {
     start(TRANSFER_GET);
-    app.config.files_timeout_ms = 20;
+    served.config.files_timeout_ms = 20;
     cr_expect_eq(transfer_look(transfer, &problem), TRANSFER_WAITS);
     (void)poll(NULL, 0, 40);
     expect_failure("timeout", "files_timeout");
@@ -300,7 +300,7 @@ Test(transfer, only_so_many)
         all[i] = transfer;
         (void)close(supervisor);
     }
-    cr_expect_null(transfer_new(&app, "box", &plan, &problem));
+    cr_expect_null(transfer_new(&served, "box", &plan, &problem));
     cr_expect_str_eq(problem.type->name, "too-many-copies");
     problem_free(&problem);
     for (size_t i = 0; i < COUNT_OF(all); i++)
