@@ -157,8 +157,11 @@ void handle_limits(struct request *request)
     json_t *execs = json_pack("{s:i, s:i, s:i}", "of_a_bottle", EXECS_MAX, "streams",
                               EXEC_STREAMS_MAX, "stream_bytes", EXEC_STREAMS_BYTES_MAX);
 
+    json_t *secrets =
+        json_pack("{s:i, s:i}", "value_bytes", SECRET_VALUE_MAX, "total_bytes", SECRETS_TOTAL_MAX);
+
     reply_json(request, 200,
-               json_pack("{s:o, s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",
-                         exec_fields_encode(), "execs", execs, "http", http, "daemon",
-                         daemon_limits(&request_app(request)->config)));
+               json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",
+                         exec_fields_encode(), "execs", execs, "secrets", secrets, "http", http,
+                         "daemon", daemon_limits(&request_app(request)->config)));
 }
