@@ -56,7 +56,7 @@ static void put_exit(struct agent *agent, uint32_t code, uint32_t signal_number,
 
 static void put_status(struct run *run)
 {
-    char words[2 * WATCH_WORDS] = "";
+    char words[REASON_WORDS] = "";
     int status = run->status;
     uint32_t number = WIFSIGNALED(status) ? (uint32_t)WTERMSIG(status) : 0;
     uint32_t code = number ? 128 + number : (uint32_t)WEXITSTATUS(status);

@@ -153,25 +153,24 @@ void watch_pump(struct watch *watch, struct agent *agent)
     }
 }
 
-const char *watch_reason(struct watch *watch, pid_t command, bool by_kill,
-                         char ret[2 * WATCH_WORDS])
+const char *watch_reason(struct watch *watch, pid_t command, bool by_kill, char ret[REASON_WORDS])
 {
     read_kernel(watch);
     look_at_disk(watch);
     ret[0] = '\0';
     if (watch->killed && by_kill && watch->killed == command)
-        (void)snprintf(ret, 2 * WATCH_WORDS,
+        (void)snprintf(ret, REASON_WORDS,
                        "the guest ran out of memory (resources.memory_mib is its size), and its "
                        "kernel killed the command, %s",
                        watch->killed_name);
     else if (watch->killed)
-        (void)snprintf(ret, 2 * WATCH_WORDS,
+        (void)snprintf(ret, REASON_WORDS,
                        "the guest ran out of memory (resources.memory_mib is its size) before the "
                        "command ended: its kernel killed %s (process %d)",
                        watch->killed_name, (int)watch->killed);
     size_t length = strlen(ret);
     if (watch->full_at_ms && clock_monotonic_ms() - watch->full_at_ms < RECENT_MS)
-        (void)snprintf(ret + length, 2 * WATCH_WORDS - length, "%swhen the command ended %s",
+        (void)snprintf(ret + length, REASON_WORDS - length, "%swhen the command ended %s",
                        length ? "; " : "", full_words(watch));
     return ret;
 }

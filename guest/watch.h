@@ -7,7 +7,7 @@
 
 #include "guest/agent.h"
 
-enum { WATCH_WORDS = 256 };
+enum { WATCH_WORDS = 256, REASON_WORDS = 512 };
 
 struct watch {
     int kernel; /* the kernel's log; -1: there is none */
@@ -29,6 +29,5 @@ int watch_wait_ms(const struct watch *watch);
 void watch_pump(struct watch *watch, struct agent *agent);
 /* The words for the command's end, if its code is no success and something of this kind has to do
  * with it; else "". */
-const char *watch_reason(struct watch *watch, pid_t command, bool by_kill,
-                         char ret[2 * WATCH_WORDS]);
+const char *watch_reason(struct watch *watch, pid_t command, bool by_kill, char ret[REASON_WORDS]);
 void watch_close(struct watch *watch);

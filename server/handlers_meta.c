@@ -160,9 +160,12 @@ void handle_limits(struct request *request)
                               EXEC_STREAMS_MAX, "stream_bytes", EXEC_STREAMS_BYTES_MAX);
 
     json_t *files = json_pack("{s:i, s:i}", "at_once", TRANSFERS_MAX, "path_bytes", FILES_PATH_MAX);
+    json_t *secrets =
+        json_pack("{s:i, s:i}", "value_bytes", SECRET_VALUE_MAX, "total_bytes", SECRETS_TOTAL_MAX);
 
     reply_json(request, 200,
-               json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(), "exec",
-                         exec_fields_encode(), "execs", execs, "files", files, "http", http,
-                         "daemon", daemon_limits(&request_app(request)->config)));
+               json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "plan", spec_fields_encode(),
+                         "exec", exec_fields_encode(), "execs", execs, "files", files, "secrets",
+                         secrets, "http", http, "daemon",
+                         daemon_limits(&request_app(request)->config)));
 }

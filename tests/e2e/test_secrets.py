@@ -247,6 +247,7 @@ def test_what_a_start_can_not_read(keeper):
     daemon.remove(SLUG)
 
     daemon.create(plan_of({f"A{n}": {"from_file": str(place.root / "most")} for n in range(4)}, slug=SLUG))
+    assert daemon.get("/limits").json()["secrets"] == {"value_bytes": 65536, "total_bytes": 262144}
     reply = daemon.post(f"/bottles/{SLUG}/start")
     assert (reply.problem, reply.pointers) == ("secrets-unavailable", ["/secrets/A3/from_file"]), "four are too many bytes"
     daemon.remove(SLUG)
