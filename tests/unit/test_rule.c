@@ -1,4 +1,4 @@
-/* One egress rule as text: what is taken, and as what (what is refused: test_spec.c). */
+/* One egress rule as text: what is taken, and as what, and what is refused. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 
@@ -37,5 +37,83 @@ Test(egress_rule, taken)
         cr_expect_eq(rule.suffix, cases[i].suffix, "%s", cases[i].text);
         cr_expect_eq(rule.port, cases[i].port, "%s", cases[i].text);
         free((char *)rule.host);
+    }
+}
+
+#define A10 "aaaaaaaaaa"
+#define A60 A10 A10 A10 A10 A10 A10
+
+static const char *const wrong_rules[] = {"",
+                                          "*",
+                                          "*:443",
+                                          "*.",
+                                          "*..com",
+                                          "*.*.com",
+                                          "a*.com",
+                                          "*com",
+                                          "a.*",
+                                          ".",
+                                          "..",
+                                          ".com",
+                                          "a..b",
+                                          "a..",
+                                          "a b",
+                                          " a",
+                                          "a ",
+                                          "a\tb",
+                                          "a\n",
+                                          "http://a",
+                                          "https://a.example/x",
+                                          "a/b",
+                                          "10.0.0.0/8",
+                                          "user@a",
+                                          "a:",
+                                          "a:0",
+                                          "a:65536",
+                                          "a:443x",
+                                          "a:-1",
+                                          "a:0443",
+                                          "a:1:2",
+                                          "a:+1",
+                                          ":443",
+                                          "[::1]",
+                                          "[::1]:443",
+                                          "::1",
+                                          "fe80::1",
+                                          "-a.com",
+                                          "a-.com",
+                                          "a.-b",
+                                          "a%41.com",
+                                          "a,b",
+                                          "a;b",
+                                          "a\"b",
+                                          "a'b",
+                                          "a\\b",
+                                          "a$b",
+                                          "a#b",
+                                          "1.2.3",
+                                          "1.2.3.4.5",
+                                          "1.2.3.256",
+                                          "01.2.3.4",
+                                          "127.1",
+                                          "0x7f.1",
+                                          "0x7f000001",
+                                          "2130706433",
+                                          "a.0x7f",
+                                          "a.1",
+                                          "*.1.2.3.4",
+                                          "caf\xc3\xa9.example",
+                                          A60 "aaaa.com",
+                                          A60 "." A60 "." A60 "." A60 ".aaaaaaaaaa",
+                                          A60 A60 A60 A60 "aaaaaaaaaaaaaaaa"};
+
+Test(egress_rule, refused)
+{
+    for (size_t i = 0; i < COUNT_OF(wrong_rules); i++) {
+        const char *text = wrong_rules[i];
+        struct egress_rule rule = {.port = 7};
+        const char *wrong = egress_rule_parse(text, &rule);
+        cr_expect(wrong, "%s", text);
+        cr_expect(rule.port == 7 && !rule.host, "%s: the output is untouched", text);
     }
 }
