@@ -136,11 +136,31 @@ static enum files_outcome say_no_folder(int folder, const char *part, const char
                      (int)length, path, target);
 }
 
+int files_own(int fd, const struct files_owner *owner)
+{
+    if (fchownat(fd, "", owner->uid, owner->gid, AT_EMPTY_PATH) == 0)
+        return 0;
+    return !owner->wanted && (errno == EPERM || errno == EINVAL || errno == EOVERFLOW) ? 0 : -1;
+}
+
+int files_own_new(int folder, const char *name, mode_t kind, const struct files_owner *owner)
+{
+    CLEANUP_CLOSE int fd = openat(folder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    struct stat status;
+
+    if (fd < 0 || fstat(fd, &status) < 0)
+        return -1;
+    if ((status.st_mode & S_IFMT) == kind)
+        return files_own(fd, owner);
+    errno = EPERM;
+    return -1;
+}
+
 static int make_folder(int folder, const char *part, const struct files_owner *owner)
 {
     if (mkdirat(folder, part, NEW_FOLDER_MODE) < 0)
         return errno == EEXIST ? 0 : -1;
-    return fchownat(folder, part, owner->uid, owner->gid, AT_SYMLINK_NOFOLLOW);
+    return files_own_new(folder, part, S_IFDIR, owner);
 }
 
 int files_open_folder(int root, const char *path, const struct files_owner *make,

@@ -38,6 +38,7 @@ enum { FILES_PATH_MAX = 4095, FILES_NAME_MAX = 255, FILES_BLOCK = 64 * 1024 };
 struct files_owner {
     uid_t uid;
     gid_t gid;
+    bool wanted; /* by who asks for the copy */
 };
 
 /* Does what the arguments say, between descriptors 0, 1 and 2 (words); the outcome. `user`: whose
@@ -62,6 +63,12 @@ ssize_t files_read_full(int fd, void *buffer, size_t size);
  * outcome was said. */
 int files_open_folder(int root, const char *path, const struct files_owner *make,
                       enum files_outcome *ret);
+/* Gives it to its owner; -1 with errno. Where nobody asked for that one, a file system that has
+ * owners of its own (a mount of the host's) may keep to them. */
+int files_own(int fd, const struct files_owner *owner);
+/* The same of what was just made there. Whoever may write to the folder may have put something else
+ * in its place: what is of another kind is left, and that is EPERM. `kind`: S_IFDIR, S_IFLNK, … */
+int files_own_new(int folder, const char *name, mode_t kind, const struct files_owner *owner);
 /* Whether it is on one of the kernel's own file systems, like /proc. */
 bool files_made_up(int fd);
 /* What a kind of file is called: "a folder", "a link", … */

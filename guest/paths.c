@@ -43,6 +43,6 @@ bool files_owner_parse(const char *text, const struct files_owner *fallback,
     if (number_parse(uid, 0, ID_MAX, &numbers[0]) < 0 ||
         number_parse(colon + 1, 0, ID_MAX, &numbers[1]) < 0)
         return false;
-    *ret = (struct files_owner){.uid = (uid_t)numbers[0], .gid = (gid_t)numbers[1]};
+    *ret = (struct files_owner){.uid = (uid_t)numbers[0], .gid = (gid_t)numbers[1], .wanted = true};
     return true;
 }

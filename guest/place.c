@@ -70,7 +70,7 @@ int place_finish(struct files_place *place, const struct files_owner *owner, mod
     const struct timespec times[2] = {kept, modified ? *modified : kept};
 
     /* The mode comes last: a new owner takes setuid away. */
-    if (fchown(place->fd, owner->uid, owner->gid) < 0 || fchmod(place->fd, mode) < 0 ||
+    if (files_own(place->fd, owner) < 0 || fchmod(place->fd, mode) < 0 ||
         (modified && futimens(place->fd, times) < 0) || (sync && fsync(place->fd) < 0) ||
         renameat(place->folder, place->beside, place->folder, place->name) < 0) {
         int error = errno;

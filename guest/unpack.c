@@ -68,7 +68,8 @@ static struct files_owner owner_of(const struct unpack *unpack)
     if (!unpack->keeps)
         return unpack->owner;
     return (struct files_owner){.uid = (uid_t)archive_entry_uid(unpack->entry),
-                                .gid = (gid_t)archive_entry_gid(unpack->entry)};
+                                .gid = (gid_t)archive_entry_gid(unpack->entry),
+                                .wanted = true};
 }
 
 static mode_t mode_of(const struct unpack *unpack)
@@ -81,9 +82,7 @@ static int make_missing(const struct unpack *unpack, int folder, const char *nam
 {
     if (mkdirat(folder, name, NEW_FOLDER_MODE) < 0)
         return errno == EEXIST ? 0 : -1;
-    return unpack->keeps
-               ? 0
-               : fchownat(folder, name, unpack->owner.uid, unpack->owner.gid, AT_SYMLINK_NOFOLLOW);
+    return unpack->keeps ? 0 : files_own_new(folder, name, S_IFDIR, &unpack->owner);
 }
 
 /* The folder of that path, made with those above it where it is missing; -1 with errno. */
@@ -154,7 +153,9 @@ static enum files_outcome make_folder(struct unpack *unpack, int folder, const c
         return there < 0 ? say_fault(unpack) : FILES_DONE; /* and stays as it is */
     }
     CLEANUP_CLOSE int fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 || fchown(fd, owner.uid, owner.gid) < 0 || fchmod(fd, mode_of(unpack)) < 0)
+    /* The mode comes last: a new owner takes setgid away. */
+    if (fd < 0 || files_own_new(folder, name, S_IFDIR, &owner) < 0 ||
+        fchmod(fd, mode_of(unpack)) < 0)
         return say_fault(unpack);
     return FILES_DONE;
 }
@@ -210,7 +211,7 @@ static enum files_outcome make_link(struct unpack *unpack, int folder, const cha
     const char *target = archive_entry_symlink(unpack->entry);
 
     if (!target || clear_place(folder, name) < 0 || symlinkat(target, folder, name) < 0 ||
-        fchownat(folder, name, owner.uid, owner.gid, AT_SYMLINK_NOFOLLOW) < 0)
+        files_own_new(folder, name, S_IFLNK, &owner) < 0)
         return say_fault(unpack);
     return FILES_DONE;
 }
@@ -220,7 +221,7 @@ static enum files_outcome make_fifo(struct unpack *unpack, int folder, const cha
     struct files_owner owner = owner_of(unpack);
 
     if (clear_place(folder, name) < 0 || mkfifoat(folder, name, mode_of(unpack) & 0777) < 0 ||
-        fchownat(folder, name, owner.uid, owner.gid, AT_SYMLINK_NOFOLLOW) < 0)
+        files_own_new(folder, name, S_IFIFO, &owner) < 0)
         return say_fault(unpack);
     return FILES_DONE;
 }

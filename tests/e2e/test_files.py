@@ -18,7 +18,7 @@ import pytest
 from test_exec import LASTING, SLUG, memory, run, until
 
 BYTES = {"Content-Type": "application/octet-stream"}
-MOST = 48 << 20  # files_max_bytes
+MOST = 16 << 20  # files_max_bytes
 FILE, FOLDER = "files", "archive"
 
 
@@ -121,14 +121,14 @@ def test_a_file_is_replaced_at_once(box):
     """A reader sees all of the old one or all of the new one."""
     old, new = b"old\n" * 20000, b"new\n" * 20000
     put(box, "/job/whole", old)
-    script = "for i in $(seq 40); do uniq /job/whole | tr -d '\\n'; echo; done"
+    script = "for i in $(seq 20); do uniq /job/whole | tr -d '\\n'; echo; done"
     seen = []
     thread = threading.Thread(target=lambda: seen.extend(shell(box, script).split()))
     thread.start()
-    for data in (new, old) * 4:
+    for data in (new, old) * 3:
         put(box, "/job/whole", data)
     thread.join(60)
-    assert len(seen) == 40 and set(seen) <= {"old", "new"}, seen
+    assert len(seen) == 20 and set(seen) <= {"old", "new"}, seen
     assert not [name for name in listed(box, "/job") if name.startswith(".bottled")]
 
 
@@ -240,7 +240,7 @@ def test_real_clients(box, tmp_path):
     piped = f"cat file | curl -sS --fail --unix-socket {box.socket} -T - '{url}'"
     subprocess.run(["bash", "-c", piped], cwd=tmp_path, check=True, timeout=60)
     assert curl(box, "--fail", url).stdout == data
-    endless = f"head -c {MOST + (64 << 20)} /dev/zero | curl -sS -w '%{{http_code}}' --unix-socket {box.socket} -T - '{url}'"
+    endless = f"head -c {MOST + (48 << 20)} /dev/zero | curl -sS -w '%{{http_code}}' --unix-socket {box.socket} -T - '{url}'"
     done = subprocess.run(["bash", "-c", endless], capture_output=True, timeout=100, check=False)
     assert b"file-too-large" in done.stdout, done
     assert curl(box, "--fail", url).stdout == data, "as it was"
@@ -276,7 +276,7 @@ def test_a_client_that_leaves_changes_nothing(box):
 
 
 def test_a_client_that_reads_no_further(box):
-    shell(box, "head -c 20000000 /dev/zero > /tmp/zeros")
+    shell(box, "head -c 12000000 /dev/zero > /tmp/zeros")
     before = memory(box.pid)
     with contextlib.ExitStack() as stack:
         for _ in range(8):
@@ -292,15 +292,16 @@ def test_a_client_that_reads_no_further(box):
 
 def test_only_so_many_at_once(box):
     with contextlib.ExitStack() as stack:
-        for number in range(64):
+        for number in range(200):
             wire = stack.enter_context(socket.socket(socket.AF_UNIX))
             wire.connect(str(box.socket))
             wire.sendall(f"PUT {where(f'/many/{number}')} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode())
-        until(lambda: box.get(where("/etc/hostname")).status == 503)
+            if number >= 63 and box.get(where("/etc/hostname")).status == 503:
+                break
         reply = get(box, "/etc/hostname", 503)
-        assert reply.problem in ("too-many-copies", "too-many-execs"), reply
-    until(lambda: box.get(where("/etc/hostname")).status == 200)
-    assert listed(box, "/many") == []
+        assert reply.problem == "too-many-copies" and number < 100, reply
+    until(lambda: box.get(where("/etc/hostname")).status == 200, 30)
+    until(lambda: listed(box, "/many") == [], 30)
 
 
 def test_many_at_once_are_not_mixed_up(box):
@@ -326,7 +327,7 @@ def test_many_at_once_are_not_mixed_up(box):
 
 TREE = """
 rm -rf /tree; mkdir -p /tree/empty /tree/deep/er; cd /tree; umask 022
-echo one > deep/er/one; head -c 200000 /dev/urandom > deep/large; chmod 4750 deep/large; chown 12:34 deep/large
+echo one > deep/er/one; head -c 200000 /dev/urandom > deep/large; chown 12:34 deep/large; chmod 4750 deep/large
 ln -s /etc/passwd out; ln -s deep/er in; ln deep/er/one again; mkfifo -m 600 fifo; mknod null c 1 3
 touch -d '2020-01-02 03:04:05' deep/er/one; echo x > "a name
 with a line"; echo y > $(printf '\\351'); : > nothing
@@ -375,7 +376,7 @@ def test_a_folder_goes_in(box):
         ("y" * 150, b"long"), entry("timed", tarfile.REGTYPE, mtime=1577934245, mode=0o4755, uid=7, gid=8),
     )
     reply = put(box, "/in/to", stream, 200, FOLDER)
-    assert reply.json() == {"entries": 10, "bytes": 25, "left_out": 1}
+    assert reply.json() == {"entries": 10, "bytes": 21, "left_out": 1}
     script = "cd /in/to; cat dir/file made/by/the/way absolute hard; stat -c '%A %u:%g' dir fifo timed made; readlink link; ls /absolute || ls device"
     assert run(box, script)["stdout"].splitlines() == [
         "file", "way", "below", "file", "drwxr-x--- 0:0", "prw--w--w- 0:0", "-rwxr-xr-x 0:0", "drwxr-xr-x 0:0", "../../etc/passwd"]
@@ -404,7 +405,7 @@ def test_holes_stay_holes(box, tmp_path):
         file.write(b"middle")
     stream = subprocess.run(["tar", "-C", tmp_path, "-S", "-c", "holes"], check=True, capture_output=True).stdout
     put(box, "/sparse", stream, 200, FOLDER)
-    assert shell(box, "stat -c %s /sparse/holes; du -k /sparse/holes | cut -f1; tail -c +536870913 /sparse/holes | head -c 6; rm /sparse/holes").split() == [
+    assert shell(box, "stat -c %s /sparse/holes; du -k /sparse/holes | cut -f1; dd if=/sparse/holes bs=1M skip=512 count=1 2>/dev/null | head -c 6; rm /sparse/holes").split() == [
         "1073741824", "4", "middle"]
 
 
@@ -467,19 +468,16 @@ def test_what_is_no_archive(box, data):
     assert "b" not in listed(box, "/broken")
 
 
-def test_memory_stays_flat(box):
-    """The large one is tests/bench/bench files."""
-    shim = next(p for p in box.own_processes() if p.program == "bottle-shim")
-    data = os.urandom(1 << 20) * 24
+def test_memory_stays_flat(box, tmp_path):
+    """The large one is `make bench ARGS=files`."""
+    (shim,) = box.processes_named("bottle-shim")
+    (tmp_path / "file").write_bytes(os.urandom(1 << 20) * 12)
     before = memory(box.pid), memory(shim.pid)
-    assert curl(box, "--fail", "-T", "-", "http://x" + where("/tmp/24")).returncode == 0
-    with open("/dev/null", "rb"):
-        done = subprocess.run(["curl", "-sS", "--fail", "--unix-socket", str(box.socket), "-T", "-", "http://x" + where("/tmp/24")],
-                              input=data, timeout=60, check=True, capture_output=True)
-    assert not done.stdout
-    assert hashlib.sha256(get(box, "/tmp/24").body).digest() == hashlib.sha256(data).digest()
+    url = "http://x" + where("/tmp/twelve")
+    assert curl(box, "--fail", "-T", str(tmp_path / "file"), url).returncode == 0
+    assert curl(box, "--fail", url).stdout == (tmp_path / "file").read_bytes()
     assert memory(box.pid) - before[0] < 8 << 20 and memory(shim.pid) - before[1] < 8 << 20
-    shell(box, "rm /tmp/24")
+    shell(box, "rm /tmp/twelve")
 
 
 def test_copies_are_no_execs_to_be_told_of(box):
@@ -527,9 +525,10 @@ def test_a_vm_that_dies_is_no_end(daemon):
         assert re.match(rb"HTTP/1.1 50[24] ", wire.recv(4096))
 
 
-def test_as_any_user(any_user_daemon):
-    any_user_daemon.create({"slug": SLUG, "command": LASTING}, "?start=true&wait=running")
-    put(any_user_daemon, "/a/b", b"x" * 100000, owner="5:6")
-    assert get(any_user_daemon, "/a/b").headers["X-File-Owner"] == "5:6"
-    put(any_user_daemon, "/c", get(any_user_daemon, "/a", what=FOLDER).body, 200, FOLDER, owner="keep")
-    assert shell(any_user_daemon, "stat -c '%s %u' /c/b") == "100000 5\n"
+def test_as_an_ordinary_user(new_daemon):
+    one = new_daemon(uid=list(harness.USERS.values())[-1]).start()
+    one.create({"slug": SLUG, "command": LASTING}, "?start=true&wait=running")
+    put(one, "/a/b", b"x" * 100000, owner="5:6")
+    assert get(one, "/a/b").headers["X-File-Owner"] == "5:6"
+    put(one, "/c", get(one, "/a", what=FOLDER).body, 200, FOLDER, owner="keep")
+    assert shell(one, "stat -c '%s %u' /c/b") == "100000 5\n"

@@ -199,7 +199,7 @@ static void add_member(struct text *tar, const struct member *member)
     unsigned long sum = 0;
 
     (void)snprintf(block, 100, "%s", member->name);
-    put_octal(block + 100, 8, 0644);
+    put_octal(block + 100, 8, member->type == '5' ? 0755 : 0644);
     put_octal(block + 108, 8, geteuid());
     put_octal(block + 116, 8, getegid());
     put_octal(block + 124, 12, length);
