@@ -114,9 +114,11 @@ Test(secret, is_in_no_core_dump)
     cr_assert_eq(secret_make(&secret, 4096, NULL), 0);
     FILE *maps = fopen("/proc/self/smaps", "re");
     while (maps && fgets(line, sizeof line, maps)) {
-        unsigned long begin, end;
-        if (sscanf(line, "%lx-%lx ", &begin, &end) == 2)
-            ours = begin <= (uintptr_t)secret.bytes && (uintptr_t)secret.bytes < end;
+        char *rest;
+        uintptr_t begin = strtoul(line, &rest, 16);
+        if (*rest == '-') /* the first line of a mapping */
+            ours = begin <= (uintptr_t)secret.bytes &&
+                   (uintptr_t)secret.bytes < strtoul(rest + 1, NULL, 16);
         else if (ours && strncmp(line, "VmFlags:", 8) == 0)
             (void)snprintf(flags, sizeof flags, "%s", line);
     }
