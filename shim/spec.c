@@ -247,14 +247,29 @@ static void build_start(struct reader *reader, const json_t *guest, struct launc
     memcpy(ret->start, header, sizeof header);
 }
 
+static int hex_digit(char digit)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char *found = digit ? strchr(digits, digit) : NULL;
+
+    return found ? (int)(found - digits) : -1;
+}
+
+/* "5a:94:ef:00:00:32" */
 static void read_mac(struct reader *reader, const json_t *guest, struct launch *ret)
 {
     const char *text = string_of(reader, guest, "mac");
-    uint8_t *mac = ret->mac;
 
-    if (!reader->failed && sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", mac, mac + 1,
-                                  mac + 2, mac + 3, mac + 4, mac + 5) != 6)
+    if (strlen(text) != 3 * sizeof ret->mac - 1) {
         fault(reader, "mac");
+        return;
+    }
+    for (size_t i = 0; i < sizeof ret->mac; i++, text += 3) {
+        int high = hex_digit(text[0]), low = hex_digit(text[1]);
+        if (high < 0 || low < 0 || (text[2] && text[2] != ':'))
+            fault(reader, "mac");
+        ret->mac[i] = (uint8_t)((unsigned)high << 4 | (unsigned)low);
+    }
 }
 
 static void read_template(struct reader *reader, const json_t *object, struct vm_template *ret)
