@@ -66,8 +66,8 @@ const char *const row_migrations[] = {
     " config TEXT NOT NULL,"
     " created_ms INTEGER NOT NULL"
     ") STRICT;",
-    "ALTER TABLE bottles ADD COLUMN boot TEXT NOT NULL DEFAULT '';"
-    "ALTER TABLE bottles ADD COLUMN boot_reason TEXT NOT NULL DEFAULT '';",
+    ("ALTER TABLE bottles ADD COLUMN boot TEXT NOT NULL DEFAULT '';"
+     "ALTER TABLE bottles ADD COLUMN boot_reason TEXT NOT NULL DEFAULT '';"),
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 

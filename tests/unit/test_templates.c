@@ -163,10 +163,10 @@ Test(monitor, answers_are_told_apart)
 /* A monitor that says an error, in place of QEMU's; and one that is silent. */
 Test(monitor, a_save_that_fails_says_why)
 {
+#define DONE "{\"return\":{}}\n"
     static const char *const answers[] = {
         "{\"QMP\":{}}\n{\"error\":{\"desc\":\"not now\"}}\n", "",
-        "{\"return\":{}}\n{\"return\":{}}\n{\"return\":{}}\n{\"return\":{}}\n"
-        "{\"return\":{\"status\":\"failed\"}}\n"};
+        (DONE DONE DONE DONE "{\"return\":{\"status\":\"failed\"}}\n")};
     static const char *const words[] = {"not now", "no answer", "could not save"};
 
     for (size_t i = 0; i < COUNT_OF(answers); i++) {
