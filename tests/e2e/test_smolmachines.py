@@ -76,6 +76,7 @@ def test_the_mission(kvm_daemon, uid):
     bottle = daemon.run({**PLAN, "slug": "mission", "command": ["sh", "-c", LOOK]}, timeout=90)
     assert (bottle["state"], bottle["exit_code"], bottle["reason"]) == ("exited", 7, None), daemon.log("mission", "vmm")
     assert (bottle["backend"], bottle["accelerator"]) == ("smolmachines", "kvm")
+    assert (bottle["boot"], bottle["boot_reason"]) == ("cold", "the backend smolmachines has no templates")
     lines = [line for line in daemon.log("mission").splitlines() if line]
     assert lines[0] == firmware_release()
     assert "interfaces eth0 lo" in lines
