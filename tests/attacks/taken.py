@@ -9,7 +9,7 @@ import vm_program
 PRELUDE = vm_program.AGENT + '''wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 wire.bind("/run/bottle/vm.sock")
 wire.connect("/run/bottle/net.sock")
-send(1, struct.pack("<I", 2))
+send(1, struct.pack("<I", 3))
 take()
 # As a guest that came up: an ARP question, so that gvproxy knows its peer.
 wire.send(bytes.fromhex("ffffffffffff5a94ef000001" "0806" "0001080006040001" "5a94ef000001") + bytes(20))

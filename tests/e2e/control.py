@@ -49,6 +49,7 @@ def start_frame(plan, command):
     strings = ["control", plan["guest_ip"], plan["gateway"], "/", "", *command]
     env = [f"{name}={value}" for name, value in plan["guest"]["env"].items()]
     payload = struct.pack("<II", len(command), len(env)) + b"".join(s.encode() + b"\0" for s in strings + env)
+    payload += bytes(8)  # no mounts
     return HEADER.pack(len(payload), START) + payload
 
 

@@ -32,7 +32,7 @@ def packed(frame_type, payload=b""):
 def start_payload(argv, env, workdir, hostname, guest_ip, gateway, user=""):
     strings = [hostname, guest_ip, gateway, workdir, user, *argv, *env]
     raw = b"".join((s if isinstance(s, bytes) else s.encode()) + b"\0" for s in strings)
-    return struct.pack("<II", len(argv), len(env)) + raw
+    return struct.pack("<II", len(argv), len(env)) + raw + bytes(8)  # no mounts
 
 
 class Guest:
@@ -91,7 +91,7 @@ class Guest:
 
     def hello(self):
         frame_type, payload = self.frame()
-        assert frame_type == HELLO and payload[:4] == struct.pack("<I", 2)
+        assert frame_type == HELLO and payload[:4] == struct.pack("<I", 3)
         return payload[4:].decode()
 
     def start(self, argv, env=(PATH,), workdir="/workspace", hostname="box",
