@@ -161,11 +161,10 @@ void jail_fs(struct argv *argv, const struct launch *launch, size_t i)
     const struct shared_mount *mount = &launch->mounts[i];
     /* QEMU's changes its root to the directory, and lets go of the two capabilities, and of that to
      * change any, before it hears the guest. Owners it does not change (shim/filter.c). */
-    static const char *const of_qemu[] = {
-        "-f", "--rlimit-nofile=0", "-o",
+    static const char options[] =
         "source=/tree,sandbox=chroot,cache=auto,no_xattr,no_posix_lock,no_flock,log_level=err,"
-        "modcaps=-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap",
-        NULL};
+        "modcaps=-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap";
+    static const char *const of_qemu[] = {"-f", "--rlimit-nofile=0", "-o", options, NULL};
     static const char *const in_rust[] = {"--shared-dir=/tree",
                                           "--sandbox=none",
                                           "--cache=auto",

@@ -50,6 +50,7 @@ def start_frame(plan, command):
     env = [f"{name}={value}" for name, value in plan["guest"]["env"].items()]
     payload = struct.pack("<II", len(command), len(env)) + b"".join(s.encode() + b"\0" for s in strings + env)
     payload += struct.pack("<Q8s", int(time.time() * 1000), b"") + os.urandom(64)
+    payload += bytes(8)  # no mounts
     return HEADER.pack(len(payload), START) + payload
 
 

@@ -169,6 +169,44 @@ Test(mounts, bottleds_own_files_are_not_for_guests, .init = make, .fini = unmake
     cr_expect(strstr(nowhere, "mount_roots"), "%s", nowhere);
 }
 
+Test(mounts, bad_ones_are_named)
+{
+    static const struct {
+        const char *mounts, *faults; /* pointers and codes */
+    } rows[] = {
+        {"{}", "/mounts wrong-type;"},
+        {"[1,{},{\"source\":\"/s\",\"target\":\"/t\",\"readonly\":true}]",
+         "/mounts/0 wrong-type;/mounts/1/source required;/mounts/1/target required;"
+         "/mounts/2/readonly unknown-field;"},
+        {"[{\"source\":\"s\",\"target\":\"/a/../b\",\"read_only\":1}]",
+         "/mounts/0/source pattern;/mounts/0/target pattern;/mounts/0/read_only wrong-type;"},
+        {"[{\"source\":\"/s\",\"target\":\"/t\"},{\"source\":\"/s\",\"target\":\"/t\"}]",
+         "/mounts/1/target duplicate;"},
+        {"[{\"source\":\"/s\",\"target\":\"/\"},{\"source\":\"/s\",\"target\":\"/proc/x\"},"
+         "{\"source\":\"/s\",\"target\":\"/dev\"}]",
+         "/mounts/0/target pattern;/mounts/1/target reserved;/mounts/2/target reserved;"},
+        {"[{},{},{},{},{},{},{},{},{}]", "/mounts too-long;"},
+    };
+
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct problem problem = PROBLEM_INIT;
+        struct spec spec = {0};
+        struct text got = TEXT_INIT;
+        json_t *body = json_pack("{s:[s], s:o}", "command", "x", "mounts",
+                                 json_loads(rows[i].mounts, 0, NULL));
+        cr_assert_eq(spec_decode(body, &spec, &problem), -1, "row %zu", i);
+        for (size_t k = 0; k < json_array_size(problem.errors); k++) {
+            const json_t *fault = json_array_get(problem.errors, k);
+            text_addf(&got, "%s %s;", json_member_string(fault, "pointer"),
+                      json_member_string(fault, "code"));
+        }
+        cr_expect_str_eq(got.data, rows[i].faults);
+        text_free(&got);
+        problem_free(&problem);
+        json_decref(body);
+    }
+}
+
 /* ── plan ── */
 
 Test(mounts, what_lies_above_another_is_mounted_first)

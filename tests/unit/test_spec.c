@@ -256,18 +256,6 @@ static const struct {
     {"{" C ",\"labels\":{\"a b\":\"\",\"{64*a}\":\"\",\"x\":\"{257*y}\"}}",
      "/labels/a b pattern; /labels/{64*a} too-long; /labels/x too-long"},
     {"{" C ",\"ttl_seconds\":1,\"restart\":{}}", "/ttl_seconds unsupported; /restart unsupported"},
-    {"{" C ",\"mounts\":{}}", "/mounts wrong-type"},
-    {"{" C ",\"mounts\":[1,{},{\"source\":\"/s\",\"target\":\"/t\",\"readonly\":true}]}",
-     "/mounts/0 wrong-type; /mounts/1/source required; /mounts/1/target required; "
-     "/mounts/2/readonly unknown-field"},
-    {"{" C ",\"mounts\":[{\"source\":\"s\",\"target\":\"/a/../b\",\"read_only\":1}]}",
-     "/mounts/0/source pattern; /mounts/0/target pattern; /mounts/0/read_only wrong-type"},
-    {"{" C ",\"mounts\":[{\"source\":\"/s\",\"target\":\"/t\"},"
-     "{\"source\":\"/s\",\"target\":\"/t\"}]}",
-     "/mounts/1/target duplicate"},
-    {"{" C ",\"mounts\":[{\"source\":\"/s\",\"target\":\"/\"},"
-     "{\"source\":\"/s\",\"target\":\"/proc/x\"},{\"source\":\"/s\",\"target\":\"/dev\"}]}",
-     "/mounts/0/target pattern; /mounts/1/target reserved; /mounts/2/target reserved"},
 };
 
 Test(plan_decode, bad_input_names_pointer_and_code)
