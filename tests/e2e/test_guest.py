@@ -366,7 +366,7 @@ def exec_payload(flags):
         guest_vm.packed(SIGNAL, struct.pack("<I", 65)),
         b"\xff" * 64,
         guest_vm.packed(SECRETS, guest_vm.secrets_payload(0, 0, "A=b")),
-        guest_vm.packed(EXEC, exec_payload(flags=4)),
+        guest_vm.packed(EXEC, exec_payload(flags=8)),
         guest_vm.packed(EXEC, exec_payload(flags=STDIN)) + guest_vm.packed(EXEC_INPUT, b"\1\0\0\0" + b"x" * 65537),
     ],
     ids=["a second START", "WAKE once it runs", "signal 65", "noise", "secrets that nobody asks for", "an unknown flag", "more input than the window"],
