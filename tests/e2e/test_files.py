@@ -523,12 +523,3 @@ def test_a_vm_that_dies_is_no_end(daemon):
             assert client.returncode == 18, (client.returncode, words)
         wire.sendall(b"x" * 700000)
         assert re.match(rb"HTTP/1.1 50[24] ", wire.recv(4096))
-
-
-def test_as_an_ordinary_user(new_daemon):
-    one = new_daemon(uid=list(harness.USERS.values())[-1]).start()
-    one.create({"slug": SLUG, "command": LASTING}, "?start=true&wait=running")
-    put(one, "/a/b", b"x" * 100000, owner="5:6")
-    assert get(one, "/a/b").headers["X-File-Owner"] == "5:6"
-    put(one, "/c", get(one, "/a", what=FOLDER).body, 200, FOLDER, owner="keep")
-    assert shell(one, "stat -c '%s %u' /c/b") == "100000 5\n"
