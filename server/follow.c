@@ -17,8 +17,8 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/log.h"
-#include "server/templates.h"
 #include "server/query.h"
+#include "server/templates.h"
 #include "shim/protocol.h"
 
 enum {
