@@ -9,7 +9,7 @@ import test_exec
 SLUG = "kind"
 # What it does at SIGTERM is asked of a file then: its children, too, have SIGTERM from the stop.
 COMMAND = """
-(trap 'echo told >> /told; [ "$(cat /mode)" = left ] && /bin/sleep 2 && echo left > /left; exit' TERM; while :; do sleep 0.1; done) &
+(trap 'echo told >> /told; [ "$(cat /mode)" = left ] && /bin/sleep 4 && echo left > /left; exit' TERM; while :; do sleep 0.1; done) &
 trap 'case "$(cat /mode)" in deaf) ;; *) echo kind > /kind; sleep 1; exit 5;; esac' TERM
 touch /dev/shm/ready
 while :; do sleep 0.1; done
@@ -51,7 +51,7 @@ def stop(daemon, grace="30s"):
 def test_a_command_and_what_it_leaves_behind_have_their_time(kept):
     start(kept, "left")
     bottle, seconds = stop(kept)
-    assert (bottle["exit_code"], bottle["reason"]) == (5, None) and 2 <= seconds < 20, seconds
+    assert (bottle["exit_code"], bottle["reason"]) == (5, None) and 4 <= seconds < 20, seconds
 
 
 def test_one_that_does_not_listen_is_killed_and_the_disk_is_written(kept):
