@@ -116,10 +116,10 @@ static int prepare(const struct start_message *start, struct error *err)
         return -1;
     if (root_files(start->hostname, start->guest_ip, start->gateway, err) < 0)
         return -1;
-    if (secrets_place(&secrets, start->user, err) < 0 || root_mount_shared(start, err) < 0)
+    if (root_mount_shared(start, err) < 0)
         return -1;
     room_keep(start->n_mounts ? start->files_max : 0);
-    return 0;
+    return secrets_place(&secrets, start->user, err); /* over whatever is mounted at /run */
 }
 
 /* From HELLO to the command's end. 1: EXIT is queued; 0: the host wants no more; -1: the error is
