@@ -11,6 +11,8 @@ import pytest
 
 ON = {"template_max_mib": 4096}
 MARK = "kept-out-of-the-template-4711"
+SECRET = "kept-out-of-the-template-0815"
+SECRETS = {"KEY": {"from_env": "SOME_SECRET"}}
 STAY = "while :; do sleep 1000; done"
 # What of a machine must not be another's: random numbers of several kinds, ids, clocks, addresses.
 TELL = """
@@ -54,10 +56,10 @@ def run(daemon, slug, script):
 @pytest.fixture(scope="module")
 def warm(row):
     """A daemon whose machine (the built-in image, nothing asked for) has a template."""
-    one = harness.Daemon(config=ON)
+    one = harness.Daemon(config={**ON, "secret_env": "SOME_SECRET"}, env={"SOME_SECRET": SECRET})
     try:
         one.start()
-        one.first = start(one, "first", env={"MARK": MARK})
+        one.first = start(one, "first", env={"MARK": MARK}, secrets=SECRETS)
         one.made = wait_made(one)
         yield one
     finally:
@@ -102,12 +104,14 @@ def test_the_confinement_holds_from_a_template(warm):
 def test_nothing_of_a_bottle_gets_into_it_or_into_another(warm):
     (folder,) = templates_of(warm)
     ram = folder / "ram"
-    assert MARK.encode() not in ram.read_bytes() and MARK.encode() not in (folder / "state").read_bytes()
+    for path in folder.iterdir():
+        assert MARK.encode() not in path.read_bytes() and SECRET.encode() not in path.read_bytes()
     assert stat.S_IMODE(ram.stat().st_mode) == 0o444 and ram.stat().st_uid == os.getuid()
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
     before = digest(ram)
     for slug in ("left", "right"):
-        assert start(warm, slug)["boot"] == "template"
+        assert start(warm, slug, secrets=SECRETS)["boot"] == "template"
+        assert run(warm, slug, "cat /run/secrets/KEY") == SECRET
     run(warm, "left", "head -c 8000000 /dev/zero | tr '\\0' x > /tmp/x; echo 3 > /proc/sys/vm/drop_caches")
     assert digest(ram) == before
     mappings = [line for p in warm.processes_named("qemu-system-x86_64") for line in maps(p.pid, "/ram")]
