@@ -146,8 +146,8 @@ int mounts_recheck(const struct host *host, const struct spec *spec, struct erro
 
 static int find_server(const struct host *host, char *ret, size_t size)
 {
-    return tool_find(SERVER_PLACES, SERVER, ret, size) == 0 ||
-                   tool_find(host->tools_path, SERVER, ret, size) == 0
+    return tool_find(host->tools_path, SERVER, ret, size) == 0 ||
+                   tool_find(SERVER_PLACES, SERVER, ret, size) == 0
                ? 0
                : -1;
 }
@@ -160,7 +160,7 @@ void preflight_mounts(struct preflight *preflight, const struct host *host, cons
         return;
     bool found = find_server(host, path, sizeof path) == 0;
     preflight_row(preflight, SERVER, found, path,
-                  found ? "" : "not found in " SERVER_PLACES " nor on the tools path or PATH",
+                  found ? "" : "not found on the tools path or PATH, nor in " SERVER_PLACES,
                   "install it by: apt-get install qemu-system-common (Debian 12) or virtiofsd "
                   "(Debian 13)");
 }

@@ -73,8 +73,9 @@ void room_keep(uint32_t files_max)
     (void)sigprocmask(SIG_SETMASK, &none, NULL); /* it ends with all others, when told to */
     (void)close_range(0, ~0U, 0);
     char *text = malloc(TEXT_MAX);
-    for (; text; (void)poll(NULL, 0, LOOK_MS))
+    if (!text)
+        _exit(1);
+    for (;; (void)poll(NULL, 0, LOOK_MS))
         if (remembered(enough, text) >= enough)
             forget();
-    _exit(0);
 }

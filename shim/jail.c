@@ -159,16 +159,20 @@ void jail_vm(struct argv *argv, const struct launch *launch, const struct progra
 void jail_fs(struct argv *argv, const struct launch *launch, size_t i)
 {
     const struct shared_mount *mount = &launch->mounts[i];
-    /* QEMU's changes its root to the directory, and lets go of the two capabilities, and of that to
-     * change any, before it hears the guest. Owners it does not change (shim/filter.c). */
+    /* QEMU's changes its root to the directory. Both let go of all capabilities, also of that to do
+     * so, before they hear the guest; the one in Rust only as root, and else needs none. Owners
+     * they do not change (shim/filter.c). */
+#define NO_CAPS "modcaps=-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap"
     static const char options[] =
-        "source=/tree,sandbox=chroot,cache=auto,no_xattr,no_posix_lock,no_flock,log_level=err,"
-        "modcaps=-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap";
+        "source=/"
+        "tree,sandbox=chroot,cache=auto,log_level=err,no_xattr,no_posix_lock,no_flock," NO_CAPS;
+    static const char no_caps[] = "--" NO_CAPS;
     static const char *const of_qemu[] = {"-f", "--rlimit-nofile=0", "-o", options, NULL};
     static const char *const in_rust[] = {"--shared-dir=/tree",
                                           "--sandbox=none",
                                           "--cache=auto",
                                           "--inode-file-handles=never",
+                                          no_caps,
                                           "--rlimit-nofile=0",
                                           "--log-level=error",
                                           NULL};
@@ -178,8 +182,9 @@ void jail_fs(struct argv *argv, const struct launch *launch, size_t i)
     add_owner(argv, launch);
     argv_add(argv, "--unshare-net");
     if (launch->fs_of_qemu)
-        argv_add_list(argv, (const char *const[]){"--cap-add", "CAP_SYS_CHROOT", "--cap-add",
-                                                  "CAP_SETPCAP", NULL});
+        argv_add_list(argv, (const char *const[]){"--cap-add", "CAP_SYS_CHROOT", NULL});
+    if (launch->fs_of_qemu || launch->mount_uid == 0)
+        argv_add_list(argv, (const char *const[]){"--cap-add", "CAP_SETPCAP", NULL});
     add_filter(argv);
     argv_add_list(argv, system_files);
     argv_add_list(argv, scratch);
