@@ -163,9 +163,8 @@ void jail_fs(struct argv *argv, const struct launch *launch, size_t i)
      * so, before they hear the guest; the one in Rust only as root, and else needs none. Owners
      * they do not change (shim/filter.c). */
 #define NO_CAPS "modcaps=-chown:-dac_override:-fowner:-fsetid:-setgid:-setuid:-mknod:-setfcap"
-    static const char options[] =
-        "source=/"
-        "tree,sandbox=chroot,cache=auto,log_level=err,no_xattr,no_posix_lock,no_flock," NO_CAPS;
+    static const char options[] = "source=/tree,sandbox=chroot,cache=auto,log_level=err,no_xattr,"
+                                  "no_posix_lock,no_flock," NO_CAPS;
     static const char no_caps[] = "--" NO_CAPS;
     static const char *const of_qemu[] = {"-f", "--rlimit-nofile=0", "-o", options, NULL};
     static const char *const in_rust[] = {"--shared-dir=/tree",
