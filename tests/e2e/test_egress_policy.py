@@ -402,7 +402,7 @@ class Gathering(Echo):
         super().serve(wire)
 
 
-MANY = """for host in allowed denied; do
+REQUESTS = """for host in allowed denied; do
   for i in $(seq 30); do wget -q -O /dev/null http://$host.example/ 2>/dev/null; done
   grep -c ' 06 ' /proc/net/tcp
 done"""
@@ -411,7 +411,7 @@ done"""
 def test_the_guest_keeps_the_ports_of_its_connections(daemon):
     """Who closes first keeps the port (state 06, TIME_WAIT). gvproxy would drop the next connection from one that it
     keeps itself, and its guest wait for up to a minute."""
-    plan = {"slug": "ports", "command": ["sh", "-c", MANY], "egress": {"allow": ["allowed.example"]}}
+    plan = {"slug": "ports", "command": ["sh", "-c", REQUESTS], "egress": {"allow": ["allowed.example"]}}
     daemon.create(plan, "?start=true&wait=exited&timeout=60s")
     allowed, both = map(int, daemon.log("ports", "command").split())
     assert allowed >= 29 and both >= 58
