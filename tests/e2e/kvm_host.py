@@ -18,7 +18,7 @@ import pytest
 
 RUN = harness.ROOT / "tests" / "kvmhost" / "run"
 INSIDE = "BOTTLED_KVM_HOST"  # set in the nested host: the file that takes the reports
-BASE_SECONDS, SECONDS_EACH, SECONDS_MAX = 120, 60, 1200  # the host is killed after that, for so many tests
+BASE_SECONDS, SECONDS_EACH, SECONDS_MAX = 120, 60, 1440  # the host is killed after that, for so many tests
 HOST_FAILED = 125  # tests/kvmhost/run's word for it
 HOSTS_AT_ONCE = min(4, max(1, len(os.sched_getaffinity(0)) // 2))
 # KVM emulated by TCG fails now and then: a host's kernel hangs, or a guest resets while it boots, for which bottled has
