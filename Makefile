@@ -18,6 +18,8 @@ BUILD ?= build
 BACKEND ?= auto
 SANITIZE ?=
 UNIT ?= *
+T ?= 60
+FUZZ ?= *
 PYTEST_ARGS ?= -ra --timeout=300
 TOOLS := .tools
 ifeq ($(origin CC),default)
@@ -60,10 +62,12 @@ UNIT_SOURCES := $(wildcard tests/unit/test_*.c)
 UNIT_SHARED := $(filter-out $(UNIT_SOURCES),$(wildcard tests/unit/*.c))
 TOOL_SOURCES := $(wildcard tests/tools/*.c)
 ATTACK_SOURCES := $(addprefix tests/attacks/,attacker.c machine.c)
+FUZZ_SOURCES := $(wildcard tests/fuzz/*.c)
+FUZZERS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 TSAN_SOURCES := $(wildcard tests/tsan/*.c)
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
-ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
-HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/attacks,$(wildcard $(folder)/*.h))
+ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(FUZZ_SOURCES) $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
+HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/fuzz tests/attacks,$(wildcard $(folder)/*.h))
 
 LIB := $(BUILD)/libbottled.a
 STATIC_LIB := $(BUILD)/libbase-static.a
@@ -172,6 +176,10 @@ golden: units ## make the golden files of the unit tests anew, to be read before
 .PHONY: test-asan
 test-asan: ## the unit tests under AddressSanitizer, LeakSanitizer and UBSan
 	@$(MAKE) --no-print-directory BUILD=build-asan SANITIZE=address,undefined unit
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for T seconds (T=60; FUZZ=name for one), with clang's libFuzzer, ASan and UBSan
+	@tests/fuzz/build-and-run $(T) '$(FUZZ)'
 
 .PHONY: test-tsan
 test-tsan: ## the unit tests under ThreadSanitizer
@@ -298,6 +306,14 @@ $(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(UNIT_SHARED:%.c=$(OBJ)/%.o) $(LI
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+.PHONY: fuzzers
+fuzzers: $(FUZZERS)
+
+$(BUILD)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(LIB)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(MODE:fuzzer-no-link=fuzzer) -fsanitize=fuzzer -pie $(LDFLAGS) -o $@ $^ -larchive $(LDLIBS)
 
 $(BUILD)/test-tools/insider: tests/attacks/insider.c Makefile | $(TOOLS)/stamp
 	@mkdir -p $(@D)
