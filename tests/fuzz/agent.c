@@ -1,4 +1,5 @@
-/* The agent's channel, from either end: frames, one after the other, and the payloads that are parsed further. */
+/* The agent's channel, from either end: frames, one after the other, and the payloads that are
+ * parsed further. */
 #include "guest/protocol.h"
 
 #include <stdlib.h>

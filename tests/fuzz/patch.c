@@ -1,5 +1,5 @@
-/* A merge patch of a plan: two values with a NUL between them. A patch that is taken leaves a plan, and the same one when
- * it is applied again. */
+/* A merge patch of a plan: two values with a NUL between them. A patch that is taken leaves a plan,
+ * and the same one when it is applied again. */
 #include <string.h>
 
 #include "api/patch.h"
@@ -11,8 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     const uint8_t *middle = memchr(bytes, 0, length);
     size_t first = middle ? (size_t)(middle - bytes) : length;
     json_t *spec = json_parse((const char *)bytes, first, NULL);
-    json_t *patch =
-        middle ? json_parse((const char *)middle + 1, length - first - 1, NULL) : NULL;
+    json_t *patch = middle ? json_parse((const char *)middle + 1, length - first - 1, NULL) : NULL;
 
     if (json_is_object(spec) && patch) {
         struct problem problem = {0};

@@ -1,4 +1,5 @@
-/* A plan as sent. What is taken has to be taken again, byte for byte, from what was stored of it. */
+/* A plan as sent. What is taken has to be taken again, byte for byte, from what was stored of it.
+ */
 #include <stdlib.h>
 #include <string.h>
 

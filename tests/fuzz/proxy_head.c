@@ -1,4 +1,5 @@
-/* The head of a request to the proxy, and of an answer. What is passed on has to be a head that says the same. */
+/* The head of a request to the proxy, and of an answer. What is passed on has to be a head that
+ * says the same. */
 #include "shim/relay_request.h"
 
 #include <stdlib.h>
@@ -15,8 +16,8 @@ static void passed_on(const char *head, size_t length, const struct proxy_reques
     size_t size = request_close(head, length, closed);
     MUST(size <= length + REQUEST_CLOSE_MORE && head_length(closed, size) == (int)size);
     MUST(!request_read(closed, size, &again));
-    MUST(again.kind == request->kind && again.port == request->port && again.body == request->body &&
-         strcmp(again.host, request->host) == 0);
+    MUST(again.kind == request->kind && again.port == request->port &&
+         again.body == request->body && strcmp(again.host, request->host) == 0);
     free(closed);
 }
 

@@ -1,6 +1,6 @@
 /* What a machine's monitor says. */
-#include "base/util.h"
 #include "shim/qmp.h"
+#include "base/util.h"
 #include "tests/fuzz/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
