@@ -291,6 +291,7 @@ def test_a_client_that_reads_no_further(box):
 
 
 def test_only_so_many_at_once(box):
+    shell(box, "mkdir -p /many")
     with contextlib.ExitStack() as stack:
         for number in range(200):
             wire = stack.enter_context(socket.socket(socket.AF_UNIX))

@@ -381,8 +381,10 @@ def test_an_engine_that_reloads(engine, relay):
     assert ask(relay, get("http://allowed.example/")).startswith(b"HTTP/1.1 200")
     engine.close()
     back = []
-    threading.Timer(0.5, lambda: back.append(Engine(engine.port))).start()
+    again = threading.Timer(0.5, lambda: back.append(Engine(engine.port)))
+    again.start()
     connect(relay, "allowed.example:443").close()
+    again.join()
     back[0].close()
     with harness.Clock() as clock:
         assert ask(relay, b"CONNECT allowed.example:443 HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 503 ")
