@@ -131,7 +131,7 @@ test: ## set up, build, and run every test: the tree's own rules, units, end to 
 	@$(MAKE) --no-print-directory build units test-programs
 	@$(MAKE) --no-print-directory layers
 	@$(MAKE) --no-print-directory unit
-	+@MAKE='$(MAKE)' tests/lanes 'e2e-a-e attack-kvm' 'attack attack-floods e2e-f-z' e2e-kvm
+	+@MAKE='$(MAKE)' tests/lanes e2e 'e2e-kvm attack'
 
 .PHONY: test-programs
 test-programs: $(TEST_TOOLS) $(CLIENTS) $(ATTACK_GUEST)
@@ -143,11 +143,6 @@ unit: programs units ## the unit tests (UNIT=test_x for one program)
 .PHONY: e2e
 e2e: build $(TEST_TOOLS) $(CLIENTS) ## the end-to-end tests that need no KVM (PYTEST_ARGS='-k name' for some)
 	@$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm' tests/e2e
-
-# Those in files of some first letters, so that they can run side by side.
-.PHONY: e2e-a-e e2e-f-z
-e2e-a-e e2e-f-z: e2e-%: build $(TEST_TOOLS) $(CLIENTS)
-	@$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm' $(wildcard tests/e2e/test_[$*]*.py)
 
 .PHONY: e2e-kvm
 e2e-kvm: build $(TEST_TOOLS) ## those that need a KVM that works; without one, in a nested test host (as root, by sudo)

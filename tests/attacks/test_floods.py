@@ -162,7 +162,13 @@ def heard_without_cell(row, who, ear):
         return [shlex.join(["attacker", flood.name, *map(str, flood.arguments(world, flood.control))]) for flood in wanted]
 
     with test_attacks.attacked(test_attacks.USERS[who], ear, [], commands, libexec_dir=str(test_attacks.OPEN_CELL)) as (_, heard, _world):
-        return {flood.name: heard.count(lambda packet, said: flood.name.encode() in said) for flood in wanted}
+        def counts():
+            return {flood.name: heard.count(lambda packet, said: flood.name.encode() in said) for flood in wanted}
+
+        until = time.monotonic() + 20  # what gvproxy passes on may come late
+        while not all(counts().values()) and time.monotonic() < until:
+            ear.settle()
+        return counts()
 
 
 def felt(daemon, flood, world, bottle):
