@@ -33,8 +33,6 @@ static void teardown(void)
     cr_expect_eq(directory_remove(base, NULL, NULL), 0);
 }
 
-TestSuite(files, .init = setup, .fini = teardown);
-
 /* A file without a name as one of the standard descriptors, for a while. */
 static int stand_in(int fd, const void *bytes, size_t length, int *ret_kept)
 {
@@ -100,7 +98,7 @@ static void make(const char *path, const char *content)
     cr_assert_eq(file_write(path_of(path), content, strlen(content), 0644, false, NULL), 0);
 }
 
-Test(files, paths)
+Test(files, paths, .init = setup, .fini = teardown)
 {
     static const char *const good[] = {"/", "/a", "/a/b c", "/...", "/.a/..b", "/a\nb"};
     static const char *const bad[] = {"",   "a",   "./a",   "//",   "/a/",   "/a//b",
@@ -122,7 +120,7 @@ Test(files, paths)
     cr_expect_not(files_path_fits(longest));
 }
 
-Test(files, owners)
+Test(files, owners, .init = setup, .fini = teardown)
 {
     static const char *const bad[] = {
         ":",   "1", "1:", ":1", "1:2:3", "a:b", "-1:1", "1:2147483648", "12345678901234567890:1",
@@ -136,7 +134,7 @@ Test(files, owners)
         cr_expect_not(files_owner_parse(bad[i], &fallback, &got), "%s", bad[i]);
 }
 
-Test(files, one_goes_in_and_comes_out)
+Test(files, one_goes_in_and_comes_out, .init = setup, .fini = teardown)
 {
     struct stat status;
 
@@ -151,7 +149,7 @@ Test(files, one_goes_in_and_comes_out)
     expect_file("/made/new", "other");
 }
 
-Test(files, what_can_not_be_copied)
+Test(files, what_can_not_be_copied, .init = setup, .fini = teardown)
 {
     make("/file", "kept");
     cr_assert_eq(symlink("file", path_of("/link")), 0);
@@ -232,7 +230,7 @@ static enum files_outcome unpack(const struct member *members, size_t count, con
     return COPY(tar.data, tar.length, "unpack", "/target", (char *)(uintptr_t)owner);
 }
 
-Test(files, a_folder_there_and_back)
+Test(files, a_folder_there_and_back, .init = setup, .fini = teardown)
 {
     static const struct member members[] = {
         {"a/", '5', NULL, NULL},        {"a/file", '0', "content", NULL},
@@ -260,7 +258,7 @@ Test(files, a_folder_there_and_back)
     expect_file("/again/rooted/x", "x");
 }
 
-Test(files, an_archive_stays_below)
+Test(files, an_archive_stays_below, .init = setup, .fini = teardown)
 {
     static const struct {
         struct member members[2];
@@ -297,7 +295,7 @@ static uint32_t noise(uint32_t *state)
     return *state >> 8;
 }
 
-Test(files, archives_of_noise)
+Test(files, archives_of_noise, .init = setup, .fini = teardown)
 {
     static const struct member members[] = {
         {"a/b", '0', "content of a file", NULL},
