@@ -161,6 +161,22 @@ def test_a_malformed_frame_ends_the_bottle(taken_over, frame):
     assert bottle["state"] == "failed" and "protocol" in bottle["reason"], bottle
 
 
+STREAMS = """send(STARTED)
+for number in range(1000000):
+    send({kind}, struct.pack("<I", number) + {rest})
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("kind, rest", [(8, "b'\\1x'"), (9, "bytes(9)"), (80, "bytes([0, 1, 0, 0])")])
+def test_a_million_streams_that_nobody_asked_for(taken_over, kind, rest):
+    daemon = taken_over(STREAMS.format(kind=kind, rest=rest))
+    daemon.create(PLAN, "?start=true")
+    bottle = daemon.wait("taken", "failed")
+    assert bottle["state"] == "failed" and "protocol" in bottle["reason"], bottle
+    assert daemon.get("/healthz").status == 200
+
+
 # --- Its secrets, and what it says happened -------------------------------------------------------
 
 
