@@ -84,6 +84,8 @@ const struct config_key config_keys[] = {
              "how long an import may take"),
     INTEGER(template_max_mib, "4096", 0, 1 << 24,
             "MiB on the disk for templates, from which bottles start in a blink; 0: none"),
+    DURATION("template_after", template_after_ms, "0s", 0, 86400000,
+             "how long after a cold start its template is made: that is one more boot"),
     {"secret_roots", CONFIG_PATHS, AT(secret_roots), "", 0, 0, NULL, "DIR[:DIR...]",
      "directories that the plans' secrets may be read from (from_file)"},
     {"secret_env", CONFIG_NAMES, AT(secret_env), "", 0, 0, NULL, "NAME[,NAME...]",

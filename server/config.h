@@ -41,8 +41,9 @@ struct config {
     char *image_registries; /* NAME[,NAME…] */
     int64_t image_max_bytes, image_max_files, image_timeout_ms;
     int64_t template_max_mib; /* all of them together; 0: none are made */
-    char *secret_roots;       /* DIR[:DIR…] */
-    char *secret_env;         /* NAME[,NAME…] */
+    int64_t template_after_ms;
+    char *secret_roots; /* DIR[:DIR…] */
+    char *secret_env;   /* NAME[,NAME…] */
     int64_t files_max_bytes, files_timeout_ms;
     int64_t max_bottles, max_running, max_connections, max_waiters;
     int64_t event_rows; /* events that are kept */

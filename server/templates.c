@@ -149,7 +149,7 @@ static void words_of(const struct template_entry *entry, char *ret, size_t size)
                        "restarted: %s",
                        entry->failures, entry->reason);
     else if (entry && (entry->state == TEMPLATE_WANTED || entry->state == TEMPLATE_MAKING))
-        (void)snprintf(ret, size, "the template of this machine is still being made");
+        (void)snprintf(ret, size, "the template of this machine is still to be made");
     else if (entry && entry->failures)
         (void)snprintf(ret, size, "its template failed, and is made anew after this start: %s",
                        entry->reason);
@@ -220,6 +220,7 @@ void templates_want(struct templates *templates, const char *key, struct plan_re
         !templates->ending) {
         entry->state = TEMPLATE_WANTED;
         entry->plan = plan_ref_ref(plan);
+        entry->due_ms = clock_monotonic_ms() + templates->app->config.template_after_ms;
         (void)pthread_cond_signal(&templates->wake);
     }
     (void)pthread_mutex_unlock(&templates->lock);
@@ -249,10 +250,24 @@ static void tell(struct templates *templates, const char *type, json_t *detail)
 
 static struct template_entry *next_wanted(struct templates *templates)
 {
+    struct template_entry *next = NULL;
+
     for (struct template_entry *entry = templates->first; entry; entry = entry->next)
-        if (entry->state == TEMPLATE_WANTED)
-            return entry;
-    return NULL;
+        if (entry->state == TEMPLATE_WANTED && (!next || entry->due_ms < next->due_ms))
+            next = entry;
+    return next;
+}
+
+/* Until it is due (NULL: for ever), or something has changed. */
+static void wait_for_work(struct templates *templates, const struct template_entry *entry)
+{
+    if (!entry) {
+        (void)pthread_cond_wait(&templates->wake, &templates->lock);
+        return;
+    }
+    const struct timespec due = {.tv_sec = entry->due_ms / 1000,
+                                 .tv_nsec = entry->due_ms % 1000 * 1000000};
+    (void)pthread_cond_timedwait(&templates->wake, &templates->lock, &due);
 }
 
 /* The facts may have changed since it was wanted; then it is another template, not asked for. */
@@ -326,8 +341,8 @@ static void *thread_main(void *argument)
     (void)pthread_mutex_lock(&templates->lock);
     while (!templates->ending) {
         struct template_entry *entry = next_wanted(templates);
-        if (!entry) {
-            (void)pthread_cond_wait(&templates->wake, &templates->lock);
+        if (!entry || entry->due_ms > clock_monotonic_ms()) {
+            wait_for_work(templates, entry);
             continue;
         }
         entry->state = TEMPLATE_MAKING;
@@ -390,7 +405,11 @@ int templates_start(struct app *app, struct error *err)
     templates->app = app;
     templates->cancel = eventfd(0, EFD_CLOEXEC);
     (void)pthread_mutex_init(&templates->lock, NULL);
-    (void)pthread_cond_init(&templates->wake, NULL);
+    pthread_condattr_t monotonic;
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&templates->wake, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
     app->templates = templates;
     if (templates->cancel < 0 || load(templates, err) < 0)
         return -1;

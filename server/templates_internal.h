@@ -25,6 +25,7 @@ struct template_entry {
     unsigned failures;           /* makings and restores, since the daemon's start */
     char reason[TEMPLATE_WORDS]; /* of the last of them */
     struct plan_ref *plan;       /* of one that is wanted */
+    int64_t due_ms;              /* when it is to be made; monotonic */
 };
 
 struct templates {

@@ -15,6 +15,7 @@ import canary  # noqa: E402
 import harness  # noqa: E402
 import kvm_host  # noqa: E402
 import processes  # noqa: E402
+import template_pool  # noqa: E402
 
 INSIDE = "BOTTLED_TESTS_INSIDE"
 
@@ -69,6 +70,14 @@ def canaries(tree):
         deaf = canary.self_test(birds)
         assert not deaf, f"canaries that do not hear: {deaf}"
         yield birds
+
+
+@pytest.fixture(scope="session", autouse=True)
+def templates(canaries):
+    harness.Daemon.templates = template_pool.Pool()
+    yield
+    harness.Daemon.templates.close()
+    harness.Daemon.templates = None
 
 
 def finish(daemon):

@@ -17,6 +17,7 @@ import threading
 import time
 
 import processes
+import template_pool
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / os.environ.get("BOTTLED_BUILD", os.environ.get("BUILD", "build"))
@@ -30,8 +31,8 @@ USERS = {"same user": None, **({"ordinary user": OTHER_USER} if os.getuid() == 0
 
 # The table of what happened: it tells of bottles that are gone.
 HISTORY = "events"
-# A template is one more boot, in the background of each daemon: only test_templates.py is about them.
-DEFAULTS = {"log_level": "debug", "template_max_mib": 0}
+# Daemons make no templates of their own (one more boot, in the background): the tests' have some in common.
+DEFAULTS = {"log_level": "debug", "template_after": template_pool.NEVER}
 SLOW = {"kvm_probe": "60s", "boot_timeout": "2m", "sidecar_timeout": "60s"}  # KVM may be a nested one
 # The ways to run a bottle's VM: tests marked `backends` run once for each (conftest.py). A library that is
 # not there keeps "auto" from smolmachines.
@@ -131,6 +132,7 @@ class Daemon:
     """One bottled. `uid`: run it as that user. `config`: keys of its file, over DEFAULTS."""
 
     living = []  # those that are not closed yet
+    templates = None  # a template_pool.Pool, where there is one
     verdict = None  # what the first one on a row of KVM found out about it: a boot takes its time
 
     def __init__(self, uid=None, config=None, base=None, env=None):
@@ -200,6 +202,8 @@ class Daemon:
         if kvm:
             timeout += 60  # for the probe
             self.know_kvm()
+        if Daemon.templates:
+            Daemon.templates.give(self)
         self.spawn(*extra)
         if not self.output.wait_line(r"^ready on ", timeout):
             self.process.poll()

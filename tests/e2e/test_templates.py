@@ -1,4 +1,5 @@
 """Templates: the first bottle of a machine boots cold, later ones start from its saved memory and are bottles of their own."""
+import datetime
 import hashlib
 import os
 import pathlib
@@ -9,7 +10,7 @@ import harness
 import processes
 import pytest
 
-ON = {"template_max_mib": 4096}
+ON = {"template_after": "0s"}
 MARK = "kept-out-of-the-template-4711"
 SECRET = "kept-out-of-the-template-0815"
 SECRETS = {"KEY": {"from_env": "SOME_SECRET"}}
@@ -74,6 +75,20 @@ def test_the_first_is_cold_and_says_why(warm):
     assert warm.first["boot_reason"] == "there was no template of this machine; it is made after this start"
     (made,) = warm.made
     assert made["detail"]["bytes"] < 256 << 20 and [made["detail"]["key"]] == [path.name for path in templates_of(warm)]
+
+
+def test_it_is_made_when_it_is_due(new_daemon):
+    daemon = new_daemon(config={"template_after": "3s"}).start()
+    bottle = start(daemon, "cold")
+    daemon.create({"slug": "next", "command": ["true"]}, "?start=true&wait=exited&timeout=60s")
+    assert daemon.bottle("next")["boot_reason"] == "the template of this machine is still to be made"
+    (made,) = wait_made(daemon)
+    begun = seconds(made["time"]) - made["detail"]["ms"] / 1000
+    assert begun >= seconds(bottle["started_at"]) + 2.9
+
+
+def seconds(timestamp):
+    return datetime.datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
 def test_two_of_one_template_are_two(warm):
