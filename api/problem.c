@@ -20,6 +20,7 @@ const struct problem_type problem_types[] = {
     {"bad-request", "The request is not valid HTTP", 400},
     {"unauthorized", "Credentials are missing or wrong", 401},
     {"forbidden", "This client may not use bottled", 403},
+    {"forbidden-role", "The client's role does not allow it", 403},
     {"image-forbidden", "The operator did not allow images from there", 403},
     {"forbidden-host", "The Host header names a host that is not served here", 403},
     {"not-found", "There is no such thing", 404},

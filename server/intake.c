@@ -129,6 +129,8 @@ static void check_peer(const struct tally *tally)
         if (!info || !auth_peer_fits(info->connect_fd))
             problem_set(&request->early, "forbidden",
                         "only root and the user that runs bottled may use this socket");
+        else
+            request->identity = (struct identity){VIA_UNIX, ROLE_ADMIN, "owner"};
     } else if (!auth_host_fits(listener->address, tally->host)) {
         problem_set(&request->early, "forbidden-host",
                     "the Host has to be %s or localhost with that port", listener->address);
@@ -137,6 +139,8 @@ static void check_peer(const struct tally *tally)
         problem_set(&request->early, "unauthorized",
                     "send the token of bottled's token_file as \"Authorization: Bearer TOKEN\"");
         reply_header(request, "WWW-Authenticate", "Bearer realm=\"bottled\"");
+    } else {
+        request->identity = (struct identity){VIA_TOKEN, ROLE_ADMIN, "token-file"};
     }
 }
 
@@ -164,6 +168,17 @@ static void check_route(const struct tally *tally)
         reply_header(request, "Allow", request->match.allow);
         return;
     }
+}
+
+static void check_role(const struct tally *tally)
+{
+    struct request *request = tally->request;
+
+    if (request->options || request->identity.role >= request->match.route->role)
+        return;
+    problem_set(&request->early, "forbidden-role", "this call is for the role %s; \"%s\" has %s",
+                role_names[request->match.route->role], request->identity.name,
+                role_names[request->identity.role]);
 }
 
 /* Is the type one that a body of JSON comes with? curl -d says x-www-form-urlencoded unless told
@@ -207,8 +222,8 @@ static void check_body(const struct tally *tally)
 
 void intake(struct request *request, const char *method, const char *version)
 {
-    static void (*const checks[])(const struct tally *tally) = {check_framing, check_peer,
-                                                                check_route, check_body};
+    static void (*const checks[])(const struct tally *tally) = {
+        check_framing, check_peer, check_route, check_role, check_body};
     struct tally tally = {.request = request, .version = version};
 
     (void)snprintf(request->method, sizeof request->method, "%s", method);

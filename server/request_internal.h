@@ -80,6 +80,7 @@ struct request {
     uintptr_t target_end;  /* where the library's text of the target ends; see hides_nul() */
     char method[24];
     char id[REQUEST_ID_SIZE];
+    struct identity identity; /* who sent it; VIA_NOBODY until that is known */
     struct route_match match;
     struct header *headers; /* all but Authorization */
     bool begun, dispatched;

@@ -1,10 +1,11 @@
-/* The routes are rows: method, path, what it takes, who answers. The router finds the row, or says
- * why there is none (404, 405 with what would be allowed), from the same table. */
+/* The routes are rows: method, path, what it takes, who may call it, who answers. The router finds
+ * the row, or says why there is none (404, 405 with what would be allowed), from the same table. */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "server/access.h"
 #include "server/handlers.h"
 #include "server/uri.h"
 
@@ -27,6 +28,7 @@ struct route {
     const char *pattern; /* "/bottles/{slug}/plan/files/{name}" */
     handler *handle;
     enum route_body body;
+    enum role role; /* the least that may call it */
     const char *summary;
     struct route_query
         query[ROUTE_QUERY_MAX]; /* what the query string may hold; ends at a NULL name */

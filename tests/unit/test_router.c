@@ -61,6 +61,7 @@ Test(router, every_row_is_found)
         char path[128];
         fill_in(route->pattern, path, sizeof path);
         cr_expect(route->handle && route->summary && *route->summary);
+        cr_expect(route->role > ROLE_NONE && route->role < N_ROLES, "%s has no role", path);
         cr_expect_eq(find(route->method, path, &match), ROUTE_FOUND, "%s", path);
         cr_expect_eq(match.route, route, "%s %s is shadowed", route->method, route->pattern);
         cr_expect_not_null(strstr(match.allow, route->method));
