@@ -305,10 +305,13 @@ $(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(UNIT_SHARED:%.c=$(OBJ)/%.o) $(LI
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)
 
+# The guest's end of the channel has the host's names; a program has one of the two.
+$(BUILD)/fuzz/guest_agent: $(addprefix $(OBJ)/guest/,agent.o exec.o output.o)
+
 $(BUILD)/fuzz/%: $(OBJ)/tests/fuzz/%.o $(LIB)
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
-	@$(CC) $(MODE:fuzzer-no-link=fuzzer) -fsanitize=fuzzer -pie $(LDFLAGS) -o $@ $^ -larchive $(LDLIBS)
+	@$(CC) $(MODE:fuzzer-no-link=fuzzer) -fsanitize=fuzzer -pie $(LDFLAGS) -o $@ $(filter %.o,$^) $(LIB) -larchive $(LDLIBS)
 
 $(BUILD)/test-tools/insider: tests/attacks/insider.c Makefile | $(TOOLS)/stamp
 	@mkdir -p $(@D)
