@@ -9,10 +9,12 @@ enum bottle_state {
     STATE_PREPARED,
     STATE_STARTING,
     STATE_RUNNING,
+    STATE_PAUSED,
     STATE_STOPPING,
     STATE_STOPPED,
     STATE_EXITED,
     STATE_FAILED,
+    STATE_RESTARTING, /* it has ended, and is started again by itself */
     STATE_DELETING,
     N_STATES
 };
@@ -36,6 +38,9 @@ struct bottle {
     bool has_exit_code;
     int exit_code;
     const json_t *labels; /* object */
+    int64_t expires_ms;   /* 0: never */
+    int64_t restarts;     /* by itself, since a client started it */
+    int64_t restart_ms;   /* when the next one is; 0: none */
     int64_t generation;   /* counts changes; the ETag */
 };
 

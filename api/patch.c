@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "base/util.h"
 
-static const char *const changeable[] = {"labels", "egress"};
+static const char *const changeable[] = {"labels", "egress", "ttl_seconds"};
 
 static bool can_change(const char *name)
 {
@@ -32,7 +32,7 @@ static void refuse(const char *name, struct problem *problem)
                               "this version does not have it; leave it out");
         else
             problem_add_fault(problem, place, "immutable",
-                              "it can't be changed; only labels and egress can");
+                              "it can't be changed; only labels, egress and ttl_seconds can");
         return;
     }
     problem_add_fault(problem, place, "unknown-field", "there is no field \"%.64s\"", name);

@@ -90,6 +90,7 @@ static const char *rule_check(const char *value)
 static const char *const backend_values[] = {"auto", "qemu", "smolmachines", NULL};
 static const char *const reload_signal_values[] = {"HUP",  "INT",  "QUIT", "USR1",
                                                    "USR2", "TERM", NULL};
+static const char *const restart_values[] = {"never", "on-failure", "always", NULL};
 static const char *const engine_values[] = {"auto", "pipelock", "squid", NULL};
 
 const struct field field_argument = {
@@ -232,6 +233,45 @@ static const struct field sidecar_rows[] = {
      .doc = "Present: the supervisor runs beside the bottle."},
 };
 
+static const struct field restart_rows[] = {
+    {.name = "policy",
+     .type = FIELD_STRING,
+     .offset = offsetof(struct spec, restart.policy),
+     .max = 10,
+     .values = restart_values,
+     .fallback = "never",
+     .doc = "on-failure: when the command ends with another code than 0, or the bottle fails; "
+            "always: also when the command ends with 0. A stop by a client ends it."},
+    {.name = "max_retries",
+     .type = FIELD_INTEGER,
+     .offset = offsetof(struct spec, restart.max_retries),
+     .max = 1000000,
+     .fallback_number = -1,
+     .doc = "So many times in a row without a healthy run between, then it stays as it ended; "
+            "0: no end. Without it 10 with on-failure, no end with always."},
+    {.name = "backoff_seconds",
+     .type = FIELD_INTEGER,
+     .offset = offsetof(struct spec, restart.backoff_seconds),
+     .min = 1,
+     .max = 86400,
+     .fallback_number = 1,
+     .doc = "From the end to the first restart; each one after that waits twice as long."},
+    {.name = "backoff_max_seconds",
+     .type = FIELD_INTEGER,
+     .offset = offsetof(struct spec, restart.backoff_max_seconds),
+     .min = 1,
+     .max = 86400,
+     .fallback_number = 60,
+     .doc = "The longest such wait."},
+    {.name = "healthy_seconds",
+     .type = FIELD_INTEGER,
+     .offset = offsetof(struct spec, restart.healthy_seconds),
+     .min = 1,
+     .max = 86400,
+     .fallback_number = 60,
+     .doc = "A command that ran for so long was healthy: what comes after counts anew."},
+};
+
 static const struct field plan_rows[] = {
     {.name = "slug",
      .type = FIELD_STRING,
@@ -336,14 +376,16 @@ static const struct field plan_rows[] = {
             "read-only belongs on the host to the owner of the directory."},
     {.name = "ttl_seconds",
      .type = FIELD_INTEGER,
-     .flags = FIELD_UNSUPPORTED,
-     .min = -1,
-     .max = -1,
-     .doc = "How long the bottle may live."},
+     .offset = offsetof(struct spec, ttl_seconds),
+     .min = 1,
+     .max = TTL_SECONDS_MAX,
+     .doc = "So long after it was made, or after a PATCH of this, the bottle is stopped and "
+            "deleted with all that it has; without it never."},
     {.name = "restart",
      .type = FIELD_OBJECT,
-     .flags = FIELD_UNSUPPORTED,
-     .doc = "Whether the command is run again."},
+     .fields = restart_rows,
+     .n_fields = COUNT_OF(restart_rows),
+     .doc = "Whether and when the bottle is started again by itself once it has ended."},
 };
 
 const struct field *spec_rows(size_t *ret_count)
@@ -506,6 +548,7 @@ void spec_free(struct spec *spec)
     free(spec->image);
     free(spec->workdir);
     free(spec->engine);
+    free(spec->restart.policy);
     string_list_free(&spec->command);
     string_list_free(&spec->allow);
     string_map_free(&spec->env);

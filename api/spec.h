@@ -29,6 +29,14 @@ struct secret_ref {
 /* A secret's value in bytes, and how many a plan may have (total: with their names). */
 enum { SECRETS_MAX = 64, SECRET_VALUE_MAX = 65536, SECRETS_TOTAL_MAX = 262144 };
 
+/* Whether and when the command is run again. */
+struct restart_spec {
+    char *policy;        /* "never", "on-failure", "always" */
+    int64_t max_retries; /* in a row; 0: no end, -1: RESTART_RETRIES on-failure, else no end */
+    int64_t backoff_seconds, backoff_max_seconds, healthy_seconds;
+};
+enum { RESTART_RETRIES = 10, TTL_SECONDS_MAX = 366 * 24 * 3600 };
+
 /* A directory of the host. */
 struct mount_spec {
     char *source, *target; /* absolute, normal */
@@ -52,7 +60,9 @@ struct spec {
     struct object_map secrets; /* of struct secret_ref */
     char *reload_signal;       /* as exec_signal_name has it; NULL: none */
     struct object_list mounts; /* of struct mount_spec, in the order that was sent */
-    json_t *json;              /* the validated object, as sent; a copy */
+    int64_t ttl_seconds;       /* 0: without end */
+    struct restart_spec restart;
+    json_t *json; /* the validated object, as sent; a copy */
 };
 
 /* Decodes and validates. 0 and *ret (release with spec_free), or -1 with every fault in *problem.

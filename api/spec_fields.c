@@ -109,7 +109,7 @@ static json_t *encode_row(const struct spec_field *row)
         (void)json_object_set_new(ret, "values", values);
     }
     set_words(ret, "default", row->fallback);
-    if (row->fallback_number)
+    if (row->fallback_number > 0)
         set_bound(ret, "default", row->fallback_number);
     set_words(ret, "description", row->doc);
     return ret;

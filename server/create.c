@@ -121,6 +121,8 @@ static void inserted(void *context, const struct error *failure)
     }
     struct snapshot *snapshot = must_snapshot(&creation->row, creation->plan);
     registry_publish(creation->app->registry, snapshot_ref(snapshot));
+    if (creation->row.expires_clock_ms)
+        alarms_post(creation->app->engine, creation->row.slug);
     log_event(LEVEL_INFO, "bottle created", LOG_TEXT("slug", creation->row.slug),
               LOG_TEXT("backend", creation->row.backend));
     finish(creation, snapshot, NULL);
@@ -145,6 +147,7 @@ static int fill_row(struct creation *creation, const struct plan *plan, struct e
     row->state = STATE_PREPARED;
     row->generation = 1;
     row->created_ms = row->updated_ms = clock_wall_ms();
+    ttl_begin(row, plan->spec.ttl_seconds);
     creation->spec_text = json_text(plan->spec.json);
     creation->labels_text = labels ? json_text(labels) : strdup("{}");
     if (!creation->spec_text || !creation->labels_text)

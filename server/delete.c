@@ -216,6 +216,7 @@ static void erase_back(struct engine *engine, struct message *message)
         set_last_outcomes(&deletion->plan);
         registry_remove(engine->app->registry, runner->slug);
         waiters_gone(engine, runner->slug);
+        alarms_forget(engine, runner->slug);
         for (struct op *op; (op = take_op(deletion));)
             op_cleaned(op, &deletion->plan);
         log_event(LEVEL_INFO, "bottle deleted", LOG_TEXT("slug", runner->slug));

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/engines.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/util.h"
@@ -192,4 +193,28 @@ void sidecars_told(struct runner *runner, bool ready)
                            json_pack("{s:s, s:i}", "sidecar", sidecars[i].name, "gateway_port",
                                      (int)sidecars[i].gateway_port));
     event_list_submit(list, runner->engine->app->store);
+}
+
+/* --- Changes --- */
+
+/* Whether a file of the plan is the proxy engine's: the only ones that follow from the egress. */
+static bool is_engines(const struct plan *plan, const char *name)
+{
+    for (size_t i = 0; i < n_engines; i++)
+        if (engines[i].file && strcmp(engines[i].file, name) == 0)
+            return plan->engine && strcmp(engines[i].name, plan->engine) == 0;
+    return false;
+}
+
+json_t *egress_change_encode(const struct plan *plan)
+{
+    const json_t *allow = json_object_get(json_object_get(plan->spec.json, "egress"), "allow");
+    json_t *files = json_array();
+
+    for (size_t i = 0; i < plan->n_files; i++)
+        if (is_engines(plan, plan->files[i].name))
+            (void)json_array_append_new(files, json_pack("{s:s, s:s}", "name", plan->files[i].name,
+                                                         "content", plan->files[i].content));
+    return json_pack("{s:o, s:o}", "rules", allow ? json_deep_copy(allow) : json_array(), "files",
+                     files);
 }

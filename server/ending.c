@@ -37,7 +37,7 @@ static void at_rest(struct runner *runner)
               LOG_TEXT("reason", runner->row.reason));
     runner->starter = NULL;
     /* Once it was heard of it had been started, and what came after is its state. */
-    if (op && runner->row.state == STATE_FAILED && !runner->heard)
+    if (op && !op->automatic && runner->row.state == STATE_FAILED && !runner->heard)
         op_refuse(op, "boot-failed", "%s could not be started: %s", runner->slug,
                   runner->row.reason);
     else if (op)
@@ -136,6 +136,7 @@ static void set_end(struct runner *runner, const char *how)
     row->shim_pid = 0;
     row->shim_start_time = 0;
     row->shim_token[0] = '\0';
+    restart_decide(runner);
 }
 
 void supervisor_ended(struct runner *runner, const char *how)

@@ -169,7 +169,7 @@ int engine_make(struct app *app, struct error *err)
     if (engine->wake_fd < 0)
         return error_errno(err, NULL, "eventfd");
     engine->loop = loop_new(err);
-    if (!engine->loop)
+    if (!engine->loop || alarms_make(engine, err) < 0)
         return -1;
     engine->wake = (struct loop_source){
         .fd = engine->wake_fd, .events = EPOLLIN, .callback = on_wake, .data = engine};
@@ -211,6 +211,8 @@ static void close_engine(struct engine *engine, struct message *message)
         if (engine->stop_bottles && runner->phase == PHASE_LIVE && !runner->stop_requested)
             follow_request_stop(runner, STOP_GRACE_MS);
     }
+    if (engine->stop_bottles)
+        restarts_cancel(engine);
     engine->closing_deadline = (struct loop_timer){.callback = on_closing_deadline, .data = engine};
     if (engine->stop_bottles)
         loop_timer_set(engine->loop, &engine->closing_deadline,
@@ -287,6 +289,7 @@ void engine_free(struct app *app)
     app->engine = NULL;
     if (!engine)
         return;
+    alarms_free(engine);
     loop_free(engine->loop);
     if (engine->wake_fd >= 0)
         (void)close(engine->wake_fd);

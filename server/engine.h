@@ -33,6 +33,9 @@ typedef void engine_done(void *context, struct snapshot *snapshot, const struct 
 void engine_create(struct app *app, struct spec *spec, engine_done *done, void *context);
 /* Idempotent. done as soon as it is under way (or already there). */
 void engine_start_bottle(struct app *app, const char *slug, engine_done *done, void *context);
+/* Stops it, if it runs, and starts it again; done as soon as that is under way. */
+void engine_restart_bottle(struct app *app, const char *slug, int64_t grace_ms, engine_done *done,
+                           void *context);
 void engine_stop_bottle(struct app *app, const char *slug, int64_t grace_ms, engine_done *done,
                         void *context);
 /* Calls done once the bottle is in one of `wanted` (a bit per enum bottle_state), is deleted

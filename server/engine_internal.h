@@ -58,6 +58,7 @@ struct queue {
 };
 
 struct waiter;
+struct alarms;
 
 struct engine {
     struct app *app;
@@ -87,6 +88,7 @@ struct engine {
     struct loop_source wake;
     struct runner *runners;
     struct waiter *waiters;
+    struct alarms *alarms;
     size_t n_waiters;
     unsigned in_flight; /* commits and jobs that will come back */
     size_t n_live;      /* runners with a supervisor, or about to */
@@ -117,7 +119,10 @@ enum verb {
     VERB_SHOW,
     VERB_EXEC,
     VERB_EXEC_RESULT,
-    VERB_RELOAD
+    VERB_RELOAD,
+    VERB_RESTART,
+    VERB_EXPIRE, /* the engine's own: its time is over */
+    VERB_AGAIN,  /* the engine's own: it is to be started again */
 };
 
 struct op {
@@ -127,6 +132,7 @@ struct op {
     char slug[SLUG_MAX + 1];
     int64_t grace_ms;
     bool keep_logs, under_way;
+    bool automatic; /* no client asked for it */
     char *if_match;
     engine_done *done;
     engine_cleanup_done *cleaned; /* of DELETE and PLAN */
@@ -139,6 +145,9 @@ struct op {
     void *context;
 };
 
+/* A new one; then by its thread's runner, as soon as nothing of the bottle is in flight. */
+struct op *op_new(const char *slug, enum verb verb, void *context);
+void op_submit(struct app *app, struct op *op);
 /* Each answers and frees. */
 void op_answer(struct op *op, struct snapshot *snapshot);
 void op_answer_present(struct engine *engine, struct op *op); /* with what the registry has */
@@ -192,6 +201,7 @@ struct runner {
     size_t ready_length;
     bool heard;              /* it has sent a status over this connection */
     struct shim_status said; /* the last status */
+    int64_t running_ms;      /* since when the command runs, monotonic; 0: not heard of */
     bool has_final;          /* `said` is final */
     bool pid_saved;
     struct op *starter; /* waits for pid_saved and heard */
@@ -296,6 +306,8 @@ void plan_op(struct engine *engine, struct op *op, struct snapshot *snapshot);
  */
 void egress_heard(struct runner *runner, const json_t *packet);
 void egress_flush(struct runner *runner);
+/* What the supervisor is told of a plan's egress; the caller owns it. */
+json_t *egress_change_encode(const struct plan *plan);
 void sidecars_told(struct runner *runner, bool ready);
 /* restage.c: a job that brings the stage files up to the runner's plan. */
 void runner_restage(struct runner *runner);
@@ -308,6 +320,39 @@ void patch_applied(struct runner *runner, const json_t *packet);
 void patch_supervisor_gone(struct runner *runner);
 void patch_refuse(struct runner *runner); /* answers with "shutting-down" */
 void patch_forget(struct runner *runner);
+/* alarms.c: the moments at which something is to be done to a bottle by itself. */
+int alarms_make(struct engine *engine, struct error *err);
+void alarms_free(struct engine *engine);
+/* Sets a bottle's next moment by its row, which has just been published or loaded. */
+void alarms_follow(struct engine *engine, const struct bottle_row *row);
+/* The same from another thread, of what is published then. */
+void alarms_post(struct engine *engine, const char *slug);
+/* In so many milliseconds, whatever its row says. */
+void alarms_retry(struct engine *engine, const char *slug, int64_t in_ms);
+/* The bottle is gone. */
+void alarms_forget(struct engine *engine, const char *slug);
+/* True the first time that it is asked of a bottle. */
+bool alarms_first_time(struct engine *engine, const char *slug);
+/* Calls for each bottle that waits for its moment; `call` may not set or forget alarms. */
+void alarms_each(struct engine *engine, void (*call)(struct engine *engine, const char *slug));
+/* ttl.c */
+/* Its time begins now: as many seconds as the plan says, 0: without end. */
+void ttl_begin(struct bottle_row *row, int64_t seconds);
+bool ttl_is_over(const struct bottle_row *row);
+/* Sets right what is shown, by the wall clock as it goes now. True: it was another. */
+bool clocks_show(struct bottle_row *row);
+void ttl_due(struct engine *engine, const char *slug);
+void expire_op(struct runner *runner, struct op *op);
+/* restart.c */
+/* The bottle has ended, as its row says: is it to be started again? Then its row says that. */
+void restart_decide(struct runner *runner);
+void restart_due(struct engine *engine, const char *slug);
+void restart_op(struct runner *runner, struct op *op);
+void again_op(struct runner *runner, struct op *op);
+/* Not to be started again after all: stores and publishes `stopped`. */
+void restart_cancel(struct runner *runner);
+/* All that wait for their start. */
+void restarts_cancel(struct engine *engine);
 /* report.c */
 void report_op(struct runner *runner, struct op *op);
 void report_heard(struct runner *runner, const json_t *packet);

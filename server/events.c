@@ -12,14 +12,16 @@
 #include "server/row.h"
 
 static const char *const other_types[] = {
-    "sidecar.ready",   "sidecar.exited",   "egress.allowed",      "egress.denied",
-    "egress.lost",     "exec.finished",    "cleanup.finished",    "image.progress",
-    "image.ready",     "image.failed",     "image.deleted",       "template.made",
-    "template.failed", "secrets.reloaded", "guest.out-of-memory", "guest.disk-full"};
+    "bottle.expired", "sidecar.ready",   "sidecar.exited",   "egress.allowed",
+    "egress.denied",  "egress.lost",     "exec.finished",    "cleanup.finished",
+    "image.progress", "image.ready",     "image.failed",     "image.deleted",
+    "template.made",  "template.failed", "secrets.reloaded", "guest.out-of-memory",
+    "guest.disk-full"};
 
 static const char *const state_types[N_STATES] = {
     [STATE_PREPARED] = "bottle.prepared", [STATE_STARTING] = "bottle.starting",
-    [STATE_RUNNING] = "bottle.running",   [STATE_STOPPING] = "bottle.stopping",
+    [STATE_RUNNING] = "bottle.running",   [STATE_PAUSED] = "bottle.paused",
+    [STATE_STOPPING] = "bottle.stopping", [STATE_RESTARTING] = "bottle.restarting",
     [STATE_STOPPED] = "bottle.stopped",   [STATE_EXITED] = "bottle.exited",
     [STATE_FAILED] = "bottle.failed",     [STATE_DELETING] = "bottle.deleting"};
 

@@ -113,8 +113,11 @@ static void note_state(struct runner *runner, const struct shim_status *status)
     memcpy(row->reason, status->reason, sizeof row->reason);
     memcpy(row->boot, status->boot, sizeof row->boot);
     memcpy(row->boot_reason, status->boot_reason, sizeof row->boot_reason);
-    if (row->state == STATE_RUNNING)
+    if (row->state == STATE_RUNNING) {
         sidecars_told(runner, true);
+        if (!runner->running_ms)
+            runner->running_ms = clock_monotonic_ms() - status->ran_ms;
+    }
     runner_save(runner, SAVE_FOLLOW, true, moved, NULL);
 }
 
@@ -342,6 +345,7 @@ static void forget_supervisor(struct runner *runner)
     runner->has_final = runner->heard = runner->pid_saved = runner->stop_requested = false;
     runner->child = runner->killed = false;
     runner->ready_length = 0;
+    runner->running_ms = 0;
     runner->template_told = false;
     runner->end_reason[0] = '\0';
 }
@@ -399,6 +403,10 @@ void follow_adopt(struct runner *runner)
     runner->stop_grace_ms = STOP_GRACE_MS;
     runner->retry = (struct loop_timer){.callback = on_retry, .data = runner};
     runner->adopt_until_ms = clock_monotonic_ms() + (row->shim_pid ? ADOPT_MS : ADOPT_PIDLESS_MS);
+    if (!row->shim_pid && !row->shim_token[0]) {
+        supervisor_ended(runner, "the host was started anew");
+        return;
+    }
     if (row->shim_pid) {
         int pidfd = process_open(row->shim_pid, row->shim_start_time);
         if (pidfd < 0) {
@@ -444,9 +452,11 @@ void follow_request_stop(struct runner *runner, int64_t grace_ms)
 /* Answered with `stopping` once that is published, or with what is there when nothing lives. */
 void stop_op(struct runner *runner, struct op *op)
 {
-    if (runner->phase == PHASE_LIVE && !op->under_way) {
+    if (!op->under_way && (runner->phase == PHASE_LIVE || runner->row.state == STATE_RESTARTING)) {
         op->under_way = true;
-        follow_request_stop(runner, op->grace_ms);
+        restart_cancel(runner);
+        if (runner->phase == PHASE_LIVE)
+            follow_request_stop(runner, op->grace_ms);
         runner_dispatch(runner, op);
         return;
     }

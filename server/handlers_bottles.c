@@ -159,7 +159,8 @@ static void after_wait(void *context, struct snapshot *snapshot, const struct pr
 static void chain_wait(struct chain *chain, struct snapshot *snapshot)
 {
     enum bottle_state state = snapshot->row.state;
-    bool under_way = state == STATE_STARTING || state == STATE_STOPPING || state == STATE_DELETING;
+    bool under_way = state == STATE_STARTING || state == STATE_STOPPING ||
+                     state == STATE_RESTARTING || state == STATE_DELETING;
 
     if (!chain->wait && chain->start && state == STATE_FAILED) {
         refuse_failed(chain, snapshot);
@@ -340,6 +341,21 @@ void handle_bottle_start(struct request *request)
         return;
     chain->start = true;
     engine_start_bottle(request_app(request), slug, after_change, chain);
+}
+
+void handle_bottle_restart(struct request *request)
+{
+    const unsigned waitable = STATE_BIT(STATE_RUNNING) | STATE_BIT(STATE_EXITED);
+    const char *slug = request_param(request, "slug");
+    int64_t grace_ms = STOP_GRACE_MS;
+
+    if (query_duration(request, "grace", WAIT_MAX_MS, &grace_ms) < 0)
+        return;
+    struct chain *chain = chain_new(request, slug, waitable);
+    if (!chain)
+        return;
+    chain->start = true;
+    engine_restart_bottle(request_app(request), slug, grace_ms, after_change, chain);
 }
 
 void handle_bottle_stop(struct request *request)

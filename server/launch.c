@@ -180,6 +180,12 @@ static void mark(struct launch *launch)
     row->shim_start_time = 0;
     row->boot[0] = row->boot_reason[0] = '\0';
     row->egress = (struct egress_totals){0};
+    row->restart_clock_ms = row->restart_ms = 0;
+    row->again = false;
+    if (!launch->op->automatic)
+        row->restarts = row->retries = 0;
+    else if (row->retries > 0) /* else a client had asked for it to be restarted */
+        row->restarts++;
     memcpy(row->shim_token, launch->token, sizeof row->shim_token);
     memcpy(row->accelerator, launch->accelerator, sizeof row->accelerator);
     memcpy(row->backend_reason, launch->backend_reason, sizeof row->backend_reason);

@@ -125,7 +125,7 @@ static void run_op(struct engine *engine, struct message *message)
     snapshot_release(snapshot);
 }
 
-static struct op *op_new(const char *slug, enum verb verb, void *context)
+struct op *op_new(const char *slug, enum verb verb, void *context)
 {
     struct op *op = must_alloc(sizeof *op);
 
@@ -137,7 +137,7 @@ static struct op *op_new(const char *slug, enum verb verb, void *context)
     return op;
 }
 
-static void op_submit(struct app *app, struct op *op)
+void op_submit(struct app *app, struct op *op)
 {
     if (!engine_post(app->engine, &op->message))
         refuse_ending(op);
@@ -158,6 +158,16 @@ void engine_start_bottle(struct app *app, const char *slug, engine_done *done, v
     struct op *op = op_new(slug, VERB_START, context);
 
     op->done = done;
+    op_submit(app, op);
+}
+
+void engine_restart_bottle(struct app *app, const char *slug, int64_t grace_ms, engine_done *done,
+                           void *context)
+{
+    struct op *op = op_new(slug, VERB_RESTART, context);
+
+    op->done = done;
+    op->grace_ms = grace_ms;
     op_submit(app, op);
 }
 

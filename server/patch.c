@@ -1,4 +1,4 @@
-/* PATCH /bottles/{slug}: labels and egress, also while the bottle runs.
+/* PATCH /bottles/{slug}: labels, egress and time to live, also while the bottle runs.
  *
  *   resolve (job)   merge, decode, resolve and render the new plan
  *   store           at rest, or when the egress is the same: the new spec and its row; done
@@ -16,7 +16,6 @@
 #include <stdio.h>
 
 #include "api/patch.h"
-#include "backends/engines.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/util.h"
@@ -46,6 +45,8 @@ struct patch {
     json_t *body;
     char *spec_text, *labels_text; /* of `after`, or of `before` when that is stored again */
     bool same, egress_same;
+    bool renews; /* the time to live begins anew; that before: */
+    int64_t expires_clock_ms, expires_ms;
     bool alive;       /* stored for a supervisor */
     bool was_pending; /* an earlier one could not be undone in the store */
     bool gone;        /* the supervisor ended meanwhile */
@@ -104,6 +105,18 @@ static void take_plan(struct patch *patch)
 
     plan_ref_unref(runner->plan);
     runner->plan = plan_ref_ref(patch->after);
+}
+
+/* To be stored with the row. */
+static void renew(struct patch *patch)
+{
+    const struct plan *plan = patch->renews ? plan_ref_get(patch->after, NULL) : NULL;
+    struct bottle_row *row = &patch->runner->row;
+
+    patch->expires_clock_ms = row->expires_clock_ms;
+    patch->expires_ms = row->expires_ms;
+    if (plan)
+        ttl_begin(row, plan->spec.ttl_seconds);
 }
 
 static void fail(struct patch *patch, const struct problem *problem)
@@ -219,28 +232,6 @@ static void undo(struct patch *patch, const char *why)
 
 /* --- The supervisor --------------------------------------------------------------------------- */
 
-/* Whether a file of the plan is the proxy engine's: the only ones that follow from the egress. */
-static bool is_engines(const struct plan *plan, const char *name)
-{
-    for (size_t i = 0; i < n_engines; i++)
-        if (engines[i].file && strcmp(engines[i].file, name) == 0)
-            return plan->engine && strcmp(engines[i].name, plan->engine) == 0;
-    return false;
-}
-
-static json_t *egress_encode(const struct plan *plan)
-{
-    const json_t *allow = json_object_get(json_object_get(plan->spec.json, "egress"), "allow");
-    json_t *files = json_array();
-
-    for (size_t i = 0; i < plan->n_files; i++)
-        if (is_engines(plan, plan->files[i].name))
-            (void)json_array_append_new(files, json_pack("{s:s, s:s}", "name", plan->files[i].name,
-                                                         "content", plan->files[i].content));
-    return json_pack("{s:o, s:o}", "rules", allow ? json_deep_copy(allow) : json_array(), "files",
-                     files);
-}
-
 static void on_silent(struct loop_timer *timer)
 {
     struct patch *patch = timer->data;
@@ -253,7 +244,7 @@ static void send_egress(struct patch *patch)
     static int64_t last_id;
     struct runner *runner = patch->runner;
     const struct plan *plan = plan_ref_get(patch->after, &patch->err);
-    CLEANUP_JSON json_t *egress = plan ? egress_encode(plan) : NULL;
+    CLEANUP_JSON json_t *egress = plan ? egress_change_encode(plan) : NULL;
 
     patch->id = ++last_id;
     if (runner->connection.fd < 0 || !egress ||
@@ -281,7 +272,8 @@ static void ready_to_send(struct patch *patch)
     if (patch->gone || runner->phase != PHASE_LIVE) {
         take_plan(patch);
         runner->row.egress_pending = false;
-        runner_publish(runner, &runner->row);
+        renew(patch);
+        runner_save(runner, SAVE_FOLLOW, true, false, NULL);
         succeed(patch);
         return;
     }
@@ -318,6 +310,7 @@ void patch_applied(struct runner *runner, const json_t *packet)
     loop_timer_cancel(runner->engine->loop, &patch->deadline);
     patch->stage = PATCH_SETTLE;
     runner->row.egress_pending = false;
+    renew(patch);
     runner_save(runner, SAVE_HOLD, true, false, settled);
 }
 
@@ -334,6 +327,7 @@ void patch_supervisor_gone(struct runner *runner)
         return;
     take_plan(patch);
     runner->row.egress_pending = false;
+    renew(patch); /* stored with the row's end */
     succeed(patch);
 }
 
@@ -348,6 +342,10 @@ static void stored(struct engine *engine, struct message *message)
     store_back(patch);
     if (patch->result < 0) {
         runner->row.egress_pending = patch->was_pending;
+        if (!patch->alive) {
+            runner->row.expires_clock_ms = patch->expires_clock_ms;
+            runner->row.expires_ms = patch->expires_ms;
+        }
         fail_error(patch, &patch->err);
     } else if (patch->alive) {
         ready_to_send(patch);
@@ -371,6 +369,7 @@ static void submit(struct patch *patch)
     } else {
         runner->row.generation++;
         runner->row.updated_ms = clock_wall_ms();
+        renew(patch);
     }
     patch->row = runner->row;
     store(patch, stored);
@@ -424,7 +423,8 @@ static void resolve_work(struct job *job)
     CLEANUP_JSON json_t *merged = spec_patch(old->spec.json, patch->body, &patch->problem);
     if (!merged || resolve(patch, old, merged) < 0)
         return;
-    patch->same = json_equal(merged, old->spec.json);
+    patch->renews = json_object_get(patch->body, "ttl_seconds") != NULL;
+    patch->same = !patch->renews && json_equal(merged, old->spec.json);
     patch->egress_same =
         json_equal(json_object_get(merged, "egress"), json_object_get(old->spec.json, "egress")) ||
         (!json_object_get(merged, "egress") && old->spec.rules.count == 0);
@@ -528,8 +528,11 @@ static void resume_work(struct job *job)
 {
     struct patch *patch = (struct patch *)job;
 
-    (void)plan_ref_get(patch->before, NULL); /* for an undo */
-    patch->result = plan_ref_get(patch->after, &patch->err) ? 0 : -1;
+    const struct plan *before = plan_ref_get(patch->before, NULL); /* for an undo, too */
+    const struct plan *after = plan_ref_get(patch->after, &patch->err);
+
+    patch->renews = before && after && before->spec.ttl_seconds != after->spec.ttl_seconds;
+    patch->result = after ? 0 : -1;
 }
 
 static void resumed(struct engine *engine, struct message *message)

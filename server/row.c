@@ -68,6 +68,13 @@ const char *const row_migrations[] = {
     ") STRICT;",
     ("ALTER TABLE bottles ADD COLUMN boot TEXT NOT NULL DEFAULT '';"
      "ALTER TABLE bottles ADD COLUMN boot_reason TEXT NOT NULL DEFAULT '';"),
+    ("ALTER TABLE bottles ADD COLUMN expires_clock_ms INTEGER NOT NULL DEFAULT 0;"
+     "ALTER TABLE bottles ADD COLUMN expires_ms INTEGER NOT NULL DEFAULT 0;"
+     "ALTER TABLE bottles ADD COLUMN restart_clock_ms INTEGER NOT NULL DEFAULT 0;"
+     "ALTER TABLE bottles ADD COLUMN restart_ms INTEGER NOT NULL DEFAULT 0;"
+     "ALTER TABLE bottles ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;"
+     "ALTER TABLE bottles ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;"
+     "ALTER TABLE bottles ADD COLUMN again INTEGER NOT NULL DEFAULT 0;"),
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 
@@ -127,12 +134,25 @@ static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row
     if (row->has_exit_code)
         (void)sqlite3_bind_int(bound, index, row->exit_code);
     index++;
-    const int64_t numbers[] = {row->keep_logs,        row->updated_ms,
-                               row->started_ms,       row->finished_ms,
-                               row->generation,       row->boots,
-                               row->shim_pid,         (int64_t)row->shim_start_time,
-                               row->egress.allowed,   row->egress.denied,
-                               row->egress.bytes_out, row->egress.bytes_in};
+    const int64_t numbers[] = {row->keep_logs,
+                               row->updated_ms,
+                               row->started_ms,
+                               row->finished_ms,
+                               row->generation,
+                               row->boots,
+                               row->shim_pid,
+                               (int64_t)row->shim_start_time,
+                               row->egress.allowed,
+                               row->egress.denied,
+                               row->egress.bytes_out,
+                               row->egress.bytes_in,
+                               row->expires_clock_ms,
+                               row->expires_ms,
+                               row->restart_clock_ms,
+                               row->restart_ms,
+                               row->restarts,
+                               row->retries,
+                               row->again};
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
         (void)sqlite3_bind_int64(bound, index++, numbers[i]);
     bind_text(bound, index++, row->shim_token);
@@ -150,11 +170,12 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
         "INSERT INTO bottles (accelerator, backend_reason, state, reason, exit_code, keep_logs, "
         "updated_ms, started_ms,"
         " finished_ms, generation, boots, shim_pid, shim_start_time, egress_allowed, "
-        "egress_denied, egress_bytes_out, egress_bytes_in, shim_token, engine, "
+        "egress_denied, egress_bytes_out, egress_bytes_in, expires_clock_ms, expires_ms, "
+        "restart_clock_ms, restart_ms, restarts, retries, again, shim_token, engine, "
         "boot, boot_reason, slug, "
         "spec, labels,"
         " backend, subnet, pipelock_port, git_gate_port, supervise_port, created_ms, image)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         err);
     if (!bound)
         return -1;
@@ -182,7 +203,9 @@ int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err)
         "= ?, keep_logs = ?,"
         " updated_ms = ?, started_ms = ?, finished_ms = ?, generation = ?, boots = ?, shim_pid = ?,"
         " shim_start_time = ?, egress_allowed = ?, egress_denied = ?, egress_bytes_out = ?,"
-        " egress_bytes_in = ?, shim_token = ?, engine = ?, boot = ?, boot_reason = ?,"
+        " egress_bytes_in = ?, expires_clock_ms = ?, expires_ms = ?, restart_clock_ms = ?,"
+        " restart_ms = ?, restarts = ?, retries = ?, again = ?, shim_token = ?, engine = ?, boot = "
+        "?, boot_reason = ?,"
         " spec_before = CASE WHEN ? THEN spec_before ELSE NULL END WHERE slug = ?",
         err);
     if (!bound)
@@ -293,7 +316,12 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
     copy_text(from, column++, ret->engine, sizeof ret->engine);
     copy_text(from, column++, ret->image, sizeof ret->image);
     copy_text(from, column++, ret->boot, sizeof ret->boot);
-    copy_text(from, column, ret->boot_reason, sizeof ret->boot_reason);
+    copy_text(from, column++, ret->boot_reason, sizeof ret->boot_reason);
+    int64_t *const clocks[] = {&ret->expires_clock_ms, &ret->expires_ms, &ret->restart_clock_ms,
+                               &ret->restart_ms,       &ret->restarts,   &ret->retries};
+    for (size_t i = 0; i < COUNT_OF(clocks); i++)
+        *clocks[i] = sqlite3_column_int64(from, column++);
+    ret->again = sqlite3_column_int(from, column) != 0;
     return 0;
 }
 
@@ -307,16 +335,17 @@ int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
         " supervise_port, state, reason, exit_code, keep_logs, created_ms, updated_ms, started_ms,"
         " finished_ms, generation, boots, shim_pid, shim_start_time, shim_token,"
         " egress_allowed, egress_denied, egress_bytes_out, egress_bytes_in, engine, image, boot,"
-        " boot_reason, spec, labels, spec_before FROM bottles ORDER BY sequence",
+        " boot_reason, expires_clock_ms, expires_ms, restart_clock_ms, restart_ms, restarts,"
+        " retries, again, spec, labels, spec_before FROM bottles ORDER BY sequence",
         err);
     int step = SQLITE_DONE, result = from ? 0 : -1;
 
     while (result == 0 && (step = sqlite3_step(from)) == SQLITE_ROW) {
         result = read_row(from, &row, err);
         if (result == 0)
-            result = visit(&row, (const char *)sqlite3_column_text(from, 30),
-                           (const char *)sqlite3_column_text(from, 31),
-                           (const char *)sqlite3_column_text(from, 32), context, err);
+            result = visit(&row, (const char *)sqlite3_column_text(from, 37),
+                           (const char *)sqlite3_column_text(from, 38),
+                           (const char *)sqlite3_column_text(from, 39), context, err);
     }
     if (result == 0 && step != SQLITE_DONE)
         result = error_set(err, "store-failed", "reading the bottles: %s", sqlite3_errmsg(db));

@@ -38,6 +38,13 @@ struct bottle_row {
     bool keep_logs; /* of a delete that is under way */
     int64_t created_ms, updated_ms, started_ms, finished_ms;
     int64_t generation, boots;
+    /* Its end (server/ttl.h) and its next start (server/restart.h): on the host's clock, which
+     * counts, and on the wall's, to be shown. 0: none. */
+    int64_t expires_clock_ms, expires_ms;
+    int64_t restart_clock_ms, restart_ms;
+    int64_t restarts; /* by itself, since a client started it */
+    int64_t retries;  /* of those, in a row without a healthy run */
+    bool again;       /* once it has stopped it is to be started again */
     struct egress_totals egress;
     /* The stored spec is newer than what the supervisor is known to have; the one before is kept
      * beside it. */

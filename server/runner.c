@@ -136,7 +136,8 @@ static void run_now(struct runner *runner, struct op *op)
         [VERB_DELETE] = delete_op, [VERB_PATCH] = patch_op,
         [VERB_REPORT] = report_op, [VERB_SHOW] = show_op,
         [VERB_EXEC] = exec_op,     [VERB_EXEC_RESULT] = exec_result_op,
-        [VERB_RELOAD] = reload_op};
+        [VERB_RELOAD] = reload_op, [VERB_RESTART] = restart_op,
+        [VERB_EXPIRE] = expire_op, [VERB_AGAIN] = again_op};
 
     verbs[op->verb](runner, op);
 }
@@ -256,6 +257,7 @@ void runner_save(struct runner *runner, enum save_mode mode, bool visible, bool 
     if (visible) {
         runner->row.generation++;
         runner->row.updated_ms = clock_wall_ms();
+        (void)clocks_show(&runner->row);
     }
     loop_timer_cancel(runner->engine->loop, &runner->save_again);
     change->message.run = change_back;
@@ -304,6 +306,7 @@ void runner_publish(struct runner *runner, const struct bottle_row *row)
 
     registry_publish(runner->engine->app->registry, snapshot_ref(snapshot));
     waiters_notify(runner->engine, snapshot);
+    alarms_follow(runner->engine, &shown);
     snapshot_release(snapshot);
 }
 

@@ -89,6 +89,7 @@ int shim_status_parse(const char *bytes, size_t length, struct shim_status *ret,
     status.started_ms = natural(json, "started_ms");
     status.finished_ms = natural(json, "finished_ms");
     status.boots = natural(json, "boots");
+    status.ran_ms = natural(json, "ran_ms");
     status.pid = pid_member(json);
     status.start_time = (uint64_t)natural(json, "start_time");
     read_processes(json_object_get(json, "processes"), &status);

@@ -29,6 +29,7 @@ struct shim_status {
     bool has_exit_code;
     int exit_code;
     int64_t started_ms, finished_ms, boots; /* 0: not yet, or not said */
+    int64_t ran_ms;                         /* how long the command ran, or runs */
     char boot[12];                          /* "template", "cold"; "": no guest has come up yet */
     char boot_reason[REASON_SIZE];
     bool template_failed;

@@ -178,6 +178,9 @@ static void fill_bottle(struct snapshot *snapshot)
         .has_exit_code = row->has_exit_code,
         .exit_code = row->exit_code,
         .labels = snapshot->plan->labels,
+        .expires_ms = row->expires_ms,
+        .restarts = row->restarts,
+        .restart_ms = row->state == STATE_RESTARTING ? row->restart_ms : 0,
         .generation = row->generation,
     };
 }

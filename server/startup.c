@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/events.h"
+#include "server/host_clock.h"
 #include "server/images.h"
 #include "server/log.h"
 #include "server/stage.h"
@@ -26,6 +27,7 @@ struct busy {
 
 struct loading {
     struct app *app;
+    bool new_boot; /* of the host */
     size_t count;
     struct busy *busy; /* what was alive or being deleted */
     size_t n_busy, room;
@@ -67,13 +69,21 @@ static struct plan_ref *plan_before(const struct host *host, const struct bottle
     return plan_ref_lazy(host, row, before, text);
 }
 
-static int load_row(const struct bottle_row *row, const char *spec, const char *labels,
+static int load_row(const struct bottle_row *stored, const char *spec, const char *labels,
                     const char *before, void *context, struct error *err)
 {
     struct loading *loading = context;
     struct app *app = loading->app;
+    struct bottle_row now = *stored;
+    const struct bottle_row *row = &now;
     bool live = states[row->state].live && row->state != STATE_DELETING;
 
+    (void)clocks_show(&now);
+    if (loading->new_boot) { /* whoever has its pid now is another */
+        now.shim_pid = 0;
+        now.shim_token[0] = '\0';
+    }
+    alarms_follow(app->engine, row);
     if (registry_restore(app->registry, row, err) < 0)
         return -1;
     struct plan_ref *after = plan_ref_lazy(&app->host, row, spec, labels);
@@ -162,8 +172,8 @@ int engine_start(struct app *app, struct error *err)
     struct loading loading = {.app = app};
     int64_t began = clock_monotonic_ms();
 
-    if (open_parts(app, err) < 0 || engine_make(app, err) < 0 ||
-        store_read(app->store, load, &loading, err) < 0)
+    if (open_parts(app, err) < 0 || host_clock_open(app->store, &loading.new_boot, err) < 0 ||
+        engine_make(app, err) < 0 || store_read(app->store, load, &loading, err) < 0)
         goto failed;
     take_up(app->engine, &loading);
     if (engine_run(app->engine, err) < 0)

@@ -14,6 +14,7 @@
  *   {"state": "starting" | "running" | "stopping" | "stopped" | "exited" | "failed",
  *    "reason": "…" | null, "exit_code": N | null, "started_ms": N, "finished_ms": N,
  *    "pid": N, "start_time": N, "boots": N,
+ *    "ran_ms": N (how long the command runs, or ran, by a clock that nobody sets),
  *    "boot": "template" | "cold" (once a guest has come up), "boot_reason": "…" (of a cold one),
  *    "template_failed": true | false,
  *    "processes": [{"name": "gvproxy", "pid": N, "start_time": N}, …]}

@@ -84,6 +84,8 @@ static json_t *status_encode(void *context)
                   (json_int_t)sup->started_ms, "finished_ms", (json_int_t)sup->finished_ms, "pid",
                   (int)getpid(), "start_time", (json_int_t)process_start_time(getpid()), "boots",
                   (int)sup->boots, "processes", processes);
+    if (sup->running_ms)
+        json_object_set_new(status, "ran_ms", json_integer(clock_monotonic_ms() - sup->running_ms));
     if (status && sup->ended)
         json_object_set_new(status, "exit_code", json_integer(sup->exit_code));
     boot_encode(sup, status);
@@ -208,6 +210,7 @@ static void on_started(struct supervisor *sup)
         return;
     loop_timer_cancel(sup->loop, &sup->deadline);
     sup->started_ms = clock_wall_ms();
+    sup->running_ms = clock_monotonic_ms();
     set_phase(sup, PHASE_RUNNING);
 }
 

@@ -48,6 +48,7 @@ struct supervisor {
     int64_t stop_until_ms;           /* the grace of a stop; monotonic */
     int64_t event_ms[3];             /* of the last EVENT of each kind that was told; monotonic */
     int64_t started_ms, finished_ms; /* wall clock */
+    int64_t running_ms;              /* since when the command runs; monotonic */
     int64_t sidecars_until_ms;       /* monotonic */
 };
 

@@ -111,7 +111,8 @@ BODIES = {
     "slug that is a number": (plan(slug=7), *INVALID, ["/slug"]),
     "label too long": (plan(labels={"team": "x" * 257}), *INVALID, ["/labels/team"]),
     "label of a bad name": (plan(labels={"a b": "x"}), *INVALID, ["/labels/a b"]),
-    "field of a later version": (plan(ttl_seconds=60), *INVALID, ["/ttl_seconds"]),
+    "no time to live": (plan(ttl_seconds=0), *INVALID, ["/ttl_seconds"]),
+    "a restart policy that there is not": (plan(restart={"policy": "unless-stopped"}), *INVALID, ["/restart/policy"]),
     "all at once": (
         {"slug": "A", "command": [], "resources": {"cpus": 0, "disk": 1}, "env": {"HTTP_PROXY": "x"}, "nonsense": 1},
         *INVALID,
@@ -160,7 +161,7 @@ PATCHES = {
     "duplicate key": ('{"labels":{},"labels":{}}', *MALFORMED),
     "an array": ([], *INVALID, [""]),
     "null": ("null", *INVALID, [""]),
-    "a later version's": ({"ttl_seconds": 60}, *INVALID, ["/ttl_seconds"]),
+    "no time to live": ({"ttl_seconds": 0}, *INVALID, ["/ttl_seconds"]),
     "all that can't be changed": (
         {"slug": "x", "backend": "qemu", "image": "x", "command": ["x"], "workdir": "/", "env": {}, "resources": {},
          "sidecars": None, "secrets": {}, "mounts": [], "restart": {}, "comand": 1},
@@ -193,12 +194,10 @@ def test_patch(shared, patched, name):
         reply = shared.request("PATCH", "/bottles/patched", body if body != [] else "[]", headers={"Content-Type": media})
         assert (reply.status, reply.problem) == (status, kind), reply
         assert reply.pointers == pointers
-        if "/ttl_seconds" in pointers:
-            assert [fault["code"] for fault in reply.json()["errors"]] == ["unsupported"]
         if "/slug" in pointers:
             faults = {fault["pointer"]: fault for fault in reply.json()["errors"]}
             assert faults["/slug"]["code"] == "immutable" and "can't be changed" in faults["/slug"]["detail"]
-            assert [faults[f"/{name}"]["code"] for name in ("mounts", "restart", "comand")] == ["immutable", "unsupported", "unknown-field"]
+            assert [faults[f"/{name}"]["code"] for name in ("mounts", "restart", "comand")] == ["immutable", "immutable", "unknown-field"]
     after = shared.get("/bottles/patched")
     assert (after.body, after.headers["ETag"]) == (patched.body, patched.headers["ETag"])
 

@@ -7,8 +7,9 @@
 
 Test(states, every_row_is_named_and_found)
 {
-    static const char *const names[] = {"prepared", "starting", "running", "stopping",
-                                        "stopped",  "exited",   "failed",  "deleting"};
+    static const char *const names[] = {"prepared",   "starting", "running", "paused",
+                                        "stopping",   "stopped",  "exited",  "failed",
+                                        "restarting", "deleting"};
 
     cr_assert_eq(COUNT_OF(names), N_STATES);
     for (int i = 0; i < N_STATES; i++) {
@@ -24,7 +25,8 @@ Test(states, what_can_start)
 {
     for (int i = 0; i < N_STATES; i++)
         cr_expect_eq(states[i].can_start, i == STATE_PREPARED || i == STATE_STOPPED ||
-                                              i == STATE_EXITED || i == STATE_FAILED);
+                                              i == STATE_EXITED || i == STATE_FAILED ||
+                                              i == STATE_RESTARTING);
 }
 
 Test(bottle, fresh_one)
@@ -38,14 +40,15 @@ Test(bottle, fresh_one)
     CLEANUP_JSON json_t *json = bottle_encode(&bottle);
     CLEANUP_FREE char *text = json_text(json);
 
-    cr_assert_str_eq(text,
-                     "{\"slug\":\"a\",\"state\":\"prepared\",\"reason\":null,\"backend\":\"qemu\","
-                     "\"accelerator\":null,\"backend_reason\":null,\"engine\":null,\"boot\":null,"
-                     "\"boot_reason\":null,\"created_at\":"
-                     "\"2026-01-02T03:04:05.678Z\","
-                     "\"updated_at\":\"2026-01-02T03:04:05.678Z\",\"started_at\":null,"
-                     "\"finished_at\":null,\"exit_code\":null,\"guest_ip\":\"192.168.50.2\","
-                     "\"labels\":{},\"expires_at\":null,\"generation\":1}");
+    cr_assert_str_eq(
+        text,
+        "{\"slug\":\"a\",\"state\":\"prepared\",\"reason\":null,\"backend\":\"qemu\","
+        "\"accelerator\":null,\"backend_reason\":null,\"engine\":null,\"boot\":null,"
+        "\"boot_reason\":null,\"created_at\":"
+        "\"2026-01-02T03:04:05.678Z\","
+        "\"updated_at\":\"2026-01-02T03:04:05.678Z\",\"started_at\":null,"
+        "\"finished_at\":null,\"exit_code\":null,\"guest_ip\":\"192.168.50.2\","
+        "\"labels\":{},\"expires_at\":null,\"restarts\":0,\"restart_at\":null,\"generation\":1}");
 }
 
 Test(bottle, ended_one)

@@ -71,11 +71,11 @@ Test(patch, of_a_plan)
 Test(patch, names_all_that_can_not_be_changed)
 {
     static const char *const expected[][2] = {
-        {"/command", "immutable"}, {"/ttl_seconds", "unsupported"}, {"/a~1b", "unknown-field"}};
+        {"/command", "immutable"}, {"/restart", "immutable"}, {"/a~1b", "unknown-field"}};
     struct problem problem = PROBLEM_INIT;
     CLEANUP_JSON json_t *spec = parse(spec_text);
     CLEANUP_JSON json_t *patch =
-        parse("{\"command\":null,\"labels\":null,\"ttl_seconds\":1,\"a/b\":0}");
+        parse("{\"command\":null,\"labels\":null,\"restart\":{},\"a/b\":0}");
     CLEANUP_JSON json_t *got = spec_patch(spec, patch, &problem);
     CLEANUP_FREE char *text = json_text(got);
 

@@ -255,7 +255,11 @@ static const struct {
     {"{" C ",\"sidecars\":{\"supervise\":null}}", "/sidecars/supervise wrong-type"},
     {"{" C ",\"labels\":{\"a b\":\"\",\"{64*a}\":\"\",\"x\":\"{257*y}\"}}",
      "/labels/a b pattern; /labels/{64*a} too-long; /labels/x too-long"},
-    {"{" C ",\"ttl_seconds\":1,\"restart\":{}}", "/ttl_seconds unsupported; /restart unsupported"},
+    {"{" C ",\"ttl_seconds\":0}", "/ttl_seconds out-of-range"},
+    {"{" C ",\"ttl_seconds\":1.0}", "/ttl_seconds wrong-type"},
+    {"{" C ",\"restart\":{\"policy\":\"sometimes\",\"max_retries\":-1,\"backoff_seconds\":0}}",
+     "/restart/policy unknown-value; /restart/max_retries out-of-range; "
+     "/restart/backoff_seconds out-of-range"},
 };
 
 Test(plan_decode, bad_input_names_pointer_and_code)
@@ -412,7 +416,9 @@ Test(plan_decode, every_row_holds_its_type_and_bounds)
             cr_expect(meets(row->pointer, json_integer(row->maximum), NULL));
             cr_expect(meets(row->pointer, json_integer(row->minimum - 1), "out-of-range"));
             cr_expect(meets(row->pointer, json_integer(row->maximum + 1), "out-of-range"));
-            cr_expect(row->fallback_number >= row->minimum && row->fallback_number <= row->maximum);
+            /* 0 or -1, where out of bounds: what is absent means something of its own. */
+            cr_expect(row->fallback_number <= row->maximum &&
+                      (row->fallback_number >= row->minimum || row->fallback_number <= 0));
         } else if (strcmp(row->type, "string") == 0) {
             CLEANUP_FREE char *high = calloc((size_t)row->maximum + 2, 1);
             memset(high, 'a', (size_t)row->maximum + 1);
