@@ -2,7 +2,7 @@
 #
 # Sources are found by folder: base/ renderers/ api/ backends/ server/, the shim's and what the guest
 # shares become $(BUILD)/libbottled.a, which the programs and the unit tests link. A file with a
-# main() is a program's: server/main.c, shim/main.c, shim/cell.c, shim/krun.c, guest/init.c; each tests/unit/test_*.c
+# main() is a program's: server/main.c (and recv.c), shim/main.c, shim/cell.c, shim/krun.c, guest/init.c; each tests/unit/test_*.c
 # is one of criterion's, and each tests/tools/*.c becomes $(BUILD)/test-tools/* for tests in other languages.
 # bottle-cell and bottle-init are static: they run where there is no libc, and never with a sanitizer.
 #
@@ -51,7 +51,7 @@ endif
 
 OBJ := $(BUILD)/obj
 STATIC := $(BUILD)/obj-static
-MAINS := server/main.c shim/main.c shim/cell.c shim/krun.c shim/owner.c shim/private.c
+MAINS := server/main.c server/recv.c shim/main.c shim/cell.c shim/krun.c shim/owner.c shim/private.c
 SOURCES := $(foreach folder,base renderers api backends shim server,$(wildcard $(folder)/*.c))
 LIB_SOURCES := $(filter-out $(MAINS),$(SOURCES)) $(wildcard $(addprefix guest/,protocol.c checks.c room.c user.c files.c paths.c place.c pack.c unpack.c))
 GUEST_SOURCES := $(wildcard guest/*.c)
@@ -245,7 +245,7 @@ $(STATIC_LIB): $(STATIC_SOURCES:%.c=$(STATIC)/%.o)
 	@rm -f $@
 	@ar rcsD $@ $^
 
-$(BUILD)/bottled: $(OBJ)/server/main.o $(LIB)
+$(BUILD)/bottled: $(OBJ)/server/main.o $(OBJ)/server/recv.o $(LIB)
 $(BUILD)/bottle-shim: $(OBJ)/shim/main.o $(LIB)
 $(BUILD)/bottle-krun: $(OBJ)/shim/krun.o $(LIB)
 $(BUILD)/bottled $(BUILD)/bottle-shim $(BUILD)/bottle-krun:

@@ -27,6 +27,7 @@ const struct problem_type problem_types[] = {
     {"file-not-found", "There is no such path in the guest", 404},
     {"method-not-allowed", "This path does not take that method", 405},
     {"not-acceptable", "None of the accepted media types can be given", 406},
+    {"request-timeout", "The request did not come in time", 408},
     {"slug-taken", "A bottle of that name exists", 409},
     {"wrong-state", "The bottle's state does not allow it", 409},
     {"input-closed", "The program takes no input now", 409},
@@ -38,6 +39,7 @@ const struct problem_type problem_types[] = {
     {"file-too-large", "The file or archive is larger than bottled copies", 413},
     {"uri-too-long", "The request's address is too long", 414},
     {"unsupported-media-type", "The body has to be application/json", 415},
+    {"expectation-failed", "What the request expects is not met here", 417},
     {"invalid-plan", "The plan is not valid", 422},
     {"invalid-exec", "The program to run is not described as it must be", 422},
     {"image-not-imported", "The plan's image was not imported yet", 422},
@@ -67,6 +69,7 @@ const struct problem_type problem_types[] = {
     {"shutting-down", "bottled is ending", 503},
     {"timeout", "It did not happen in the time that was given", 504},
     {"boot-failed", "The guest did not come up", 504},
+    {"http-version", "This version of HTTP is not spoken here", 505},
     {"guest-full", "There is no room for it in the guest", 507},
     {"stage-unwritable", "The bottle's stage directory could not be written", 507},
 };

@@ -152,9 +152,9 @@ static json_t *daemon_limits(const struct config *config)
 
 void handle_limits(struct request *request)
 {
-    json_t *http =
-        json_pack("{s:i, s:i, s:i, s:i}", "body_bytes", BODY_MAX, "json_depth", JSON_DEPTH_MAX,
-                  "uri_bytes", URI_LENGTH_MAX, "query_parameters", QUERY_MAX);
+    json_t *http = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "body_bytes", BODY_MAX, "json_depth",
+                             JSON_DEPTH_MAX, "uri_bytes", URI_LENGTH_MAX, "query_parameters",
+                             QUERY_MAX, "head_bytes", HEAD_BYTES_MAX, "headers", HEAD_LINES_MAX);
 
     json_t *execs = json_pack("{s:i, s:i, s:i}", "of_a_bottle", EXECS_MAX, "streams",
                               EXEC_STREAMS_MAX, "stream_bytes", EXEC_STREAMS_BYTES_MAX);

@@ -1,35 +1,18 @@
-/* Listeners, and the hand-over between libmicrohttpd's threads and those that answer. See
- * request_internal.h.
+/* Requests, and the hand-over between libmicrohttpd's threads and those that answer. See
+ * request_internal.h; the listeners are in doors.c.
  *
  * libmicrohttpd calls on_request() once when the headers are there, once for each piece of the
  * body, and once at the end. A response may be queued in the first or in the last of these calls
  * only. */
-#include "server/http.h"
-
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/random.h>
-#include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
-
-#include "base/clock.h"
-#include "base/file.h"
-#include "base/util.h"
-#include "server/app.h"
-#include "server/listen.h"
-#include "server/log.h"
 #include "server/request_internal.h"
 
-enum {
-    IDLE_SECONDS = 30,
-    COMMIT_MS = 500,    /* when ending: for answers that are about to come anyway */
-    FAREWELL_MS = 3000, /* and for the last answers to be sent */
-    FAREWELL_STATUS = 503,
-    OPENAPI_MAX = 1024 * 1024,
-};
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/clock.h"
+#include "base/util.h"
+#include "server/log.h"
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
@@ -62,7 +45,7 @@ void request_unref(struct request *request)
 }
 
 /* The target is kept here, since later it is only to be had decoded, and cut at an encoded NUL. */
-static void *on_request_line(void *context, const char *target, struct MHD_Connection *connection)
+void *http_request_line(void *context, const char *target, struct MHD_Connection *connection)
 {
     struct listener *listener = context;
     struct http *http = listener->http;
@@ -75,10 +58,14 @@ static void *on_request_line(void *context, const char *target, struct MHD_Conne
     request->connection = connection;
     request->references = 1;
     request->started_ms = clock_monotonic_ms();
-    request->target_end = (uintptr_t)target + strlen(target);
-    if (strlen(target) > URI_LENGTH_MAX)
-        problem_set(&request->early, "uri-too-long", "the address may have %d bytes",
-                    URI_LENGTH_MAX);
+    request->number = front_saw(connection_front(connection));
+    const enum head_fault_row fault = front_refused(target);
+    request->misframed = fault != HEAD_OK || request->number == 0;
+    if (request->number == 0)
+        problem_set(&request->early, "internal",
+                    "the request was not looked at before it was read");
+    else if (fault)
+        problem_set(&request->early, head_faults[fault].type, "%s", head_faults[fault].words);
     else if (uri_parse(target, &request->uri, &request->uri_fault) == 0)
         request->uri_fault = NULL;
     (void)pthread_mutex_lock(&http->lock);
@@ -114,14 +101,14 @@ static void log_request(const struct request *request)
               LOG_TEXT("id", request->id));
 }
 
-static void on_completed(void *context, struct MHD_Connection *connection,
-                         void **connection_context, enum MHD_RequestTerminationCode code)
+void http_completed(void *context, struct MHD_Connection *connection, void **connection_context,
+                    enum MHD_RequestTerminationCode code)
 {
     struct request *request = *connection_context;
 
     (void)context;
-    (void)connection;
     (void)code;
+    front_done(connection_front(connection));
     if (!request)
         return;
     *connection_context = NULL;
@@ -173,7 +160,7 @@ void request_abandon(struct request *request, unsigned status, struct MHD_Respon
     MHD_resume_connection(request->connection);
 }
 
-static struct MHD_Response *farewell_response(const struct request *request)
+struct MHD_Response *farewell_response(const struct request *request)
 {
     struct problem problem = PROBLEM_INIT;
 
@@ -287,8 +274,8 @@ static enum MHD_Result dispatch(struct request *request)
 
 /* --- Intake -------------------------------------------------------------------------------- */
 
-/* For a chunked body without an end: no response can be queued inside a body, and reading on would
- * never stop. */
+/* For a body that breaks off, or is chunked and without an end: no response can be queued inside a
+ * body, and reading on would never stop. */
 static void answer_by_hand(struct request *request)
 {
     const union MHD_ConnectionInfo *info =
@@ -319,6 +306,15 @@ static enum MHD_Result give_worker(struct request *request, const char *data, si
 
 static enum MHD_Result take_piece(struct request *request, const char *data, size_t *length)
 {
+    const enum head_fault_row broken =
+        front_broken(connection_front(request->connection), request->number);
+
+    if (broken) {
+        problem_free(&request->early);
+        problem_set(&request->early, head_faults[broken].type, "%s", head_faults[broken].words);
+        answer_by_hand(request);
+        return MHD_NO;
+    }
     if (request->worker.take && !request->early.type)
         return give_worker(request, data, length);
     request->received += *length;
@@ -333,10 +329,12 @@ static enum MHD_Result take_piece(struct request *request, const char *data, siz
     return MHD_NO;
 }
 
-static enum MHD_Result begin(struct request *request, const char *method, const char *version)
+static enum MHD_Result begin(struct request *request, const char *method)
 {
     request->begun = true;
-    intake(request, method, version);
+    intake(request, method);
+    if (!request->early.type && !request->options && request->match.route->body == BODY_STREAM)
+        front_streams(connection_front(request->connection), request->number);
     if (!request->early.type && !request->options && request->match.route->body == BODY_STREAM) {
         request->taking = true;
         request->match.route->handle(request);
@@ -351,19 +349,20 @@ static enum MHD_Result begin(struct request *request, const char *method, const 
     return MHD_YES;
 }
 
-static enum MHD_Result on_request(void *context, struct MHD_Connection *connection, const char *url,
-                                  const char *method, const char *version, const char *upload,
-                                  size_t *upload_length, void **connection_context)
+enum MHD_Result http_request(void *context, struct MHD_Connection *connection, const char *url,
+                             const char *method, const char *version, const char *upload,
+                             size_t *upload_length, void **connection_context)
 {
     struct request *request = *connection_context;
 
     (void)context;
     (void)url;
+    (void)version;
     (void)connection;
     if (!request)
         return MHD_NO; /* no memory */
     if (!request->begun)
-        return begin(request, method, version);
+        return begin(request, method);
     if (*upload_length > 0)
         return take_piece(request, upload, upload_length);
     if (!request->dispatched)
@@ -371,175 +370,4 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     if (request->worker.look && !request->answered && !request->abandoned)
         work(request);
     return queue_or_suspend(request);
-}
-
-/* --- Listeners ----------------------------------------------------------------------------- */
-
-__attribute__((format(printf, 2, 0))) static void
-on_library_message(void *context, const char *format, va_list args)
-{
-    char words[300];
-
-    (void)context;
-    (void)vsnprintf(words, sizeof words, format, args);
-    words[strcspn(words, "\n")] = '\0';
-    log_event(LEVEL_DEBUG, "libmicrohttpd", LOG_TEXT("says", words));
-}
-
-static int serve(struct listener *listener, struct error *err)
-{
-    const struct config *config = &listener->http->app->config;
-    const struct MHD_OptionItem options[] = {
-        {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)on_library_message, NULL},
-        {MHD_OPTION_LISTEN_SOCKET, listener->fd, NULL},
-        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)on_request_line, listener},
-        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)on_completed, listener},
-        {MHD_OPTION_CONNECTION_LIMIT, (intptr_t)config->max_connections, NULL},
-        {MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, NULL},
-        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, HEADER_POOL, NULL},
-        {listener->tcp ? MHD_OPTION_END : MHD_OPTION_THREAD_POOL_SIZE, 2, NULL},
-        {MHD_OPTION_END, 0, NULL},
-    };
-
-    listener->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        on_request, listener, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
-    return listener->daemon
-               ? 0
-               : error_set(err, NULL, "listener %s could not be started", listener->address);
-}
-
-static int open_listener(struct http *http, const char *where, bool tcp, struct error *err)
-{
-    struct listener *listener = &http->listeners[http->n_listeners];
-
-    *listener = (struct listener){.http = http, .tcp = tcp};
-    if (tcp) {
-        listener->fd = listen_tcp(where, listener->address, sizeof listener->address, err);
-    } else {
-        (void)snprintf(listener->address, sizeof listener->address, "%s", where);
-        listener->fd = listen_unix(where, &listener->inode, err);
-    }
-    if (listener->fd < 0)
-        return -1;
-    http->n_listeners++;
-    return serve(listener, err);
-}
-
-static void read_openapi(struct http *http)
-{
-    struct error err = ERROR_INIT;
-    size_t length;
-    char *bytes = file_read(http->app->config.openapi_file, OPENAPI_MAX, &length, &err);
-
-    if (bytes)
-        http->openapi = shared_bytes_new(bytes, length);
-    else
-        log_event(LEVEL_WARNING, "/openapi.yaml can not be served", LOG_TEXT("error", err.text));
-}
-
-struct http *http_start(struct app *app, struct error *err)
-{
-    struct http *http = calloc(1, sizeof *http);
-    pthread_condattr_t monotonic;
-
-    if (!http) {
-        error_set(err, NULL, "out of memory");
-        return NULL;
-    }
-    http->app = app;
-    http->waker_epoll = http->waker_end = -1;
-    if (getrandom(&http->run_number, sizeof http->run_number, 0) < 0)
-        http->run_number = (unsigned)app->started_ms;
-    (void)pthread_mutex_init(&http->lock, NULL);
-    (void)pthread_condattr_init(&monotonic);
-    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&http->changed, &monotonic);
-    (void)pthread_condattr_destroy(&monotonic);
-    read_openapi(http);
-    int result = auth_load(app->config.token_file, &http->auth, err);
-    if (result == 0)
-        result = ticker_start(http, err);
-    if (result == 0)
-        result = waker_start(http, err);
-    if (result == 0)
-        result = open_listener(http, app->config.socket, false, err);
-    for (unsigned i = 0; i < app->config.n_listen && result == 0; i++)
-        result = open_listener(http, app->config.listen[i], true, err);
-    if (result == 0)
-        return http;
-    http_stop(http);
-    http_free(http);
-    return NULL;
-}
-
-void http_describe(const struct http *http, struct text *out)
-{
-    for (size_t i = 0; i < http->n_listeners; i++)
-        text_addf(out, "%s%s%s", i ? ", " : "",
-                  http->listeners[i].tcp ? "http://" : "unix:", http->listeners[i].address);
-}
-
-/* Under the lock: ends what still waits. */
-static void say_farewell(struct http *http)
-{
-    http->farewell = true;
-    for (struct request *request = http->suspended, *next; request; request = next) {
-        next = request->next;
-        request_abandon(request, FAREWELL_STATUS, farewell_response(request));
-    }
-}
-
-/* Under the lock: waits until no request is suspended any more, or no connection has one. Not for
- * ever. */
-static void wait_for(struct http *http, bool all, int64_t ms)
-{
-    int64_t until_ms = clock_monotonic_ms() + ms;
-    const struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
-
-    while (all ? http->active > 0 : http->suspended != NULL)
-        if (pthread_cond_timedwait(&http->changed, &http->lock, &until) == ETIMEDOUT)
-            return;
-}
-
-void http_stop(struct http *http)
-{
-    /* The listeners stay open meanwhile and new requests are refused with words: quiescing races
-     * with the library's own thread over its epoll set (0.9.75), and losing aborts the process. */
-    (void)pthread_mutex_lock(&http->lock);
-    http->stopping = true;
-    (void)pthread_cond_broadcast(&http->changed);
-    /* What waits for a commit has its true answer in a moment; the long waits are told to come
-     * back. */
-    wait_for(http, false, COMMIT_MS);
-    say_farewell(http);
-    (void)pthread_mutex_unlock(&http->lock);
-    if (http->ticker_runs)
-        (void)pthread_join(http->ticker, NULL);
-    http->ticker_runs = false;
-    waker_stop(http);
-    (void)pthread_mutex_lock(&http->lock);
-    wait_for(http, true, FAREWELL_MS);
-    (void)pthread_mutex_unlock(&http->lock);
-    for (size_t i = 0; i < http->n_listeners; i++) {
-        struct listener *listener = &http->listeners[i];
-        if (listener->daemon)
-            MHD_stop_daemon(listener->daemon); /* closes the listener too */
-        else if (listener->fd >= 0)
-            (void)close(listener->fd);
-        listener->daemon = NULL;
-        listener->fd = -1;
-        if (!listener->tcp)
-            listen_unlink(listener->address, listener->inode);
-    }
-}
-
-void http_free(struct http *http)
-{
-    if (!http)
-        return;
-    shared_bytes_unref(http->openapi);
-    (void)pthread_cond_destroy(&http->changed);
-    (void)pthread_mutex_destroy(&http->lock);
-    free(http);
 }

@@ -16,8 +16,7 @@
 /* What is counted while the headers are copied. */
 struct tally {
     struct request *request;
-    unsigned hosts, lengths, encodings, authorizations;
-    const char *host, *length, *encoding, *authorization, *version; /* borrowed */
+    const char *host, *length, *encoding, *authorization; /* borrowed */
 };
 
 static void keep_header(struct request *request, const char *name, const char *value)
@@ -42,21 +41,17 @@ static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const c
     struct tally *tally = context;
     const struct {
         const char *name;
-        unsigned *count;
         const char **value;
-    } counted[] = {{"Host", &tally->hosts, &tally->host},
-                   {"Content-Length", &tally->lengths, &tally->length},
-                   {"Transfer-Encoding", &tally->encodings, &tally->encoding},
-                   {"Authorization", &tally->authorizations, &tally->authorization}};
+    } kept[] = {{"Host", &tally->host},
+                {"Content-Length", &tally->length},
+                {"Transfer-Encoding", &tally->encoding},
+                {"Authorization", &tally->authorization}};
 
     (void)kind;
     value = value ? value : "";
-    for (size_t i = 0; i < COUNT_OF(counted); i++) {
-        if (strcasecmp(name, counted[i].name) != 0)
-            continue;
-        ++*counted[i].count;
-        *counted[i].value = value;
-    }
+    for (size_t i = 0; i < COUNT_OF(kept); i++)
+        if (strcasecmp(name, kept[i].name) == 0)
+            *kept[i].value = value;
     /* The token is looked at once and kept nowhere. */
     if (strcasecmp(name, "Authorization") != 0)
         keep_header(tally->request, name, value);
@@ -79,43 +74,23 @@ static void name_request(struct request *request)
                        atomic_fetch_add(&count, 1) + 1);
 }
 
-/* A NUL in the request line cuts the target short, unseen. But the library parses the line where it
- * lies: the version starts one byte after the target's end, or the target hides something. */
-static bool hides_nul(const struct request *request, const char *version)
-{
-    uintptr_t start = (uintptr_t)version;
-
-    return start > request->target_end + 1 && start - request->target_end < HEADER_POOL;
-}
-
+/* The head's form was checked before it was read (head.h). */
 static void check_framing(const struct tally *tally)
 {
     struct request *request = tally->request;
-    int64_t declared = 0;
-    const char *why = NULL;
-
-    if (tally->hosts > 1 || (tally->hosts == 0 && strcmp(tally->version, "HTTP/1.0") != 0))
-        why = "there has to be exactly one Host header";
-    else if (tally->lengths > 1 || (tally->lengths && tally->encodings))
-        why = "a body has either one Content-Length or a Transfer-Encoding";
-    else if (tally->encodings > 1 ||
-             (tally->encoding && strcasecmp(tally->encoding, "chunked") != 0))
-        why = "the only Transfer-Encoding is chunked";
-    else if (tally->length && number_parse(tally->length, 0, INT64_MAX, &declared) < 0)
-        why = "the Content-Length is no number";
-    request->misframed = why != NULL;
-    if (!why && hides_nul(request, tally->version))
-        why = "the request line holds a NUL or spaces that do not belong there";
-    if (!why && request->uri_fault)
-        why = request->uri_fault;
-    request->declared = (uint64_t)declared;
-    request->has_body = declared > 0 || tally->encodings || tally->lengths > 1;
     const char *expect = request_header(request, "Expect");
-    request->expects_continue = expect && strcasecmp(expect, "100-continue") == 0;
-    if (!why)
-        return;
-    problem_set(&request->early, "bad-request", "%s", why);
-    reply_header(request, "Connection", "close");
+    int64_t declared = 0;
+
+    if (tally->length)
+        (void)number_parse(tally->length, 0, INT64_MAX, &declared);
+    request->declared = (uint64_t)declared;
+    request->has_body = declared > 0 || tally->encoding;
+    request->expects_continue = expect != NULL;
+    if (request->uri_fault)
+        problem_set(&request->early, "bad-request", "%s", request->uri_fault);
+    else if (expect && strcasecmp(expect, "100-continue") != 0)
+        problem_set(&request->early, "expectation-failed",
+                    "the only expectation that is met is 100-continue");
 }
 
 static void check_peer(const struct tally *tally)
@@ -134,8 +109,7 @@ static void check_peer(const struct tally *tally)
     } else if (!auth_host_fits(listener->address, tally->host)) {
         problem_set(&request->early, "forbidden-host",
                     "the Host has to be %s or localhost with that port", listener->address);
-    } else if (tally->authorizations != 1 ||
-               !auth_token_fits(&request->http->auth, tally->authorization)) {
+    } else if (!auth_token_fits(&request->http->auth, tally->authorization)) {
         problem_set(&request->early, "unauthorized",
                     "send the token of bottled's token_file as \"Authorization: Bearer TOKEN\"");
         reply_header(request, "WWW-Authenticate", "Bearer realm=\"bottled\"");
@@ -149,6 +123,11 @@ static void check_route(const struct tally *tally)
     struct request *request = tally->request;
     struct error err = ERROR_INIT;
 
+    if (strcmp(request->uri.path, "*") == 0) {
+        request->options = true;
+        reply_header(request, "Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        return;
+    }
     switch (route_find(request->method, &request->uri, &request->match)) {
     case ROUTE_FOUND:
         if (route_check_query(request->match.route, &request->uri, &err) < 0)
@@ -220,11 +199,11 @@ static void check_body(const struct tally *tally)
                     "send the body as application/json in UTF-8, without a Content-Encoding");
 }
 
-void intake(struct request *request, const char *method, const char *version)
+void intake(struct request *request, const char *method)
 {
     static void (*const checks[])(const struct tally *tally) = {
         check_framing, check_peer, check_route, check_role, check_body};
-    struct tally tally = {.request = request, .version = version};
+    struct tally tally = {.request = request};
 
     (void)snprintf(request->method, sizeof request->method, "%s", method);
     (void)MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &tally);

@@ -15,6 +15,7 @@
 
 #define JSON_TYPE "application/json"
 #define PROBLEM_TYPE "application/problem+json"
+#define RETRY_SECONDS "1" /* after a 503 */
 
 enum { STREAM_BLOCK = 16 * 1024 };
 
@@ -237,6 +238,8 @@ struct MHD_Response *problem_response(const struct request *request, const struc
     if (line && !response)
         free(line);
     dress(request, response, PROBLEM_TYPE);
+    if (response && problem->type->status == 503)
+        (void)MHD_add_response_header(response, "Retry-After", RETRY_SECONDS);
     return response;
 }
 

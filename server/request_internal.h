@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "server/auth.h"
 #include "server/config.h"
+#include "server/front.h"
 #include "server/request.h"
 #include "server/routes.h"
 
@@ -27,15 +28,32 @@ enum {
     REQUEST_ID_SIZE = 65,
     HEADER_POOL = 64 * 1024, /* per connection: the request's headers and the response's */
     RESPONSE_HEADERS_MAX = 8,
+    FAREWELL_STATUS = 503,
+    LINGERING_MAX = 64,
 };
 
 struct listener {
     struct http *http;
     struct MHD_Daemon *daemon;
     bool tcp;
-    int fd;            /* until libmicrohttpd closes it */
-    ino_t inode;       /* of the Unix socket */
-    char address[128]; /* path, or "127.0.0.1:8080" */
+    int fd;                /* until libmicrohttpd closes it */
+    ino_t inode;           /* of the Unix socket */
+    char address[128];     /* path, or "127.0.0.1:8080" */
+    int64_t n_connections; /* under the lock */
+};
+
+/* libmicrohttpd's connection, as connections.c knows it. */
+struct connection {
+    struct front *front; /* NULL: no memory */
+    struct listener *listener;
+    int fd;
+    struct connection *next, *previous; /* in http->connections */
+};
+
+/* A socket that was closed before its client had said all. */
+struct linger_socket {
+    int fd;
+    int64_t until_ms; /* 0: the place is free */
 };
 
 /* A stream that had nothing to say: its connection is suspended until the ticker resumes it. */
@@ -64,6 +82,9 @@ struct http {
     unsigned active; /* requests whose connection is not done with them */
     struct request *suspended;
     struct parked *parked;
+    struct connection *connections;
+    struct linger_socket lingering[LINGERING_MAX];
+    unsigned n_lingering;
 };
 
 struct header {
@@ -77,7 +98,7 @@ struct request {
     struct MHD_Connection *connection; /* NULL once the connection is done; guarded */
     struct uri uri;
     const char *uri_fault; /* static; NULL when uri holds */
-    uintptr_t target_end;  /* where the library's text of the target ends; see hides_nul() */
+    unsigned number;       /* on its connection; see front_saw() */
     char method[24];
     char id[REQUEST_ID_SIZE];
     struct identity identity; /* who sent it; VIA_NOBODY until that is known */
@@ -87,7 +108,7 @@ struct request {
     bool taking;  /* the handler was called, and the body is still to come: see BODY_STREAM */
     bool options; /* OPTIONS of a known path: answered here */
     bool expects_continue;
-    bool misframed;    /* nobody knows where its body ends */
+    bool misframed;    /* nobody knows what comes behind its head */
     uint64_t declared; /* Content-Length */
     bool has_body;
     struct problem early; /* what was wrong before a handler was asked */
@@ -109,11 +130,31 @@ struct request {
 
 /* intake.c: looks at all that came before the body; leaves the match, or a problem in
  * request->early. */
-void intake(struct request *request, const char *method, const char *version);
+void intake(struct request *request, const char *method);
 
 /* request.c: the problem's body, and a whole response of it; NULL when memory is short. */
 char *problem_words(const struct request *request, const struct problem *problem);
 struct MHD_Response *problem_response(const struct request *request, const struct problem *problem);
+
+/* What libmicrohttpd calls (see doors.c), with a struct listener as its context. */
+void *http_request_line(void *context, const char *target, struct MHD_Connection *connection);
+enum MHD_Result http_request(void *context, struct MHD_Connection *connection, const char *url,
+                             const char *method, const char *version, const char *upload,
+                             size_t *upload_length, void **connection_context);
+void http_completed(void *context, struct MHD_Connection *connection, void **connection_context,
+                    enum MHD_RequestTerminationCode code);
+void connection_notify(void *context, struct MHD_Connection *connection, void **socket_context,
+                       enum MHD_ConnectionNotificationCode code);
+
+/* connections.c: what stands before the connection; NULL when there is nothing. */
+struct front *connection_front(struct MHD_Connection *connection);
+/* Under the lock, once a second: turns away those that are slow. */
+void connections_tick(struct http *http);
+/* Under the lock, often while http->n_lingering. */
+void connections_linger(struct http *http, bool all_end);
+
+/* The answer of a daemon that is ending. */
+struct MHD_Response *farewell_response(const struct request *request);
 
 /* http.c */
 void request_unref(struct request *request);

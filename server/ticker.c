@@ -1,4 +1,5 @@
-/* The ticker: one thread that wakes what libmicrohttpd leaves asleep.
+/* The ticker: one thread that wakes what libmicrohttpd leaves asleep, and looks for clients that
+ * are too slow.
  *
  * A content reader that returns 0 is called again at once, for ever; so a stream with nothing to
  * say suspends its connection (parks) and is resumed within 100 ms. A suspended connection never
@@ -11,7 +12,7 @@
 
 #include "base/clock.h"
 
-enum { STREAM_MS = 100, LOOK_MS = 1000 };
+enum { STREAM_MS = 100, LOOK_MS = 1000, LINGER_MS = 50 };
 
 static int connection_fd(struct MHD_Connection *connection)
 {
@@ -101,13 +102,17 @@ static void *tick(void *context)
             resume_parked(http);
             resumed_ms = now;
         }
-        if (http->suspended && now - looked_ms >= LOOK_MS) {
+        if ((http->suspended || http->connections) && now - looked_ms >= LOOK_MS) {
             drop_gone(http);
+            connections_tick(http);
             looked_ms = now;
         }
-        if (http->parked)
+        connections_linger(http, false);
+        if (http->n_lingering)
+            wait_ms(http, LINGER_MS);
+        else if (http->parked)
             wait_ms(http, STREAM_MS - (now - resumed_ms) > 0 ? STREAM_MS - (now - resumed_ms) : 1);
-        else if (http->suspended)
+        else if (http->suspended || http->connections)
             wait_ms(http, LOOK_MS);
         else
             (void)pthread_cond_wait(&http->changed, &http->lock);

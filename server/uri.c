@@ -54,6 +54,8 @@ static const char *split_path(char *path, struct uri *uri)
         if (uri->n_segments == SEGMENTS_MAX)
             return NULL; /* deeper than any route: the router sees that it fits none */
         const char *why = decode(segment, 0);
+        if (!why && strchr(segment, '/'))
+            why = "the address holds an encoded slash";
         if (why)
             return why;
         uri->segments[uri->n_segments++] = segment;
@@ -93,7 +95,7 @@ int uri_parse(const char *raw, struct uri *ret, const char **ret_why)
     size_t length = strlen(raw);
     const char *why = NULL;
 
-    if (raw[0] != '/')
+    if (raw[0] != '/' && strcmp(raw, "*") != 0)
         why = "the address has to be a path, starting with a slash";
     for (const char *c = raw; *c && !why; c++)
         if (*c <= 0x20 || *c >= 0x7f || *c == '#')

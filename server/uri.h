@@ -4,7 +4,8 @@
  * libmicrohttpd hands paths over decoded and cut at %00, so the raw target is parsed here. Segments
  * are split at
  * "/" first and decoded each for itself: an encoded slash never makes a segment. Whatever is not
- * plainly right is refused: bytes outside visible ASCII, a bad escape, NUL, text that is not UTF-8.
+ * plainly right is refused: bytes outside visible ASCII, a bad escape, NUL, an encoded slash, text
+ * that is not UTF-8. "*" stands for the server as a whole (OPTIONS) and has no segment.
  */
 #pragma once
 

@@ -138,6 +138,22 @@ def new_daemon(row):
             finish(one)
 
 
+@pytest.fixture(scope="module")
+def new_shared(row):
+    """Starts daemons with settings of their own for the tests of a module."""
+    made = []
+
+    def make(**options):
+        made.append(harness.Daemon(**options))
+        return made[-1].start()
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            finish(one)
+
+
 @pytest.fixture(params=harness.USERS)
 def any_user_daemon(request, row):
     """As the tests' user, and, when that is root, as an ordinary user as well."""
