@@ -21,6 +21,7 @@ UNIT ?= *
 T ?= 60
 FUZZ ?= *
 PYTEST_ARGS ?= -ra --timeout=300
+E2E ?= tests/e2e
 TOOLS := .tools
 ifeq ($(origin CC),default)
 CC := gcc
@@ -65,8 +66,10 @@ ATTACK_SOURCES := $(addprefix tests/attacks/,attacker.c machine.c)
 FUZZ_SOURCES := $(wildcard tests/fuzz/*.c)
 FUZZERS := $(FUZZ_SOURCES:tests/fuzz/%.c=$(BUILD)/fuzz/%)
 TSAN_SOURCES := $(wildcard tests/tsan/*.c)
+SANITIZER_SOURCES := $(wildcard tests/sanitize/*.c)
+SANITIZER_OBJ := $(if $(SANITIZE),$(SANITIZER_SOURCES:%.c=$(OBJ)/%.o))
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
-ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(FUZZ_SOURCES) $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
+ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(SANITIZER_SOURCES) $(FUZZ_SOURCES) $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
 HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/fuzz tests/attacks,$(wildcard $(folder)/*.h))
 
 LIB := $(BUILD)/libbottled.a
@@ -121,7 +124,7 @@ run: build ## start bottled with its state in $(BUILD)/run (ARGS='--listen 127.0
 
 .PHONY: clean
 clean: ## remove what was built (not .tools)
-	rm -rf $(BUILD) build-asan build-tsan build-clang
+	rm -rf $(BUILD) build-asan build-tsan build-clang build-fuzz
 
 ##@ Tests
 
@@ -171,6 +174,11 @@ golden: units ## make the golden files of the unit tests anew, to be read before
 .PHONY: test-asan
 test-asan: ## the unit tests under AddressSanitizer, LeakSanitizer and UBSan
 	@$(MAKE) --no-print-directory BUILD=build-asan SANITIZE=address,undefined unit
+
+.PHONY: e2e-asan
+e2e-asan: ## the end-to-end tests with bottled and bottle-shim under the same (E2E='tests/e2e/test_x.py …' for some)
+	@$(MAKE) --no-print-directory BUILD=build-asan SANITIZE=address,undefined build test-programs
+	@BUILD=build-asan $(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm and not plain' $(E2E)
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for T seconds (T=60; FUZZ=name for one), with clang's libFuzzer, ASan and UBSan
@@ -227,6 +235,8 @@ programs: $(PROGRAMS)
 units: $(UNITS) $(TEST_TOOLS)
 guest: $(GUEST_FILES)
 
+$(OBJ)/tests/sanitize/%.o $(BUILD)/tidy/tests/sanitize/%.ok: CPPFLAGS += -DREPORTS='"$(abspath $(BUILD))/reports/programs"'
+
 $(OBJ)/%.o: %.c Makefile | $(TOOLS)/stamp
 	@mkdir -p $(@D)
 	@echo "  CC      $<"
@@ -245,9 +255,9 @@ $(STATIC_LIB): $(STATIC_SOURCES:%.c=$(STATIC)/%.o)
 	@rm -f $@
 	@ar rcsD $@ $^
 
-$(BUILD)/bottled: $(OBJ)/server/main.o $(OBJ)/server/recv.o $(LIB)
-$(BUILD)/bottle-shim: $(OBJ)/shim/main.o $(LIB)
-$(BUILD)/bottle-krun: $(OBJ)/shim/krun.o $(LIB)
+$(BUILD)/bottled: $(OBJ)/server/main.o $(OBJ)/server/recv.o $(SANITIZER_OBJ) $(LIB)
+$(BUILD)/bottle-shim: $(OBJ)/shim/main.o $(SANITIZER_OBJ) $(LIB)
+$(BUILD)/bottle-krun: $(OBJ)/shim/krun.o $(SANITIZER_OBJ) $(LIB)
 $(BUILD)/bottled $(BUILD)/bottle-shim $(BUILD)/bottle-krun:
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -267,7 +277,7 @@ $(OPEN)/obj/%.o: %.c Makefile | $(TOOLS)/stamp
 	@echo "  CC      $< (open cell)"
 	@$(CC) $(CPPFLAGS) -DTEST_OPEN_CELL $(CFLAGS) $(MODE) -MMD -MP -c -o $@ $<
 
-$(OPEN)/bottle-shim: $(OPEN)/obj/shim/jail.o $(OBJ)/shim/main.o $(LIB)
+$(OPEN)/bottle-shim: $(OPEN)/obj/shim/jail.o $(OBJ)/shim/main.o $(SANITIZER_OBJ) $(LIB)
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
 

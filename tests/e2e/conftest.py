@@ -15,6 +15,7 @@ import canary  # noqa: E402
 import harness  # noqa: E402
 import kvm_host  # noqa: E402
 import processes  # noqa: E402
+import sanitizer  # noqa: E402
 import template_pool  # noqa: E402
 
 INSIDE = "BOTTLED_TESTS_INSIDE"
@@ -23,6 +24,7 @@ INSIDE = "BOTTLED_TESTS_INSIDE"
 def pytest_configure(config):
     if os.environ.get(INSIDE) or config.option.collectonly:
         kvm_host.register(config)
+        config.addinivalue_line("markers", "plain: compares what a sanitizer changes, as memory is; not run under one")
         return
     os.environ[INSIDE] = "1"
     config.pluginmanager.getplugin("capturemanager").stop_global_capturing()
@@ -56,12 +58,15 @@ def row(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def tree():
-    """At the end of the run no process may be left of all that it started."""
+    """At the end of the run no process may be left of all that it started, and no report of a sanitizer."""
     processes.become_subreaper()
+    sanitizer.prepare(harness.BUILD)
     yield
     left = [process for process in processes.descendants() if not processes.wait_gone(process.pid, 5)]
     processes.end_processes(left)
     assert not left, f"processes left at the end of the run: {left}"
+    reports = sanitizer.take(harness.BUILD)
+    assert reports is None, f"a sanitizer reported after the last test:\n{reports}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ import threading
 import time
 
 import processes
+import sanitizer
 import template_pool
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -356,6 +357,9 @@ class Daemon:
         sockets = processes.unix_sockets(self.base) - ({str(self.socket)} if self.killed else set())
         if sockets:
             faults.append(f"sockets left: {sorted(sockets)}")
+        reports = sanitizer.take(BUILD)
+        if reports:
+            faults.append(f"a sanitizer reported:\n{reports}")
         if self.process:
             processes.waited_for.discard(self.process.pid)
         shutil.rmtree(self.base, ignore_errors=True)

@@ -3,6 +3,7 @@
  * between, programs print, read and end. What goes back to the host is well-formed, of programs
  * that it asked for, and never more output than it has taken; nor is more input taken than was
  * granted. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,7 +151,10 @@ static void turn(struct execs *execs, int host)
     struct pollfd fds[EXEC_POLL_MAX];
     size_t count = execs_poll(execs, agent_idle(execs->agent), fds);
 
-    MUST(count <= EXEC_POLL_MAX && poll(fds, count, 0) >= 0);
+    MUST(count <= EXEC_POLL_MAX);
+    /* The fuzzer has a timer of its own. */
+    while (poll(fds, count, 0) < 0)
+        MUST(errno == EINTR);
     execs_polled(execs, fds);
     execs_pump(execs);
     (void)execs_wait_ms(execs);
