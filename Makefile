@@ -32,7 +32,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 # --- Flags -----------------------------------------------------------------------------------
 
-LIBRARIES := libmicrohttpd jansson yaml-0.1 sqlite3 libseccomp libsystemd nettle
+LIBRARIES := libmicrohttpd jansson yaml-0.1 sqlite3 libseccomp libsystemd nettle gnutls
 LDLIBS := $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2
 CPPFLAGS := -I. -D_GNU_SOURCE

@@ -1,14 +1,15 @@
 #include "server/auth.h"
 
 #include <fcntl.h>
-#include <nettle/memops.h>
-#include <stdio.h>
+#include <grp.h>
+#include <stdint.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/number.h"
 #include "base/util.h"
 
 enum { TOKEN_MIN = 16, TOKEN_MAX = 512 };
@@ -59,46 +60,59 @@ int auth_load(const char *token_file, struct auth *ret, struct error *err)
     return 0;
 }
 
-bool auth_token_fits(const struct auth *auth, const char *authorization)
+const char *auth_bearer(const char *authorization)
 {
     static const char scheme[] = "Bearer ";
-    char digest[SHA256_HEX_SIZE];
 
-    if (!auth->has_token || !authorization ||
-        strncasecmp(authorization, scheme, sizeof scheme - 1) != 0)
-        return false;
+    if (!authorization || strncasecmp(authorization, scheme, sizeof scheme - 1) != 0)
+        return NULL;
     const char *token = authorization + sizeof scheme - 1;
-    token += strspn(token, " ");
-    /* Digests are compared, so that neither the length nor the first wrong byte shows in the time
-     * taken. */
-    sha256_hex(token, strlen(token), digest);
-    return memeql_sec(digest, auth->token_digest, sizeof digest - 1) == 1;
+    return token + strspn(token, " ");
 }
 
-bool auth_peer_fits(int fd)
+/* --- Unix peers ----------------------------------------------------------------------------- */
+
+int unix_group_find(const char *name, struct unix_group *ret, struct error *err)
+{
+    int64_t number;
+
+    *ret = (struct unix_group){0};
+    if (!name || !*name)
+        return 0;
+    const struct group *group = getgrnam(name);
+    if (!group && number_parse(name, 0, UINT32_MAX - 1, &number) < 0)
+        return error_set(err, NULL, "socket_group: there is no group \"%s\" on this machine", name);
+    ret->used = true;
+    ret->gid = group ? group->gr_gid : (gid_t)number;
+    return 0;
+}
+
+/* Had the peer that group among its own when it connected? */
+static bool is_member(int fd, const struct ucred *peer, gid_t gid)
+{
+    gid_t groups[1024];
+    socklen_t size = sizeof groups;
+
+    if (peer->gid == gid)
+        return true;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) < 0)
+        return false;
+    for (size_t i = 0; i < size / sizeof *groups; i++)
+        if (groups[i] == gid)
+            return true;
+    return false;
+}
+
+enum role auth_peer_role(int fd, const struct unix_group *group, unsigned *ret_uid)
 {
     struct ucred peer;
     socklen_t size = sizeof peer;
 
+    *ret_uid = UINT32_MAX;
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || size != sizeof peer)
-        return false;
-    return peer.uid == 0 || peer.uid == geteuid();
-}
-
-bool auth_host_fits(const char *address, const char *host)
-{
-    const char *port = strrchr(address, ':');
-    char local[32];
-
-    if (!host || !port)
-        return false;
-    (void)snprintf(local, sizeof local, "localhost%s", port);
-    if (strcasecmp(host, address) == 0 || strcasecmp(host, local) == 0)
-        return true;
-    if (strcmp(port, ":80") != 0)
-        return false;
-    /* The port of the scheme may be left out. */
-    size_t length = (size_t)(port - address);
-    return strcasecmp(host, "localhost") == 0 ||
-           (strlen(host) == length && strncasecmp(host, address, length) == 0);
+        return ROLE_NONE;
+    *ret_uid = peer.uid;
+    if (peer.uid == 0 || peer.uid == geteuid())
+        return ROLE_ADMIN;
+    return group->used && is_member(fd, &peer, group->gid) ? group->role : ROLE_NONE;
 }

@@ -1,15 +1,14 @@
-/* Who may talk to the daemon.
- *
- * On the Unix socket the kernel says who the peer is: root and the daemon's own user may. On TCP
- * everybody on this machine can connect, browsers included, so a bearer token is wanted and the
- * Host header has to be one that is served (a name that an attacker points at 127.0.0.1 is not). */
+/* Single proofs of who a client is: the token_file's first line, an Authorization header, the
+ * kernel's word on a Unix peer. What follows from them is in server/access.c. */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "server/access.h"
 
 struct auth {
     bool has_token;
@@ -19,11 +18,16 @@ struct auth {
 /* Reads the first line of `token_file`: 16 to 512 visible characters, in a regular file that is
  * ours or root's and that nobody else may read or change. NULL or "": no token. */
 int auth_load(const char *token_file, struct auth *ret, struct error *err);
-/* Is this Authorization header (may be NULL) "Bearer <token>"? Takes the same time for every wrong
- * token. */
-bool auth_token_fits(const struct auth *auth, const char *authorization);
-/* May the process at the other end of this Unix socket use the daemon? */
-bool auth_peer_fits(int fd);
-/* Is this Host header one of those that a listener at `address` ("127.0.0.1:8080", "[::1]:8080")
- * serves: itself, or localhost with the same port? */
-bool auth_host_fits(const char *address, const char *host);
+/* The token in an Authorization header ("Bearer <token>"; may be NULL), borrowed, or NULL. */
+const char *auth_bearer(const char *authorization);
+
+/* A group whose members may use the Unix socket. */
+struct unix_group {
+    bool used;
+    gid_t gid;
+    enum role role;
+};
+/* By name or number; "": none. -1 when there is no such group. */
+int unix_group_find(const char *name, struct unix_group *ret, struct error *err);
+/* What the process at the other end of a Unix socket may do, and its user; ROLE_NONE: nothing. */
+enum role auth_peer_role(int fd, const struct unix_group *group, unsigned *ret_uid);

@@ -1,10 +1,8 @@
-/* The table of keys, and how a configuration comes to be: the file, then the flags over it, then
+/* How a configuration comes to be: the file, then the flags over it, then
  * what is left to defaults, then what must hold between keys. */
 #include "server/config.h"
 
-#include <arpa/inet.h>
 #include <limits.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <sys/un.h>
 
@@ -12,155 +10,30 @@
 #include "base/number.h"
 #include "base/text.h"
 #include "base/util.h"
+#include "server/address.h"
 #include "server/app.h"
 #include "server/auth.h"
 #include "server/config_keys.h"
 #include "server/config_paths.h"
-
-#define AT(field) offsetof(struct config, field)
-#define PATH(field, initial, doc)                                                                  \
-    {                                                                                              \
-#field, CONFIG_PATH, AT(field), initial, 0, 0, NULL, "PATH", doc                           \
-    }
-#define INTEGER(field, initial, low, high, doc)                                                    \
-    {                                                                                              \
-#field, CONFIG_INTEGER, AT(field), initial, low, high, NULL, "N", doc                      \
-    }
-#define DURATION(name, field, initial, low, high, doc)                                             \
-    {                                                                                              \
-        name, CONFIG_DURATION, AT(field), initial, low, high, NULL, "TIME", doc                    \
-    }
-#define CHOICE(field, initial, choices, doc)                                                       \
-    {                                                                                              \
-#field, CONFIG_CHOICE, AT(field), initial, 0, 0, choices, choices, doc                     \
-    }
-
-const struct config_key config_keys[] = {
-    PATH(socket, NULL, "Unix socket to answer on (default: bottled.sock in run_dir)"),
-    {"listen", CONFIG_LISTEN, AT(listen), NULL, 0, 0, NULL, "ADDR:PORT",
-     "loopback address to answer on as well; wants token_file; may be repeated"},
-    PATH(token_file, "", "file whose first line is the bearer token of TCP clients"),
-    PATH(state_dir, NULL, "database and stage directories"),
-    PATH(run_dir, NULL, "sockets of running bottles"),
-    {"tools_path", CONFIG_PATHS, AT(tools_path), NULL, 0, 0, NULL, "DIR[:DIR...]",
-     "where programs are looked for before PATH"},
-    PATH(libexec_dir, NULL, "bottle-shim and bottle-cell (default: where bottled is)"),
-    PATH(guest_dir, NULL,
-         "the guest's kernel, boot root and images (default: guest in libexec_dir)"),
-    PATH(openapi_file, NULL, "what /openapi.yaml answers (default: openapi.yaml in libexec_dir)"),
-    CHOICE(log_level, "info", "error|warning|info|debug", "what is logged to stderr"),
-    CHOICE(accelerator, "auto", "auto|kvm|tcg",
-           "how QEMU runs a guest; auto takes KVM where a boot proved it"),
-    CHOICE(smolfile_dialect, "device", "device|smolvm", "dialect of smolfile.toml"),
-    PATH(libkrun, "", "smolvm's VM library (default: beside the smolvm that is found)"),
-    PATH(git_gate_program, "", "program behind a bottle's git-gate"),
-    PATH(supervise_program, "", "program behind a bottle's supervise"),
-    {"host_ports", CONFIG_PORTS, AT(host_port_first), "20000-32767", 1024, 65535, NULL,
-     "FIRST-LAST", "loopback ports that sidecars may get"},
-    INTEGER(uid_base, NULL, 0, 4000000000, "as root: bottle N runs as user and group uid_base + N"),
-    DURATION("boot_timeout", boot_timeout_ms, "30s", 1000, 3600000,
-             "how long a guest may take to come up"),
-    DURATION("sidecar_timeout", sidecar_timeout_ms, "10s", 100, 600000,
-             "how long a sidecar may take to answer"),
-    DURATION("kvm_probe", kvm_probe_ms, "10s", 1000, 120000,
-             "how long the boot that proves KVM may take"),
-    INTEGER(log_bytes, "8388608", 4096, 1 << 30, "size at which a bottle's log is rotated"),
-    INTEGER(gvproxy_memory_mib, "320", 64, 65536, "memory that a bottle's gvproxy may use"),
-    INTEGER(sidecar_memory_mib, "1024", 64, 1 << 20, "memory that each sidecar may use"),
-    INTEGER(vm_overhead_mib, "1536", 128, 65536,
-            "memory that a VM's process may use beyond its guest's"),
-    INTEGER(bottle_pids, "1024", 64, 1 << 20, "processes and threads of a bottle"),
-    INTEGER(bottle_cpu_weight, "100", 1, 10000, "cpu.weight of a bottle's control group"),
-    {"cgroups", CONFIG_BOOLEAN, AT(cgroups), "true", 0, 0, NULL, NULL,
-     "give each bottle a control group of its own where one can be made"},
-    {"image_roots", CONFIG_PATHS, AT(image_roots), "", 0, 0, NULL, "DIR[:DIR...]",
-     "directories that images may be imported from as dir:PATH"},
-    {"image_registries", CONFIG_HOSTS, AT(image_registries), "", 0, 0, NULL, "NAME[,NAME...]",
-     "registries that images may be imported from as docker://NAME, like docker.io"},
-    INTEGER(image_max_bytes, "17179869184", 1 << 20, 1LL << 44,
-            "bytes of an image, unpacked; its import may take four times that for a while"),
-    INTEGER(image_max_files, "1000000", 100, 100000000, "files and folders of an image"),
-    DURATION("image_timeout", image_timeout_ms, "30m", 1000, 86400000,
-             "how long an import may take"),
-    INTEGER(template_max_mib, "4096", 0, 1 << 24,
-            "MiB on the disk for templates, from which bottles start in a blink; 0: none"),
-    DURATION("template_after", template_after_ms, "0s", 0, 86400000,
-             "how long after a cold start its template is made: that is one more boot"),
-    {"secret_roots", CONFIG_PATHS, AT(secret_roots), "", 0, 0, NULL, "DIR[:DIR...]",
-     "directories that the plans' secrets may be read from (from_file)"},
-    {"secret_env", CONFIG_NAMES, AT(secret_env), "", 0, 0, NULL, "NAME[,NAME...]",
-     "variables of bottled that plans may take as secrets (from_env); removed from its "
-     "environment"},
-    {"mount_roots", CONFIG_PATHS, AT(mount_roots), "", 0, 0, NULL, "DIR[:DIR...]",
-     "directories that bottles may mount directories of"},
-    INTEGER(files_max_bytes, "68719476736", 1 << 20, 1LL << 44,
-            "bytes of a file or archive that is copied into or out of a bottle"),
-    DURATION("files_timeout", files_timeout_ms, "2m", 100, 3600000,
-             "how long a guest may let such a copy wait"),
-    INTEGER(max_bottles, "10000", 1, SUBNETS_MAX, "bottles at one time"),
-    INTEGER(max_running, "256", 1, SUBNETS_MAX, "running bottles at one time"),
-    INTEGER(max_connections, "1024", 8, 65536, "connections to a listener at one time"),
-    DURATION("idle_timeout", idle_timeout_ms, "30s", 1000, 3600000,
-             "how long a connection may wait between requests"),
-    DURATION("head_timeout", head_timeout_ms, "10s", 100, 600000,
-             "how long a client may take over a request's head; then it is 408"),
-    DURATION("body_timeout", body_timeout_ms, "30s", 100, 3600000,
-             "how long a client may take over a body, or pause in a file or archive; then 408"),
-    INTEGER(max_waiters, "512", 1, 65536, "requests that wait for a state at one time"),
-    INTEGER(event_rows, "100000", 1000, 10000000, "events that are kept; the oldest go"),
-    {"stop_bottles", CONFIG_BOOLEAN, AT(stop_bottles), "false", 0, 0, NULL, NULL,
-     "stop the bottles when bottled ends"},
-};
-const size_t n_config_keys = COUNT_OF(config_keys);
-
-const struct config_key *config_key(const char *name)
-{
-    for (size_t i = 0; i < n_config_keys; i++)
-        if (strcmp(config_keys[i].name, name) == 0)
-            return &config_keys[i];
-    return NULL;
-}
+#include "server/tls.h"
 
 /* --- Values ------------------------------------------------------------------------------- */
 
-/* "127.0.0.1:8080", "[::1]:8080", "localhost:8080" → the canonical text, or NULL. The caller frees.
- */
-static char *listen_canonical(const char *value)
-{
-    const char *colon = strrchr(value, ':');
-    char address[64];
-    struct in_addr v4;
-    struct in6_addr v6;
-    int64_t port;
-    char *ret = NULL;
-
-    if (!colon || (size_t)(colon - value) >= sizeof address ||
-        number_parse(colon + 1, 0, 65535, &port) < 0)
-        return NULL;
-    (void)snprintf(address, sizeof address, "%.*s", (int)(colon - value), value);
-    if (strcmp(address, "localhost") == 0)
-        (void)snprintf(address, sizeof address, "127.0.0.1");
-    if (inet_pton(AF_INET, address, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127)
-        return asprintf(&ret, "%s:%d", address, (int)port) < 0 ? NULL : ret;
-    size_t length = strlen(address);
-    if (length < 2 || address[0] != '[' || address[length - 1] != ']')
-        return NULL;
-    address[length - 1] = '\0';
-    if (inet_pton(AF_INET6, address + 1, &v6) != 1 || !IN6_IS_ADDR_LOOPBACK(&v6))
-        return NULL;
-    return asprintf(&ret, "[::1]:%d", (int)port) < 0 ? NULL : ret;
-}
-
 static int add_listen(struct config *config, const char *value, struct error *err)
 {
+    union address address;
+    char words[ADDRESS_SIZE];
+
     if (config->n_listen == LISTEN_MAX)
         return error_set(err, NULL, "listen: at most %d addresses", LISTEN_MAX);
-    char *canonical = listen_canonical(value);
+    if (address_parse(value, &address) == 0)
+        return error_set(err, NULL,
+                         "listen: \"%.64s\" is not ADDR:PORT, like 127.0.0.1:8080 or [::1]:8080",
+                         value);
+    address_format(&address, words);
+    char *canonical = strdup(words);
     if (!canonical)
-        return error_set(
-            err, NULL,
-            "listen: \"%.64s\" is not ADDR:PORT on loopback, like 127.0.0.1:8080 or [::1]:8080",
-            value);
+        return error_set(err, NULL, "listen: out of memory");
     config->listen[config->n_listen++] = canonical;
     return 0;
 }
@@ -227,6 +100,26 @@ static int set_string(char **field, char *value, const struct config_key *key, s
     return 0;
 }
 
+#define WORD_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+/* "https://ci.example,http://localhost:3000": scheme, host, and the port where it is not the
+ * scheme's own, as browsers write them. */
+static bool origins_valid(const char *value)
+{
+    while (*value) {
+        size_t scheme = strncmp(value, "https://", 8) == 0  ? 8
+                        : strncmp(value, "http://", 7) == 0 ? 7
+                                                            : 0;
+        size_t host = strspn(value + scheme, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]");
+        if (scheme == 0 || host == 0)
+            return false;
+        value += scheme + host;
+        if (*value && *value++ != ',')
+            return false;
+    }
+    return true;
+}
+
 int config_set(struct config *config, const struct config_key *key, const char *value,
                struct error *err)
 {
@@ -247,6 +140,16 @@ int config_set(struct config *config, const struct config_key *key, const char *
                          "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_,")])
             return error_set(err, NULL, "%s: \"%.64s\" is no list like API_KEY,CI_TOKEN", key->name,
                              value);
+        return set_string(field, strdup(value), key, err);
+    case CONFIG_WORD:
+        if (value[strspn(value, WORD_CHARACTERS)])
+            return error_set(err, NULL, "%s: \"%.64s\" is no name", key->name, value);
+        return set_string(field, strdup(value), key, err);
+    case CONFIG_ORIGINS:
+        if (!origins_valid(value))
+            return error_set(
+                err, NULL, "%s: \"%.64s\" is no list like https://ci.example,http://localhost:3000",
+                key->name, value);
         return set_string(field, strdup(value), key, err);
     case CONFIG_CHOICE:
         if (!choice_fits(key->choices, value))
@@ -393,7 +296,8 @@ static char *help_text(void)
 
     text_add(&out, "bottled: a REST control plane for microVMs that reach their own sidecars and "
                    "nothing else.\n\n"
-                   "  bottled [--config FILE] [flags]\n\nEach flag but the first five is also a "
+                   "  bottled [--config FILE] [flags]\n  bottled token create|list|revoke\n\nEach "
+                   "flag but the first five is also a "
                    "key of the file "
                    "(YAML, with underscores); a flag wins.\n\n"
                    "  --config FILE\n        read the configuration from FILE\n"
@@ -432,15 +336,24 @@ static int set_initial(struct config *config, struct error *err)
 static int check(const struct config *config, struct error *err)
 {
     struct auth auth;
+    struct unix_group group;
 
     if (strlen(config->socket) >= sizeof((struct sockaddr_un *)NULL)->sun_path)
         return error_set(err, NULL,
                          "socket: \"%.200s\" is longer than the %zu bytes that the kernel takes",
                          config->socket, sizeof((struct sockaddr_un *)NULL)->sun_path - 1);
-    if (config->n_listen && !*config->token_file)
-        return error_set(
-            err, NULL,
-            "listen wants token_file: everybody on this machine can connect to a TCP port");
+    if (!*config->tls_cert != !*config->tls_key)
+        return error_set(err, NULL, "tls_cert and tls_key go together; one of them is missing");
+    for (unsigned i = 0; i < config->n_listen; i++) {
+        union address address;
+        if (address_parse(config->listen[i], &address) > 0 && !address_is_loopback(&address) &&
+            !*config->tls_cert && !config->insecure_listen)
+            return error_set(
+                err, NULL,
+                "listen: %s is not loopback, and tokens would cross the network in the clear; set "
+                "tls_cert and tls_key, or insecure_listen where that is meant",
+                config->listen[i]);
+    }
     if (geteuid() == 0 ? config->uid_base < 65536 : config->uid_base != 0)
         return error_set(
             err, NULL,
@@ -449,7 +362,11 @@ static int check(const struct config *config, struct error *err)
         return error_set(
             err, NULL,
             "max_waiters has to be below max_connections, or waiting clients shut out all others");
-    return config->token_file ? auth_load(config->token_file, &auth, err) : 0;
+    if (*config->tls_cert && tls_check(config->tls_cert, config->tls_key, err) < 0)
+        return -1;
+    if (unix_group_find(config->socket_group, &group, err) < 0)
+        return -1;
+    return auth_load(config->token_file, &auth, err);
 }
 
 static int load(int argc, char **argv, struct config *config, struct flags *flags,

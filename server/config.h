@@ -12,7 +12,7 @@ enum { LISTEN_MAX = 8 };
 struct config {
     char *config_file;
     char *socket;             /* Unix socket; default <run_dir>/bottled.sock */
-    char *listen[LISTEN_MAX]; /* ADDR:PORT on loopback */
+    char *listen[LISTEN_MAX]; /* ADDR:PORT */
     unsigned n_listen;
     char *state_dir, *run_dir;
     char *tools_path;   /* DIR[:DIR…]; default <exe>/../.tools/bin, then PATH (PATH is appended by
@@ -20,9 +20,15 @@ struct config {
     char *libexec_dir;  /* default: where bottled itself lies */
     char *guest_dir;    /* default: <libexec_dir>/guest */
     char *openapi_file; /* default: <libexec_dir>/openapi.yaml, made there by the build */
-    char *token_file;   /* bearer token for TCP: first line; must not be readable by others */
-    char *log_level;    /* error, warning, info, debug */
-    char *accelerator;  /* auto, kvm, tcg */
+    bool insecure_listen;
+    char *tls_cert, *tls_key;
+    char *token_file;                  /* must not be readable by others */
+    char *server_names, *cors_origins; /* comma-separated */
+    int64_t session_ms, wrong_tokens;
+    char *socket_group, *socket_group_role;
+    char *log_level, *log_format;
+    int64_t ready_min_mib;
+    char *accelerator;      /* auto, kvm, tcg */
     char *smolfile_dialect; /* device, smolvm */
     char *libkrun;          /* "": beside smolvm */
     char *git_gate_program, *supervise_program;

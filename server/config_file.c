@@ -178,6 +178,8 @@ static void write_value(struct yaml_writer *writer, const struct config *config,
     case CONFIG_PATHS:
     case CONFIG_HOSTS:
     case CONFIG_NAMES:
+    case CONFIG_WORD:
+    case CONFIG_ORIGINS:
     case CONFIG_CHOICE: {
         const char *value = *(char *const *)field;
         yaml_string(writer, value ? value : "");
@@ -207,19 +209,43 @@ static void write_value(struct yaml_writer *writer, const struct config *config,
     }
 }
 
-char *config_text(const struct config *config)
+/* What a key means, as comments. */
+static void write_words(struct text *out, const struct config_key *key)
 {
-    CLEANUP_TEXT struct text out = TEXT_INIT;
+    char flag[40];
+
+    (void)snprintf(flag, sizeof flag, "%s", key->name);
+    for (char *c = flag; *c; c++)
+        if (*c == '_')
+            *c = '-';
+    text_addf(out, "# %s\n# --%s%s%s", key->doc, flag, key->words ? " " : "",
+              key->words ? key->words : "");
+    if (key->initial && *key->initial)
+        text_addf(out, "; default %s", key->initial);
+    text_add(out, key->live ? "; read again on SIGHUP\n" : "\n");
+}
+
+static int write_key(struct text *out, const struct config *config, const struct config_key *key)
+{
     struct yaml_writer writer;
 
     yaml_begin(&writer);
     yaml_map(&writer, false);
-    for (size_t i = 0; i < n_config_keys; i++) {
-        yaml_key(&writer, config_keys[i].name);
-        write_value(&writer, config, &config_keys[i]);
-    }
+    yaml_key(&writer, key->name);
+    write_value(&writer, config, key);
     yaml_map_end(&writer);
-    if (yaml_finish(&writer, &out, NULL) < 0)
-        return NULL;
+    return yaml_finish(&writer, out, NULL);
+}
+
+char *config_text(const struct config *config)
+{
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+
+    for (size_t i = 0; i < n_config_keys; i++) {
+        text_add(&out, i ? "\n" : "");
+        write_words(&out, &config_keys[i]);
+        if (write_key(&out, config, &config_keys[i]) < 0)
+            return NULL;
+    }
     return text_take(&out);
 }

@@ -11,12 +11,14 @@ enum config_type {
     CONFIG_PATHS,    /* DIR[:DIR…] */
     CONFIG_HOSTS,    /* NAME[:PORT][,…], in lower case */
     CONFIG_NAMES,    /* NAME[,NAME…] of environment variables */
+    CONFIG_WORD,     /* a name, or "" */
+    CONFIG_ORIGINS,  /* ORIGIN[,ORIGIN…] */
     CONFIG_CHOICE,   /* one of `choices` */
     CONFIG_INTEGER,  /* in [minimum, maximum] */
     CONFIG_DURATION, /* milliseconds in [minimum, maximum] */
     CONFIG_PORTS,    /* FIRST-LAST in [minimum, maximum], into two integers */
     CONFIG_BOOLEAN,
-    CONFIG_LISTEN, /* ADDR:PORT on loopback; repeatable, a YAML list */
+    CONFIG_LISTEN, /* ADDR:PORT; repeatable, a YAML list */
 };
 
 struct config_key {
@@ -28,6 +30,7 @@ struct config_key {
     const char *choices; /* "error|warning|info|debug" */
     const char *words;   /* what stands for the value in --help */
     const char *doc;
+    bool live; /* a changed value takes effect on SIGHUP; else it wants a restart */
 };
 
 extern const struct config_key config_keys[];
@@ -44,5 +47,6 @@ int config_read_file(struct config *config, const char *path, struct error *err)
 /* The same from text; `path` is for the words of faults. */
 int config_read_text(struct config *config, const char *path, const char *text, size_t length,
                      struct error *err);
-/* YAML that loads back the same. Caller frees; NULL when memory is short. */
+/* YAML that loads back the same, with what each key means as a comment above it. Caller frees; NULL
+ * when memory is short. */
 char *config_text(const struct config *config);

@@ -67,7 +67,7 @@ static struct connection *open_connection(struct listener *listener, int fd)
     connection->fd = fd;
     (void)pthread_mutex_lock(&http->lock);
     bool crowded = ++listener->n_connections > http->app->config.max_connections;
-    connection->front = front_open(fd, crowded);
+    connection->front = front_open(fd, listener->tcp && http->tls, crowded);
     link_in(http, connection);
     (void)pthread_mutex_unlock(&http->lock);
     if (crowded)

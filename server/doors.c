@@ -16,6 +16,7 @@
 #include "server/listen.h"
 #include "server/log.h"
 #include "server/request_internal.h"
+#include "server/tls.h"
 
 enum {
     THREADS = 2, /* of the Unix socket's listener */
@@ -48,10 +49,16 @@ static intptr_t reader_seconds(const struct config *config)
     return (intptr_t)(ms / 1000 + READER_SECONDS);
 }
 
-static int serve(struct listener *listener, struct error *err)
+int listener_serve(struct listener *listener, struct error *err)
 {
     const struct config *config = &listener->http->app->config;
     /* The library gives each of its threads an equal part of the limit. */
+    bool tls = listener->tcp && listener->http->tls;
+    const struct MHD_OptionItem encryption[] = {
+        {MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, tls_callback()},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)TLS_PRIORITIES},
+        {MHD_OPTION_END, 0, NULL},
+    };
     const int64_t limit = (config->max_connections + SPARE) * (listener->tcp ? 1 : THREADS);
     const struct MHD_OptionItem options[] = {
         {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)on_library_message, NULL},
@@ -67,28 +74,33 @@ static int serve(struct listener *listener, struct error *err)
     };
 
     listener->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        http_request, listener, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
+            (tls ? MHD_USE_TLS : 0),
+        0, NULL, NULL, http_request, listener, MHD_OPTION_ARRAY, options, MHD_OPTION_ARRAY,
+        tls ? encryption : encryption + COUNT_OF(encryption) - 1, MHD_OPTION_END);
     return listener->daemon
                ? 0
                : error_set(err, NULL, "listener %s could not be started", listener->address);
 }
 
-static int open_listener(struct http *http, const char *where, bool tcp, struct error *err)
+/* Who may come in, and by which certificate they know us. */
+static int open_doors(struct http *http, struct error *err)
 {
-    struct listener *listener = &http->listeners[http->n_listeners];
+    const struct config *config = &http->app->config;
 
-    *listener = (struct listener){.http = http, .tcp = tcp};
-    if (tcp) {
-        listener->fd = listen_tcp(where, listener->address, sizeof listener->address, err);
-    } else {
-        (void)snprintf(listener->address, sizeof listener->address, "%s", where);
-        listener->fd = listen_unix(where, &listener->inode, err);
-    }
-    if (listener->fd < 0)
+    http->access = access_new(config, err);
+    if (!http->access)
         return -1;
-    http->n_listeners++;
-    return serve(listener, err);
+    if (*config->tls_cert && !(http->tls = tls_new(config->tls_cert, config->tls_key, err)))
+        return -1;
+    return 0;
+}
+
+int http_apply(struct http *http, const struct config *config, struct error *err)
+{
+    if (http->tls && tls_apply(http->tls, config->tls_cert, config->tls_key, err) < 0)
+        return -1;
+    return access_apply(http->access, config, err);
 }
 
 static void read_openapi(struct http *http)
@@ -122,27 +134,18 @@ struct http *http_start(struct app *app, struct error *err)
     (void)pthread_cond_init(&http->changed, &monotonic);
     (void)pthread_condattr_destroy(&monotonic);
     read_openapi(http);
-    int result = auth_load(app->config.token_file, &http->auth, err);
+    int result = open_doors(http, err);
     if (result == 0)
         result = ticker_start(http, err);
     if (result == 0)
         result = waker_start(http, err);
     if (result == 0)
-        result = open_listener(http, app->config.socket, false, err);
-    for (unsigned i = 0; i < app->config.n_listen && result == 0; i++)
-        result = open_listener(http, app->config.listen[i], true, err);
+        result = listeners_open(http, err);
     if (result == 0)
         return http;
     http_stop(http);
     http_free(http);
     return NULL;
-}
-
-void http_describe(const struct http *http, struct text *out)
-{
-    for (size_t i = 0; i < http->n_listeners; i++)
-        text_addf(out, "%s%s%s", i ? ", " : "",
-                  http->listeners[i].tcp ? "http://" : "unix:", http->listeners[i].address);
 }
 
 /* Under the lock: ends what still waits. */
@@ -195,7 +198,7 @@ void http_stop(struct http *http)
             (void)close(listener->fd);
         listener->daemon = NULL;
         listener->fd = -1;
-        if (!listener->tcp)
+        if (!listener->tcp && !listener->inherited)
             listen_unlink(listener->address, listener->inode);
     }
 }
@@ -205,6 +208,8 @@ void http_free(struct http *http)
     if (!http)
         return;
     shared_bytes_unref(http->openapi);
+    tls_free(http->tls);
+    access_free(http->access);
     (void)pthread_cond_destroy(&http->changed);
     (void)pthread_mutex_destroy(&http->lock);
     free(http);

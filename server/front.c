@@ -23,7 +23,7 @@ enum phase { PHASE_IDLE, PHASE_HEAD, PHASE_BODY, PHASE_OVER };
 
 struct front {
     int fd;
-    bool crowded, streams, stripped;
+    bool tls, crowded, streams, stripped;
     enum state state;
     char *raw; /* RAW_SIZE bytes, of which [start, end) were read and not passed on; NULL: none */
     size_t start, end;
@@ -45,13 +45,14 @@ struct front {
 
 static _Atomic(struct front *) fronts[FDS_MAX];
 
-struct front *front_open(int fd, bool crowded)
+struct front *front_open(int fd, bool tls, bool crowded)
 {
     struct front *front = fd >= 0 && fd < FDS_MAX ? calloc(1, sizeof *front) : NULL;
 
     if (!front)
         return NULL;
     front->fd = fd;
+    front->tls = tls;
     front->crowded = crowded;
     atomic_init(&front->since_ms, clock_monotonic_ms());
     atomic_store(&fronts[fd], front);
@@ -381,13 +382,13 @@ static ssize_t front_pull(struct front *front, front_source *read, void *context
     return made > 0 || front->ended ? (ssize_t)made : -1;
 }
 
-ssize_t front_read(int fd, front_source *read, void *context, char *out, size_t room,
+ssize_t front_read(int fd, bool tls, front_source *read, void *context, char *out, size_t room,
                    bool *ret_found)
 {
     struct front *front = fd >= 0 && fd < FDS_MAX ? atomic_load(&fronts[fd]) : NULL;
 
-    *ret_found = front != NULL;
-    if (!front)
+    *ret_found = front && front->tls == tls;
+    if (!*ret_found)
         return 0;
     ssize_t result = front_pull(front, read, context, out, room);
     int why = errno;

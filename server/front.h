@@ -9,7 +9,8 @@
  *   - a proxy of our own, with a socketpair to libmicrohttpd, copies every byte twice, takes a
  *     second descriptor and a switch of threads for each request, and hides the peer's credentials;
  *   - so it is the call itself: libmicrohttpd reads by recv(), and bottled's own recv() (recv.c, in
- *     no other program) gives it what a struct front lets through.
+ *     no other program) gives it what a struct front lets through; under TLS it reads by
+ *     gnutls_record_recv(), and there is one of those too.
  * That a later libmicrohttpd may read otherwise is not left to luck: a request that no front let
  * through is answered with 500 (front_saw).
  *
@@ -41,9 +42,10 @@ struct front_patience {
     int64_t idle_ms, head_ms, body_ms;
 };
 
-/* From here on what is read from `fd` goes through it. `crowded`: it is one connection too many,
- * and each request is told so. NULL: no memory. */
-struct front *front_open(int fd, bool crowded);
+/* From here on what is read from `fd` goes through it; with `tls` what is deciphered, and the
+ * socket's own bytes do not. `crowded`: it is one connection too many, and each request is told so.
+ * NULL: no memory. */
+struct front *front_open(int fd, bool tls, bool crowded);
 /* Before the descriptor is closed. NULL is fine. */
 void front_close(struct front *front);
 
@@ -66,7 +68,7 @@ void front_done(struct front *front);
 void front_tick(struct front *front, const struct front_patience *patience, int64_t now_ms);
 
 /* For recv.c: as recv(), which `read` stands for. *ret_found: there is a front for this
- * descriptor; without one nothing was done. */
+ * descriptor's bytes (deciphered ones: `tls`); without one nothing was done. */
 typedef ssize_t front_source(void *context, char *out, size_t room);
-ssize_t front_read(int fd, front_source *read, void *context, char *out, size_t room,
+ssize_t front_read(int fd, bool tls, front_source *read, void *context, char *out, size_t room,
                    bool *ret_found);

@@ -27,5 +27,7 @@ handler handle_exec_stdin, handle_exec_signal, handle_exec_resize;
 handler handle_file_get, handle_file_put, handle_archive_get, handle_archive_put;
 /* handlers_events.c */
 handler handle_events;
+/* handlers_session.c */
+handler handle_session_open, handle_session_get, handle_session_close;
 /* handlers_logs.c */
 handler handle_bottle_logs;

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "server/log.h"
+#include "server/tls.h"
 
 /* --- Requests ------------------------------------------------------------------------------ */
 
@@ -291,7 +292,9 @@ static void answer_by_hand(struct request *request)
               "X-Request-Id: %s\r\nContent-Length: %zu\r\n\r\n%s",
               request->status, request->early.type->title, request->id, body ? strlen(body) : 0,
               body ? body : "");
-    if (info && !answer.failed)
+    if (request->http->tls && request->listener->tcp)
+        tls_send(request->connection, answer.data, answer.failed ? 0 : answer.length);
+    else if (info && !answer.failed)
         (void)send(info->connect_fd, answer.data, answer.length, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 

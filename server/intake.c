@@ -16,7 +16,8 @@
 /* What is counted while the headers are copied. */
 struct tally {
     struct request *request;
-    const char *host, *length, *encoding, *authorization; /* borrowed */
+    const char *host, *length, *encoding, *authorization, *cookie; /* borrowed */
+    struct claim claim;
 };
 
 static void keep_header(struct request *request, const char *name, const char *value)
@@ -45,15 +46,16 @@ static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const c
     } kept[] = {{"Host", &tally->host},
                 {"Content-Length", &tally->length},
                 {"Transfer-Encoding", &tally->encoding},
-                {"Authorization", &tally->authorization}};
+                {"Authorization", &tally->authorization},
+                {"Cookie", &tally->cookie}};
 
     (void)kind;
     value = value ? value : "";
     for (size_t i = 0; i < COUNT_OF(kept); i++)
         if (strcasecmp(name, kept[i].name) == 0)
             *kept[i].value = value;
-    /* The token is looked at once and kept nowhere. */
-    if (strcasecmp(name, "Authorization") != 0)
+    /* Tokens and cookies are looked at once and kept nowhere. */
+    if (strcasecmp(name, "Authorization") != 0 && strcasecmp(name, "Cookie") != 0)
         keep_header(tally->request, name, value);
     return MHD_YES;
 }
@@ -75,7 +77,7 @@ static void name_request(struct request *request)
 }
 
 /* The head's form was checked before it was read (head.h). */
-static void check_framing(const struct tally *tally)
+static void check_framing(struct tally *tally)
 {
     struct request *request = tally->request;
     const char *expect = request_header(request, "Expect");
@@ -93,32 +95,81 @@ static void check_framing(const struct tally *tally)
                     "the only expectation that is met is 100-continue");
 }
 
-static void check_peer(const struct tally *tally)
+bool method_changes(const char *method)
+{
+    static const char *const looks[] = {"GET", "HEAD", "OPTIONS"};
+
+    for (size_t i = 0; i < COUNT_OF(looks); i++)
+        if (strcmp(method, looks[i]) == 0)
+            return false;
+    return true;
+}
+
+/* The answer to a browser that asks before it lets a page of another origin call. */
+static void allow_origin(struct request *request, const struct tally *tally)
+{
+    static const char exposed[] = "ETag, Location, Allow, Retry-After, X-Request-Id";
+
+    reply_header(request, "Access-Control-Allow-Origin", tally->claim.origin);
+    reply_header(request, "Access-Control-Expose-Headers", exposed);
+    request->preflight = strcmp(request->method, "OPTIONS") == 0 &&
+                         request_header(request, "Access-Control-Request-Method");
+    if (!request->preflight)
+        return;
+    reply_header(request, "Access-Control-Allow-Headers",
+                 "Authorization, Accept, Content-Type, Idempotency-Key, If-Match, If-None-Match, "
+                 "Last-Event-ID, X-Request-Id");
+    reply_header(request, "Access-Control-Max-Age", "600");
+}
+
+/* Where from: the connection, the Host and the Origin. */
+static void check_origin(struct tally *tally)
 {
     struct request *request = tally->request;
     const struct listener *listener = request->listener;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct error err = ERROR_INIT;
+    bool cors;
 
-    if (!listener->tcp) {
-        const union MHD_ConnectionInfo *info =
-            MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-        if (!info || !auth_peer_fits(info->connect_fd))
-            problem_set(&request->early, "forbidden",
-                        "only root and the user that runs bottled may use this socket");
-        else
-            request->identity = (struct identity){VIA_UNIX, ROLE_ADMIN, "owner"};
-    } else if (!auth_host_fits(listener->address, tally->host)) {
-        problem_set(&request->early, "forbidden-host",
-                    "the Host has to be %s or localhost with that port", listener->address);
-    } else if (!auth_token_fits(&request->http->auth, tally->authorization)) {
-        problem_set(&request->early, "unauthorized",
-                    "send the token of bottled's token_file as \"Authorization: Bearer TOKEN\"");
+    tally->claim.fd = info ? info->connect_fd : -1;
+    tally->claim.tcp = listener->tcp;
+    tally->claim.tls = listener->http->tls != NULL;
+    tally->claim.changes = method_changes(request->method);
+    tally->claim.host = tally->host;
+    tally->claim.origin = request_header(request, "Origin");
+    tally->claim.csrf = request_header(request, "X-CSRF-Token");
+    tally->claim.authorization = tally->authorization;
+    tally->claim.cookie = tally->cookie;
+    if (access_check_origin(request->http->access, &tally->claim, &cors, &err) < 0)
+        problem_from_error(&request->early, &err);
+    else if (cors)
+        allow_origin(request, tally);
+    if (tally->claim.origin)
+        reply_header(request, "Vary", "Origin");
+}
+
+/* Who: a browser's question in advance comes without credentials. */
+static void check_peer(struct tally *tally)
+{
+    struct request *request = tally->request;
+    struct error err = ERROR_INIT;
+    int64_t wait_s;
+    char words[24];
+
+    if (request->preflight || access_identify(request->http->access, &tally->claim,
+                                              &request->identity, &wait_s, &err) == 0)
+        return;
+    problem_from_error(&request->early, &err);
+    if (wait_s > 0) {
+        (void)snprintf(words, sizeof words, "%lld", (long long)wait_s);
+        reply_header(request, "Retry-After", words);
+    } else if (request->early.type->status == 401) {
         reply_header(request, "WWW-Authenticate", "Bearer realm=\"bottled\"");
-    } else {
-        request->identity = (struct identity){VIA_TOKEN, ROLE_ADMIN, "token-file"};
     }
 }
 
-static void check_route(const struct tally *tally)
+static void check_route(struct tally *tally)
 {
     struct request *request = tally->request;
     struct error err = ERROR_INIT;
@@ -136,6 +187,8 @@ static void check_route(const struct tally *tally)
     case ROUTE_OPTIONS:
         request->options = true;
         reply_header(request, "Allow", request->match.allow);
+        if (request->preflight)
+            reply_header(request, "Access-Control-Allow-Methods", request->match.allow);
         return;
     case ROUTE_NO_PATH:
         problem_set(&request->early, "not-found",
@@ -149,7 +202,7 @@ static void check_route(const struct tally *tally)
     }
 }
 
-static void check_role(const struct tally *tally)
+static void check_role(struct tally *tally)
 {
     struct request *request = tally->request;
 
@@ -179,7 +232,7 @@ static bool is_json(const char *type)
            strncasecmp(type + length - 5, "+json", 5) == 0;
 }
 
-static void check_body(const struct tally *tally)
+static void check_body(struct tally *tally)
 {
     struct request *request = tally->request;
     const char *type = request_header(request, "Content-Type");
@@ -201,8 +254,8 @@ static void check_body(const struct tally *tally)
 
 void intake(struct request *request, const char *method)
 {
-    static void (*const checks[])(const struct tally *tally) = {
-        check_framing, check_peer, check_route, check_role, check_body};
+    static void (*const checks[])(struct tally * tally) = {check_framing, check_origin, check_peer,
+                                                           check_route,   check_role,   check_body};
     struct tally tally = {.request = request};
 
     (void)snprintf(request->method, sizeof request->method, "%s", method);

@@ -1,16 +1,15 @@
 #include "server/listen.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "base/number.h"
 #include "base/util.h"
 
 enum { BACKLOG = 511 };
@@ -38,7 +37,7 @@ static int clear_way(const char *path, const struct sockaddr_un *address, struct
     return 0;
 }
 
-int listen_unix(const char *path, ino_t *ret_inode, struct error *err)
+int listen_unix(const char *path, const gid_t *group, ino_t *ret_inode, struct error *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct stat status;
@@ -56,6 +55,8 @@ int listen_unix(const char *path, ino_t *ret_inode, struct error *err)
     if (bind(fd, (const struct sockaddr *)&address, sizeof address) < 0 ||
         listen(fd, BACKLOG) < 0 || lstat(path, &status) < 0)
         return error_errno(err, NULL, "socket %s", path);
+    if (group && (lchown(path, (uid_t)-1, *group) < 0 || chmod(path, 0660) < 0))
+        return error_errno(err, NULL, "socket %s: giving it to group %u", path, *group);
     *ret_inode = status.st_ino;
     return steal_fd(&fd);
 }
@@ -68,55 +69,74 @@ void listen_unlink(const char *path, ino_t inode)
         (void)unlink(path);
 }
 
-union address {
-    struct sockaddr any;
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-};
-
-/* The configuration has checked the form; what it let through is parsed here without being trusted
- * again. */
-static socklen_t parse(const char *text, union address *ret)
+int listen_tcp(const char *text, char ret_address[ADDRESS_SIZE], struct error *err)
 {
-    const char *colon = strrchr(text, ':');
-    char host[64];
-    int64_t port;
-
-    *ret = (union address){0};
-    if (!colon || (size_t)(colon - text) >= sizeof host ||
-        number_parse(colon + 1, 0, 65535, &port) < 0)
-        return 0;
-    (void)snprintf(host, sizeof host, "%.*s", (int)(colon - text), text);
-    if (strcmp(host, "[::1]") == 0) {
-        ret->v6 = (struct sockaddr_in6){.sin6_family = AF_INET6,
-                                        .sin6_port = htons((uint16_t)port),
-                                        .sin6_addr = IN6ADDR_LOOPBACK_INIT};
-        return sizeof ret->v6;
-    }
-    ret->v4 = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    if (inet_pton(AF_INET, host, &ret->v4.sin_addr) != 1 ||
-        ntohl(ret->v4.sin_addr.s_addr) >> 24 != 127)
-        return 0;
-    return sizeof ret->v4;
-}
-
-int listen_tcp(const char *address, char *ret_address, size_t size, struct error *err)
-{
-    union address socket_address;
-    socklen_t length = parse(address, &socket_address);
+    union address address;
+    socklen_t length = address_parse(text, &address);
     const int on = 1;
 
     if (length == 0)
-        return error_set(err, NULL, "listen %s: no loopback address", address);
+        return error_set(err, NULL, "listen %s: no address", text);
     CLEANUP_CLOSE int fd =
-        socket(socket_address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        socket(address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
-        bind(fd, &socket_address.any, length) < 0 || listen(fd, BACKLOG) < 0 ||
-        getsockname(fd, &socket_address.any, &length) < 0)
-        return error_errno(err, NULL, "listen %s", address);
-    uint16_t port = ntohs(socket_address.any.sa_family == AF_INET6 ? socket_address.v6.sin6_port
-                                                                   : socket_address.v4.sin_port);
-    (void)snprintf(ret_address, size, "%.*s:%u", (int)(strrchr(address, ':') - address), address,
-                   port);
+        (address.any.sa_family == AF_INET6 &&
+         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) < 0) ||
+        bind(fd, &address.any, length) < 0 || listen(fd, BACKLOG) < 0 ||
+        address_local(fd, &address) < 0)
+        return error_errno(err, NULL, "listen %s", text);
+    address_format(&address, ret_address);
     return steal_fd(&fd);
+}
+
+int listen_inherited(struct error *err)
+{
+    int count = sd_listen_fds(true);
+
+    return count < 0 ? error_set(err, NULL, "LISTEN_FDS: %s", strerror(-count)) : count;
+}
+
+static int describe_unix(int fd, struct inherited *ret, struct error *err)
+{
+    struct sockaddr_un address = {0};
+    socklen_t length = sizeof address;
+
+    if (getsockname(fd, (struct sockaddr *)&address, &length) < 0)
+        return error_errno(err, NULL, "descriptor %d", fd);
+    (void)snprintf(ret->address, sizeof ret->address, "%s",
+                   address.sun_path[0] ? address.sun_path : "(without a path)");
+    return 0;
+}
+
+static int describe_tcp(int fd, bool beyond, struct inherited *ret, struct error *err)
+{
+    union address address;
+
+    if (address_local(fd, &address) < 0)
+        return error_errno(err, NULL, "descriptor %d", fd);
+    address_format(&address, ret->address);
+    ret->tcp = true;
+    if (beyond || address_is_loopback(&address))
+        return 0;
+    return error_set(err, NULL,
+                     "the passed socket %s is not loopback: set tls_cert and tls_key, or "
+                     "insecure_listen where that is meant",
+                     ret->address);
+}
+
+int listen_inherit(int i, bool beyond, struct inherited *ret, struct error *err)
+{
+    int fd = SD_LISTEN_FDS_START + i, flags = fcntl(fd, F_GETFL);
+
+    *ret = (struct inherited){.fd = fd};
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        return error_errno(err, NULL, "descriptor %d of LISTEN_FDS", fd);
+    if (sd_is_socket(fd, AF_UNIX, SOCK_STREAM, 1) > 0)
+        return describe_unix(fd, ret, err);
+    if (sd_is_socket_inet(fd, AF_UNSPEC, SOCK_STREAM, 1, 0) > 0)
+        return describe_tcp(fd, beyond, ret, err);
+    return error_set(err, NULL,
+                     "descriptor %d of LISTEN_FDS is no socket that listens for streams; see "
+                     "systemd.socket(5)",
+                     fd);
 }

@@ -25,6 +25,7 @@
 #include "server/http.h"
 #include "server/log.h"
 #include "server/secrets.h"
+#include "server/token_command.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
@@ -207,6 +208,8 @@ int main(int argc, char **argv)
 
     /* Files for us alone; directories that others may pass through where their mode says so. */
     (void)umask(0066);
+    if (argc > 1 && strcmp(argv[1], "token") == 0)
+        return token_command(argc - 1, argv + 1);
     int result = config_load(argc, argv, &app.config, &err);
     if (result < 0) {
         (void)fprintf(stderr, "bottled: %s\n", err.text);

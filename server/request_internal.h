@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 #include "base/text.h"
-#include "server/auth.h"
+#include "server/access.h"
 #include "server/config.h"
 #include "server/front.h"
 #include "server/request.h"
@@ -27,7 +27,7 @@ enum {
     DISCARD_MAX = 16 * 1024 * 1024,
     REQUEST_ID_SIZE = 65,
     HEADER_POOL = 64 * 1024, /* per connection: the request's headers and the response's */
-    RESPONSE_HEADERS_MAX = 8,
+    RESPONSE_HEADERS_MAX = 16,
     FAREWELL_STATUS = 503,
     LINGERING_MAX = 64,
 };
@@ -39,6 +39,7 @@ struct listener {
     int fd;                /* until libmicrohttpd closes it */
     ino_t inode;           /* of the Unix socket */
     char address[128];     /* path, or "127.0.0.1:8080" */
+    bool inherited;        /* from the service manager, whose file the socket is */
     int64_t n_connections; /* under the lock */
 };
 
@@ -65,7 +66,8 @@ struct parked {
 
 struct http {
     struct app *app;
-    struct auth auth;
+    struct access *access;
+    struct tls *tls;              /* NULL: TCP without it */
     struct shared_bytes *openapi; /* NULL: was not there at the start */
     unsigned run_number; /* random; tells the request ids of one run from those of others */
     struct listener listeners[LISTEN_MAX + 1];
@@ -103,10 +105,11 @@ struct request {
     char id[REQUEST_ID_SIZE];
     struct identity identity; /* who sent it; VIA_NOBODY until that is known */
     struct route_match match;
-    struct header *headers; /* all but Authorization */
+    struct header *headers; /* all but Authorization and Cookie */
     bool begun, dispatched;
-    bool taking;  /* the handler was called, and the body is still to come: see BODY_STREAM */
-    bool options; /* OPTIONS of a known path: answered here */
+    bool taking;    /* the handler was called, and the body is still to come: see BODY_STREAM */
+    bool options;   /* OPTIONS of a known path: answered here */
+    bool preflight; /* a browser asks whether a page of a configured origin may call */
     bool expects_continue;
     bool misframed;    /* nobody knows what comes behind its head */
     uint64_t declared; /* Content-Length */
@@ -128,6 +131,8 @@ struct request {
     struct request *next, *previous; /* in http->suspended */
 };
 
+/* Is the method one of those that change something? */
+bool method_changes(const char *method);
 /* intake.c: looks at all that came before the body; leaves the match, or a problem in
  * request->early. */
 void intake(struct request *request, const char *method);
@@ -155,6 +160,10 @@ void connections_linger(struct http *http, bool all_end);
 
 /* The answer of a daemon that is ending. */
 struct MHD_Response *farewell_response(const struct request *request);
+
+/* listeners.c: opens all of them; doors.c has each answered. */
+int listeners_open(struct http *http, struct error *err);
+int listener_serve(struct listener *listener, struct error *err);
 
 /* http.c */
 void request_unref(struct request *request);

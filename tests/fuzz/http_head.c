@@ -80,7 +80,10 @@ static void passed(const struct request *request, const char *version)
     MUST(request->declared == declared);
     MUST(request->options || request->match.route);
     MUST(!request->listener->tcp);
-    MUST(!request_header(request, "Authorization"));
+    MUST(!request_header(request, "Authorization") && !request_header(request, "Cookie"));
+    const char *origin = request_header(request, "Origin");
+    MUST(!origin || !method_changes(request->method) ||
+         strcmp(origin, "https://page.example") == 0 || strstr(origin, "://"));
     if (request->has_body && !request->options)
         MUST(request->match.route->body != BODY_NONE);
     for (size_t i = 0; !request->options && i < request->uri.n_query; i++) {
@@ -133,6 +136,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
     static struct app app;
     static struct http http = {.app = &app, .run_number = 7};
+    const struct config config = {.state_dir = "/nonexistent",
+                                  .token_file = "",
+                                  .server_names = "",
+                                  .cors_origins = "https://page.example",
+                                  .socket_group = "",
+                                  .socket_group_role = "read"};
     struct input input = {bytes, bytes + length};
     uint8_t mode = take_byte(&input);
     const struct listener listener = {
@@ -148,6 +157,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     /* As if it lay where the library has it: one byte after the target. */
     request.target_end = (uintptr_t)version - 1;
     read_head(&input);
+    if (!http.access)
+        MUST((http.access = access_new(&config, NULL)));
     intake(&request, method, version);
     MUST(request.id[0] && strlen(request.id) < sizeof request.id);
     MUST(!request.misframed || request.early.type);

@@ -29,6 +29,10 @@ static const char *example(const struct config_key *key)
         return "a.example,b.example:5000";
     case CONFIG_NAMES:
         return "API_KEY,_b2";
+    case CONFIG_WORD:
+        return "root";
+    case CONFIG_ORIGINS:
+        return "https://a.example,http://localhost:3000";
     case CONFIG_CHOICE:
         return strrchr(key->choices, '|') + 1;
     case CONFIG_INTEGER:
@@ -152,9 +156,17 @@ static const struct {
     {"host_ports: 3000-2000\n", "f:1: host_ports: "},
     {"host_ports: 2000\n", "f:1: host_ports: "},
     {"host_ports: 2000-70000\n", "f:1: host_ports: "},
-    {"listen: 0.0.0.0:80\n", "f:1: listen: \"0.0.0.0:80\" is not ADDR:PORT on loopback"},
+    {"listen: 0.0.0.0:80\n", NULL}, /* taken with TLS; see the command lines */
+    {"listen: 0.0.0:80\n", "f:1: listen: \"0.0.0:80\" is not ADDR:PORT"},
+    {"cors_origins: https://a.example,http://localhost:3000\n", NULL},
+    {"cors_origins: \"*\"\n", "f:1: cors_origins: \"*\" is no list like"},
+    {"cors_origins: a.example\n", "f:1: cors_origins: "},
+    {"cors_origins: https://a.example/\n", "f:1: cors_origins: "},
+    {"cors_origins: https://\n", "f:1: cors_origins: "},
+    {"socket_group: a b\n", "f:1: socket_group: \"a b\" is no name"},
     {"listen: [::]:80\n", "f:"},
-    {"listen: \"[::2]:80\"\n", "f:1: listen: "},
+    {"listen: \"[::2]:80\"\n", NULL},
+    {"listen: \"[::2:80\"\n", "f:1: listen: "},
     {"listen: 127.0.0.1\n", "f:1: listen: "},
     {"listen: 127.0.0.1:65536\n", "f:1: listen: "},
     {"listen: 127.1:80\n", "f:1: listen: "},
@@ -198,8 +210,9 @@ Test(config, flags_set_every_key)
         struct config config = {0};
         struct error err = ERROR_INIT;
         char flag[128];
-        const char *reason[] = {"token_file", "listen",      "state_dir",      "run_dir",
-                                "uid_base",   "max_waiters", "max_connections"};
+        const char *reason[] = {"token_file",      "listen",   "state_dir",
+                                "run_dir",         "uid_base", "max_waiters",
+                                "max_connections", "tls_cert", "tls_key"};
         bool skipped = false;
         /* These need another key or the right user; they have tests of their own. */
         for (size_t k = 0; k < COUNT_OF(reason); k++)
@@ -236,7 +249,10 @@ Test(config, command_lines_that_are_refused)
         {LINE("--log_level=info"), "there is no flag"},
         {LINE("--log-level", "info", "--log-level", "info"), "log_level is given twice"},
         {LINE("--help=x"), "--help=x takes no value"},
-        {LINE("--listen", "127.0.0.1:80"), "listen wants token_file"},
+        {LINE("--listen", "0.0.0.0:80"), "listen: 0.0.0.0:80 is not loopback"},
+        {LINE("--listen", "[::]:80"), "listen: [::]:80 is not loopback"},
+        {LINE("--tls-cert", "/c"), "tls_cert and tls_key go together"},
+        {LINE("--tls-key", "/c"), "tls_cert and tls_key go together"},
         {LINE("--max-waiters", "16", "--max-connections", "16"),
          "max_waiters has to be below max_connections"},
         {LINE("--config", "/no/such/file"), "/no/such/file: "},
@@ -291,75 +307,4 @@ Test(config, a_flag_wins_over_the_file)
     cr_expect(config.stop_bottles);
     config_free(&config);
     (void)unlink(path);
-}
-
-/* --- Tokens and hosts ----------------------------------------------------------------------- */
-
-static int load_token(const char *bytes, mode_t mode, struct auth *auth)
-{
-    char path[] = "/tmp/bottled-token-XXXXXX";
-    int fd = mkstemp(path);
-
-    cr_assert_eq(write_all(fd, bytes, strlen(bytes)), 0);
-    cr_assert_eq(fchmod(fd, mode), 0);
-    (void)close(fd);
-    int result = auth_load(path, auth, NULL);
-    (void)unlink(path);
-    return result;
-}
-
-Test(auth, tokens)
-{
-    struct auth auth = {0};
-
-    cr_expect_eq(load_token("0123456789abcdef\n", 0644, &auth), -1);
-    cr_expect_eq(load_token("0123456789abcdef\n", 0640, &auth), -1);
-    cr_expect_eq(load_token("short\n", 0600, &auth), -1);
-    cr_expect_eq(load_token("", 0600, &auth), -1);
-    cr_expect_eq(load_token("0123456789 abcdef\n", 0600, &auth), -1);
-    cr_assert_eq(load_token("0123456789abcdef\r\nsecond line\n", 0600, &auth), 0);
-    cr_expect(auth_token_fits(&auth, "Bearer 0123456789abcdef"));
-    cr_expect(auth_token_fits(&auth, "bearer  0123456789abcdef"));
-    static const char *const wrong[] = {NULL,
-                                        "",
-                                        "Bearer",
-                                        "Bearer ",
-                                        "Bearer 0123456789abcde",
-                                        "Bearer 0123456789abcdef0",
-                                        "Bearer 0123456789abcdef ",
-                                        "Basic 0123456789abcdef",
-                                        "0123456789abcdef"};
-    for (size_t i = 0; i < COUNT_OF(wrong); i++)
-        cr_expect_not(auth_token_fits(&auth, wrong[i]), "%zu", i);
-    auth = (struct auth){0};
-    cr_expect_not(auth_token_fits(&auth, "Bearer "));
-}
-
-Test(auth, hosts)
-{
-    static const struct {
-        const char *address, *host;
-        bool fits;
-    } rows[] = {
-        {"127.0.0.1:8080", "127.0.0.1:8080", true},
-        {"127.0.0.1:8080", "localhost:8080", true},
-        {"127.0.0.1:8080", "LocalHost:8080", true},
-        {"127.0.0.1:8080", "127.0.0.1", false},
-        {"127.0.0.1:8080", "localhost", false},
-        {"127.0.0.1:8080", "127.0.0.1:8081", false},
-        {"127.0.0.1:8080", "evil.example:8080", false},
-        {"127.0.0.1:8080", "localhost.evil.example:8080", false},
-        {"127.0.0.1:8080", "", false},
-        {"127.0.0.1:8080", NULL, false},
-        {"127.0.0.1:80", "localhost", true},
-        {"127.0.0.1:80", "127.0.0.1", true},
-        {"127.0.0.1:80", "127.0.0.2", false},
-        {"[::1]:8080", "[::1]:8080", true},
-        {"[::1]:8080", "localhost:8080", true},
-        {"[::1]:80", "[::1]", true},
-    };
-
-    for (size_t i = 0; i < COUNT_OF(rows); i++)
-        cr_expect_eq(auth_host_fits(rows[i].address, rows[i].host), rows[i].fits, "%s %s",
-                     rows[i].address, rows[i].host ? rows[i].host : "-");
 }

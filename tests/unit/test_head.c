@@ -117,12 +117,13 @@ static char *through(const char *bytes, size_t length, size_t step, size_t room,
     bool found = true;
 
     cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-    struct front *front = front_open(pair[0], false);
+    struct front *front = front_open(pair[0], false, false);
     for (size_t at = 0; at < length || at == 0; at += step) {
         size_t piece = length - at < step ? length - at : step;
         cr_assert_eq(send(pair[1], bytes + at, piece, MSG_NOSIGNAL), (ssize_t)piece);
         for (;;) {
-            ssize_t part = front_read(pair[0], from_socket, &pair[0], out + got, room, &found);
+            ssize_t part =
+                front_read(pair[0], false, from_socket, &pair[0], out + got, room, &found);
             cr_assert(found);
             if (part < 0)
                 cr_assert_eq(errno, EAGAIN);
@@ -197,7 +198,7 @@ Test(front, without_one_nothing_is_read)
     bool found = true;
     char byte;
 
-    cr_expect_eq(front_read(0, from_socket, NULL, &byte, 1, &found), 0);
+    cr_expect_eq(front_read(0, false, from_socket, NULL, &byte, 1, &found), 0);
     cr_expect_not(found);
     cr_expect_eq(front_saw(NULL), 0, "and no request was let through");
 }
