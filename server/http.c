@@ -122,7 +122,8 @@ void http_completed(void *context, struct MHD_Connection *connection, void **con
     unlink_suspended(request);
     request->connection = NULL;
     http->active--;
-    (void)pthread_cond_broadcast(&http->changed);
+    if (http->stopping) /* the ticker, which waits for the same, has no need to know */
+        (void)pthread_cond_broadcast(&http->changed);
     (void)pthread_mutex_unlock(&http->lock);
     request_unref(request);
 }
