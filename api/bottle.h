@@ -37,7 +37,7 @@ struct bottle {
     int64_t created_ms, updated_ms, started_ms, finished_ms; /* 0: not yet */
     bool has_exit_code;
     int exit_code;
-    const json_t *labels; /* object */
+    const json_t *labels; /* object; NULL: none */
     int64_t expires_ms;   /* 0: never */
     int64_t restarts;     /* by itself, since a client started it */
     int64_t restart_ms;   /* when the next one is; 0: none */

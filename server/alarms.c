@@ -186,8 +186,12 @@ static void run_posted(struct engine *engine, struct message *message)
     struct posted *posted = (struct posted *)message;
     struct snapshot *snapshot = registry_get(engine->app->registry, posted->slug);
 
-    if (snapshot)
-        alarms_follow(engine, &snapshot->row);
+    struct bottle_row row;
+
+    if (snapshot) {
+        snapshot_row(snapshot, &row);
+        alarms_follow(engine, &row);
+    }
     snapshot_release(snapshot);
     free(posted);
 }
@@ -207,16 +211,18 @@ void alarms_post(struct engine *engine, const char *slug)
 static void due(struct engine *engine, const char *slug)
 {
     struct snapshot *snapshot = registry_get(engine->app->registry, slug);
-    const struct bottle_row *row = snapshot ? &snapshot->row : NULL;
+    struct bottle_row row;
 
-    if (!row)
+    if (snapshot)
+        snapshot_row(snapshot, &row);
+    if (!snapshot)
         alarms_forget(engine, slug);
-    else if (ttl_is_over(row))
+    else if (ttl_is_over(&row))
         ttl_due(engine, slug);
-    else if (row->state == STATE_RESTARTING && row->restart_clock_ms <= host_clock_ms())
+    else if (row.state == STATE_RESTARTING && row.restart_clock_ms <= host_clock_ms())
         restart_due(engine, slug);
     else
-        alarms_follow(engine, row);
+        alarms_follow(engine, &row);
     snapshot_release(snapshot);
 }
 

@@ -155,28 +155,34 @@ static int fill_row(struct creation *creation, const struct plan *plan, struct e
     return 0;
 }
 
-/* Resolves, renders, and writes the stage directory. */
+/* Renders, and writes the stage directory. */
+static int stage(struct creation *creation, struct plan *plan, struct error *err)
+{
+    const struct host *host = &creation->app->host;
+
+    plan->backend = creation->backend->name;
+    if (creation->backend->prepare(host, plan, err) < 0 || fill_row(creation, plan, err) < 0 ||
+        stage_write(plan, stage_uid(host, &plan->allocation), err) < 0)
+        return -1;
+    creation->plan =
+        plan_ref_lazy(host, &creation->row, creation->spec_text, creation->labels_text);
+    creation->stage_dir = strdup(plan->stage_dir);
+    if (creation->plan && creation->stage_dir)
+        return 0;
+    (void)directory_remove(plan->stage_dir, NULL, NULL);
+    return error_set(err, NULL, "out of memory");
+}
+
 static int prepare(struct creation *creation, const struct allocation *allocation,
                    struct error *err)
 {
     const struct host *host = &creation->app->host;
     const struct plan_dirs dirs = {host->state_dir, host->run_dir, creation->image};
     struct plan *plan = plan_resolve(&creation->spec, allocation, &dirs, err);
+    int result = plan ? stage(creation, plan, err) : -1;
 
-    if (!plan)
-        return -1;
-    plan->backend = creation->backend->name;
-    creation->plan = plan_ref_new(host, plan);
-    if (!creation->plan)
-        return error_set(err, NULL, "out of memory");
-    if (creation->backend->prepare(host, plan, err) < 0 || fill_row(creation, plan, err) < 0 ||
-        stage_write(plan, stage_uid(host, allocation), err) < 0)
-        return -1;
-    creation->stage_dir = strdup(plan->stage_dir);
-    if (creation->stage_dir)
-        return 0;
-    (void)directory_remove(plan->stage_dir, NULL, NULL);
-    return error_set(err, NULL, "out of memory");
+    plan_free(plan);
+    return result;
 }
 
 static void create_try(struct creation *creation)

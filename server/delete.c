@@ -104,11 +104,14 @@ void plan_op(struct engine *engine, struct op *op, struct snapshot *snapshot)
 {
     struct listing *listing = must_alloc(sizeof *listing);
     const struct runner *runner = runner_find(engine, op->slug);
+    struct bottle_row row;
 
     listing->job.work = list_work;
     listing->job.message.run = list_back;
     listing->op = op;
-    fill_remains(&listing->remains, engine, runner ? &runner->row : &snapshot->row, runner);
+    if (!runner)
+        snapshot_row(snapshot, &row);
+    fill_remains(&listing->remains, engine, runner ? &runner->row : &row, runner);
     engine_work(engine, &listing->job);
 }
 

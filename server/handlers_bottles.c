@@ -20,6 +20,7 @@
 #include "server/log_reader.h"
 #include "server/query.h"
 #include "server/secrets.h"
+#include "server/stage.h"
 
 #define STATE_BIT(state) (1U << (state))
 
@@ -97,14 +98,14 @@ static void chain_take_back(struct chain *chain, struct problem *problem)
 }
 
 /* The last lines of the console: with the bottle taken back, its logs are gone. */
-static json_t *console_tail(struct snapshot *snapshot)
+static json_t *console_tail(const struct chain *chain)
 {
-    const struct plan *plan = snapshot_plan(snapshot, NULL);
+    CLEANUP_FREE char *stage = stage_path(&request_app(chain->request)->host, chain->slug);
     char folder[PATH_MAX], bytes[CONSOLE_TAIL_BYTES + 1];
     size_t length = 0;
     ssize_t got;
 
-    (void)snprintf(folder, sizeof folder, "%s/logs", plan ? plan->stage_dir : "");
+    (void)snprintf(folder, sizeof folder, "%s/logs", stage ? stage : "");
     struct log_reader *reader = log_reader_new(folder, "console", CONSOLE_TAIL_LINES);
     while (reader && length < CONSOLE_TAIL_BYTES &&
            (got = log_reader_present(reader, bytes + length, CONSOLE_TAIL_BYTES - length)) > 0)
@@ -124,23 +125,23 @@ static void refuse_failed(struct chain *chain, struct snapshot *snapshot)
         problem_set(&problem, "boot-failed",
                     "%s did not come up and was removed again: %s. To look into it, create it "
                     "first and start it by itself: then it stays, with its logs",
-                    chain->slug, snapshot->row.reason);
+                    chain->slug, snapshot->bottle.reason);
     else
         problem_set(&problem, "boot-failed",
                     "%s did not come up: %s; its logs are at /bottles/%s/logs", chain->slug,
-                    snapshot->row.reason, chain->slug);
-    problem_add_member(&problem, "state", json_string(states[snapshot->row.state].name));
+                    snapshot->bottle.reason, chain->slug);
+    problem_add_member(&problem, "state", json_string(states[snapshot->bottle.state].name));
     problem_add_member(&problem, "slug", json_string(chain->slug));
-    problem_add_member(&problem, "console", console_tail(snapshot));
+    problem_add_member(&problem, "console", console_tail(chain));
     chain_take_back(chain, &problem);
 }
 
 /* It failed before its command ran, or somebody waits for it to run. */
 static bool never_came_up(const struct chain *chain, const struct snapshot *snapshot)
 {
-    return snapshot->row.state == STATE_FAILED &&
+    return snapshot->bottle.state == STATE_FAILED &&
            (chain->wait == STATE_BIT(STATE_RUNNING) ||
-            (chain->created && snapshot->row.started_ms == 0));
+            (chain->created && snapshot->bottle.started_ms == 0));
 }
 
 static void after_wait(void *context, struct snapshot *snapshot, const struct problem *problem)
@@ -158,7 +159,7 @@ static void after_wait(void *context, struct snapshot *snapshot, const struct pr
 /* Waits if that was asked for, or replies: 202 while a start or stop is under way. */
 static void chain_wait(struct chain *chain, struct snapshot *snapshot)
 {
-    enum bottle_state state = snapshot->row.state;
+    enum bottle_state state = snapshot->bottle.state;
     bool under_way = state == STATE_STARTING || state == STATE_STOPPING ||
                      state == STATE_RESTARTING || state == STATE_DELETING;
 
@@ -196,7 +197,7 @@ static void after_create(void *context, struct snapshot *snapshot, const struct 
         return;
     }
     chain->created = true;
-    (void)snprintf(chain->slug, sizeof chain->slug, "%s", snapshot->row.slug);
+    (void)snprintf(chain->slug, sizeof chain->slug, "%s", snapshot->bottle.slug);
     if (chain->start)
         engine_start_bottle(request_app(chain->request), chain->slug, after_change, chain);
     else

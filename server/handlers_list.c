@@ -90,7 +90,7 @@ static bool label_fits(const struct label *label, const json_t *labels)
 
 static bool fits(const struct filter *filter, const struct snapshot *snapshot)
 {
-    if (filter->states && !(filter->states >> snapshot->row.state & 1))
+    if (filter->states && !(filter->states >> snapshot->bottle.state & 1))
         return false;
     for (size_t i = 0; i < filter->n_labels; i++)
         if (!label_fits(&filter->labels[i], snapshot->bottle.labels))

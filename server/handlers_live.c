@@ -14,11 +14,11 @@ void handle_bottle_stats(struct request *request)
         reply_fault(request, "not-found", "there is no bottle named %s", slug);
         return;
     }
-    const struct egress_totals *totals = &snapshot->row.egress;
-    json_t *body =
-        json_pack("{s:s, s:{s:I, s:I, s:I, s:I}}", "slug", snapshot->row.slug, "egress", "allowed",
-                  (json_int_t)totals->allowed, "denied", (json_int_t)totals->denied, "bytes_out",
-                  (json_int_t)totals->bytes_out, "bytes_in", (json_int_t)totals->bytes_in);
+    const struct egress_totals *totals = &snapshot->egress;
+    json_t *body = json_pack("{s:s, s:{s:I, s:I, s:I, s:I}}", "slug", snapshot->bottle.slug,
+                             "egress", "allowed", (json_int_t)totals->allowed, "denied",
+                             (json_int_t)totals->denied, "bytes_out", (json_int_t)totals->bytes_out,
+                             "bytes_in", (json_int_t)totals->bytes_in);
     snapshot_release(snapshot);
     reply_json(request, 200, body);
 }

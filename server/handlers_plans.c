@@ -109,9 +109,9 @@ void handle_plan_dry_run(struct request *request)
 
 /* --- A bottle's plan ------------------------------------------------------------------------ */
 
-/* The snapshot that the path names (+1 reference) and its plan; NULL when the request was answered
- * with why not. */
-static struct snapshot *find_plan(struct request *request, const struct plan **ret_plan)
+/* The plan of the bottle that the path names; NULL when the request was answered with why not. The
+ * plan is borrowed from what is returned, which is the caller's. */
+static struct plan_ref *find_plan(struct request *request, const struct plan **ret_plan)
 {
     const char *slug = request_param(request, "slug");
     struct snapshot *snapshot = registry_get(request_app(request)->registry, slug);
@@ -121,10 +121,14 @@ static struct snapshot *find_plan(struct request *request, const struct plan **r
         reply_fault(request, "not-found", "there is no bottle %s", slug);
         return NULL;
     }
-    *ret_plan = snapshot_plan(snapshot, &err);
-    if (*ret_plan)
-        return snapshot;
+    struct plan_ref *ref = plan_ref_to_read(snapshot->plan);
     snapshot_release(snapshot);
+    *ret_plan = ref ? plan_ref_get(ref, &err) : NULL;
+    if (*ret_plan)
+        return ref;
+    if (!ref)
+        error_set(&err, NULL, "out of memory");
+    plan_ref_unref(ref);
     reply_error(request, &err);
     return NULL;
 }
@@ -140,15 +144,15 @@ void handle_bottle_plan(struct request *request)
                     offers[1]);
         return;
     }
-    struct snapshot *snapshot = find_plan(request, &plan);
-    if (!snapshot)
+    struct plan_ref *ref = find_plan(request, &plan);
+    if (!ref)
         return;
     reply_header(request, "Vary", "Accept");
     if (form == 0)
         reply_json(request, 200, plan_encode(plan, false));
     else
         reply_text(request, 200, "text/plain; charset=utf-8", plan_page(plan));
-    snapshot_release(snapshot);
+    plan_ref_unref(ref);
 }
 
 /* --- Rendered files ------------------------------------------------------------------------- */
@@ -174,9 +178,9 @@ void handle_plan_file(struct request *request)
     const char *if_none_match = request_header(request, "If-None-Match");
     const struct plan *plan;
     char etag[80];
-    struct snapshot *snapshot = find_plan(request, &plan);
+    struct plan_ref *ref = find_plan(request, &plan);
 
-    if (!snapshot)
+    if (!ref)
         return;
     const struct plan_file *file = plan_find_file(plan, name);
     if (!file) {
@@ -191,5 +195,5 @@ void handle_plan_file(struct request *request)
         else
             reply_text(request, 200, file_type(name), strndup(file->content, file->length));
     }
-    snapshot_release(snapshot);
+    plan_ref_unref(ref);
 }

@@ -279,6 +279,7 @@ static void removal_done(void *context, const struct error *failure)
 static bool in_use(struct app *app, const char *id, char ret[SLUG_MAX + 1])
 {
     struct snapshot *page[PAGE];
+    struct bottle_row row;
     uint64_t after = 0;
     bool found = false;
     size_t count;
@@ -286,8 +287,9 @@ static bool in_use(struct app *app, const char *id, char ret[SLUG_MAX + 1])
     do {
         count = registry_page(app->registry, after, page, PAGE);
         for (size_t i = 0; i < count; i++) {
-            if (!found && strcmp(page[i]->row.image, id) == 0) {
-                (void)snprintf(ret, SLUG_MAX + 1, "%s", page[i]->row.slug);
+            snapshot_row(page[i], &row);
+            if (!found && strcmp(row.image, id) == 0) {
+                (void)snprintf(ret, SLUG_MAX + 1, "%s", row.slug);
                 found = true;
             }
             after = page[i]->sequence;

@@ -407,7 +407,7 @@ static int resolve(struct patch *patch, const struct plan *old, const json_t *me
         plan_free(plan);
         return -1;
     }
-    patch->after = plan_ref_new(patch->host, plan);
+    patch->after = plan_ref_new(patch->host, &patch->row, plan);
     return patch->after ? write_texts(patch, patch->after, &patch->err)
                         : error_set(&patch->err, NULL, "out of memory");
 }

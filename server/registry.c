@@ -172,7 +172,7 @@ static enum reservation refuse_taken(struct entry *entry, struct reservation_wai
         entry->waiters = waiter;
         return RESERVATION_PENDING;
     }
-    enum bottle_state state = entry->snapshot->row.state;
+    enum bottle_state state = entry->snapshot->bottle.state;
     error_set(err, "slug-taken", "a bottle named %s exists (it is %s); %s", entry->slug,
               states[state].name,
               state == STATE_DELETING ? "wait until it is deleted, or take another slug"
@@ -334,7 +334,7 @@ void registry_publish(struct registry *registry, struct snapshot *snapshot)
     struct reservation_waiter *waiters = NULL;
 
     (void)pthread_mutex_lock(&registry->lock);
-    struct entry *entry = find(registry, snapshot->row.slug);
+    struct entry *entry = find(registry, snapshot->bottle.slug);
     if (entry && (entry->snapshot || order_add(registry, entry, snapshot->sequence))) {
         old = entry->snapshot;
         entry->snapshot = snapshot;

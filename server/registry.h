@@ -19,13 +19,25 @@
 
 struct plan_ref;
 
+/* What a plan is resolved from, beside its spec. */
+struct plan_facts {
+    char slug[SLUG_MAX + 1], backend[24], engine[16], image[IMAGE_ID_SIZE];
+    struct allocation allocation;
+};
+
 /* Around a plan that was just resolved and prepared; takes it over. NULL when memory is short (the
  * plan is freed). */
-struct plan_ref *plan_ref_new(const struct host *host, struct plan *plan);
+struct plan_ref *plan_ref_new(const struct host *host, const struct bottle_row *row,
+                              struct plan *plan);
 /* Around what the database holds; the plan is resolved when it is first asked for, so that
  * thousands of bottles cost nothing at start. Copies the strings. */
 struct plan_ref *plan_ref_lazy(const struct host *host, const struct bottle_row *row,
                                const char *spec, const char *labels);
+/* The same, not resolved: what a bottle at rest keeps. NULL when memory is short. */
+struct plan_ref *plan_ref_unresolved(const struct plan_ref *ref);
+/* For a reader: this one (+1 reference) if it is resolved, else one of the reader's own, so that
+ * reading leaves nothing in memory. NULL when that is short. */
+struct plan_ref *plan_ref_to_read(struct plan_ref *ref);
 struct plan_ref *plan_ref_ref(struct plan_ref *ref);
 void plan_ref_unref(struct plan_ref *ref);
 /* The plan, resolved now if it was not yet; borrowed from `ref`. NULL: it can not be resolved any
@@ -38,23 +50,23 @@ const struct plan *plan_ref_get(struct plan_ref *ref, struct error *err);
 struct snapshot {
     atomic_uint references;
     uint64_t sequence;    /* creation order; the cursor of pages */
-    struct bottle bottle; /* its strings are in `row` and in the plan_ref */
-    struct bottle_row row;
+    struct bottle bottle; /* its strings are in `packed` and in the plan_ref */
+    struct egress_totals egress;
     char guest_ip[16];
     struct plan_ref *plan;
     struct shared_bytes *json; /* the bottle object, serialised */
     const char *json_text;     /* the same bytes, borrowed from `json` */
     size_t json_length;
     char etag[48]; /* quoted, from sequence and generation */
+    char packed[]; /* the row; see snapshot_row() */
 };
 
 /* Takes its own reference of `plan`. NULL when memory is short. */
 struct snapshot *snapshot_new(const struct bottle_row *row, struct plan_ref *plan);
+/* The whole row, as the engine goes on with it. */
+void snapshot_row(const struct snapshot *snapshot, struct bottle_row *ret);
 struct snapshot *snapshot_ref(struct snapshot *snapshot);
 void snapshot_release(struct snapshot *snapshot);
-/* The resolved plan; borrowed from the snapshot. NULL with err when it can not be resolved any
- * more. */
-const struct plan *snapshot_plan(const struct snapshot *snapshot, struct error *err);
 
 /* --- The registry ----------------------------------------------------------------------------- */
 

@@ -216,7 +216,7 @@ static void cancel_one(struct engine *engine, const char *slug)
 {
     struct snapshot *snapshot = registry_get(engine->app->registry, slug);
 
-    if (snapshot && snapshot->row.state == STATE_RESTARTING) {
+    if (snapshot && snapshot->bottle.state == STATE_RESTARTING) {
         struct runner *runner = runner_take(engine, snapshot);
         if (runner->phase == PHASE_REST)
             restart_cancel(runner);

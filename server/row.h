@@ -20,19 +20,18 @@ struct egress_totals {
     int64_t allowed, denied, bytes_out, bytes_in;
 };
 
+enum { ROW_BACKEND_REASON, ROW_BOOT_REASON, ROW_REASON, N_ROW_WORDS };
+
 struct bottle_row {
     uint64_t sequence; /* creation order, given by the database, never used twice */
     char slug[SLUG_MAX + 1];
-    char backend[24];                 /* never "auto" */
-    char accelerator[16];             /* "" when the backend names none */
-    char backend_reason[REASON_SIZE]; /* why these two, in words */
-    char boot[12];                    /* "template", "cold"; "": not yet */
-    char boot_reason[REASON_SIZE];    /* why a cold one is none from a template */
-    char engine[16];                  /* the egress proxy's; "" of rows from before it was kept */
-    char image[IMAGE_ID_SIZE];        /* "" for the built-in one; never changes */
+    char backend[24];          /* never "auto" */
+    char accelerator[16];      /* "" when the backend names none */
+    char boot[12];             /* "template", "cold"; "": not yet */
+    char engine[16];           /* the egress proxy's; "" of rows from before it was kept */
+    char image[IMAGE_ID_SIZE]; /* "" for the built-in one; never changes */
     struct allocation allocation;
     enum bottle_state state;
-    char reason[REASON_SIZE]; /* "" when there is none */
     bool has_exit_code;
     int exit_code;
     bool keep_logs; /* of a delete that is under way */
@@ -54,6 +53,15 @@ struct bottle_row {
     pid_t shim_pid;
     uint64_t shim_start_time;
     char shim_token[TOKEN_SIZE];
+    /* Last: a snapshot keeps them without their room. */
+    union {
+        struct {
+            char backend_reason[REASON_SIZE]; /* why this backend and accelerator */
+            char boot_reason[REASON_SIZE];    /* why a cold one is none from a template */
+            char reason[REASON_SIZE];         /* of the state; "" when there is none */
+        };
+        char words[N_ROW_WORDS][REASON_SIZE];
+    };
 };
 
 /* Copies words, cut at a whole character. */

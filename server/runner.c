@@ -29,14 +29,14 @@ static void on_save_again(struct loop_timer *timer)
 struct runner *runner_take(struct engine *engine, struct snapshot *snapshot)
 {
     const struct host *host = &engine->app->host;
-    struct runner *runner = runner_find(engine, snapshot->row.slug);
+    struct runner *runner = runner_find(engine, snapshot->bottle.slug);
 
     if (runner)
         return runner;
     runner = must_alloc(sizeof *runner);
     runner->engine = engine;
-    runner->row = snapshot->row;
-    memcpy(runner->slug, snapshot->row.slug, sizeof runner->slug);
+    snapshot_row(snapshot, &runner->row);
+    memcpy(runner->slug, snapshot->bottle.slug, sizeof runner->slug);
     runner->plan = plan_ref_ref(snapshot->plan);
     runner->run_dir = run_path(host, runner->slug);
     runner->stage_dir = stage_path(host, runner->slug);
@@ -166,6 +166,22 @@ void runner_refuse_all(struct runner *runner)
     delete_refuse(runner);
 }
 
+/* Its resolved plan is no longer needed. */
+static void rest(struct runner *runner)
+{
+    struct registry *registry = runner->engine->app->registry;
+    struct snapshot *snapshot = registry_get(registry, runner->slug);
+    struct plan_ref *plan = snapshot ? plan_ref_unresolved(snapshot->plan) : NULL;
+    struct bottle_row row;
+
+    if (plan) {
+        snapshot_row(snapshot, &row);
+        registry_publish(registry, must_snapshot(&row, plan));
+    }
+    plan_ref_unref(plan);
+    snapshot_release(snapshot);
+}
+
 void runner_settle(struct runner *runner)
 {
     while (runner->deferred && !runner_blocked(runner) && !runner->gone)
@@ -175,6 +191,8 @@ void runner_settle(struct runner *runner)
             op_refuse_unknown(op);
     bool idle =
         runner->phase == PHASE_REST && !runner_blocked(runner) && !runner->save_again.active;
+    if (idle && !runner->gone)
+        rest(runner);
     if (runner->gone || idle)
         runner_free(runner);
 }
@@ -291,7 +309,8 @@ void runner_publish_counters(struct runner *runner)
 
     if (!present)
         return;
-    struct bottle_row row = present->row;
+    struct bottle_row row;
+    snapshot_row(present, &row);
     row.egress = runner->row.egress;
     registry_publish(registry, must_snapshot(&row, present->plan));
     snapshot_release(present);

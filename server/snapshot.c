@@ -1,10 +1,14 @@
 /* Snapshots and plans: what the registry hands out.
  *
  * A snapshot is written once, before anybody else sees it, and freed with its last reference. The
- * plan behind it is shared by all snapshots of a bottle and may not be there yet: after a restart
- * only the spec's text is kept, and the plan is resolved under the plan_ref's own lock when
- * somebody asks. That lock is taken with no other held, and none is taken under it. */
+ * plan behind it is shared by all snapshots of a bottle and may not be there yet: of a bottle at
+ * rest only the spec's text is kept, and the plan is resolved under the plan_ref's own lock when
+ * somebody asks. That lock is taken with no other held, and none is taken under it.
+ *
+ * There may be tens of thousands of bottles, most of them at rest: a snapshot keeps its row packed,
+ * all but the words as they are and then the words without the room they were given. */
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 
 #include "backends/engines.h"
@@ -16,59 +20,87 @@
 struct plan_ref {
     atomic_uint references;
     const struct host *host;
-    json_t *labels; /* never changed once made */
-    struct bottle_row row;
+    json_t *labels; /* NULL: none; never changed once made */
+    char *spec;
+    struct plan_facts facts;
 
-    pthread_mutex_t lock; /* the two below */
-    char *spec;           /* NULL once resolved */
-    struct plan *plan;
+    pthread_mutex_t lock;
+    struct plan *plan; /* under the lock; NULL: not resolved (yet) */
 };
 
-static struct plan_ref *ref_make(const struct host *host)
+/* Takes over the spec and the labels. */
+static struct plan_ref *ref_make(const struct host *host, const struct plan_facts *facts,
+                                 char *spec, json_t *labels)
 {
     struct plan_ref *ref = calloc(1, sizeof *ref);
 
-    if (!ref)
+    if (json_object_size(labels) == 0) {
+        json_decref(labels);
+        labels = NULL;
+    }
+    if (!ref || !spec) {
+        free(spec);
+        json_decref(labels);
+        free(ref);
         return NULL;
+    }
     atomic_init(&ref->references, 1);
     ref->host = host;
+    ref->facts = *facts;
+    ref->spec = spec;
+    ref->labels = labels;
     (void)pthread_mutex_init(&ref->lock, NULL);
     return ref;
 }
 
-struct plan_ref *plan_ref_new(const struct host *host, struct plan *plan)
+static struct plan_facts facts_of(const struct bottle_row *row)
 {
-    struct plan_ref *ref = ref_make(host);
+    struct plan_facts facts = {.allocation = row->allocation};
 
-    if (!ref) {
+    memcpy(facts.slug, row->slug, sizeof facts.slug);
+    memcpy(facts.backend, row->backend, sizeof facts.backend);
+    memcpy(facts.engine, row->engine, sizeof facts.engine);
+    memcpy(facts.image, row->image, sizeof facts.image);
+    return facts;
+}
+
+struct plan_ref *plan_ref_new(const struct host *host, const struct bottle_row *row,
+                              struct plan *plan)
+{
+    struct plan_facts facts = facts_of(row);
+    const json_t *labels = json_object_get(plan->spec.json, "labels");
+
+    if (plan->engine)
+        (void)snprintf(facts.engine, sizeof facts.engine, "%s", plan->engine);
+    struct plan_ref *ref =
+        ref_make(host, &facts, json_text(plan->spec.json), json_deep_copy(labels));
+    if (ref)
+        ref->plan = plan;
+    else
         plan_free(plan);
-        return NULL;
-    }
-    ref->plan = plan;
-    ref->labels = json_deep_copy(json_object_get(plan->spec.json, "labels"));
-    if (!ref->labels)
-        ref->labels = json_object();
     return ref;
 }
 
 struct plan_ref *plan_ref_lazy(const struct host *host, const struct bottle_row *row,
                                const char *spec, const char *labels)
 {
-    struct plan_ref *ref = ref_make(host);
+    struct plan_facts facts = facts_of(row);
 
-    if (!ref)
-        return NULL;
-    ref->row = *row;
-    ref->spec = strdup(spec ? spec : "");
-    ref->labels = labels ? json_parse(labels, strlen(labels), NULL) : NULL;
-    if (!json_is_object(ref->labels)) {
-        json_decref(ref->labels);
-        ref->labels = json_object();
-    }
-    if (ref->spec && ref->labels)
-        return ref;
-    plan_ref_unref(ref);
-    return NULL;
+    return ref_make(host, &facts, strdup(spec ? spec : ""),
+                    labels ? json_parse(labels, strlen(labels), NULL) : NULL);
+}
+
+struct plan_ref *plan_ref_unresolved(const struct plan_ref *ref)
+{
+    return ref_make(ref->host, &ref->facts, strdup(ref->spec), json_incref(ref->labels));
+}
+
+struct plan_ref *plan_ref_to_read(struct plan_ref *ref)
+{
+    (void)pthread_mutex_lock(&ref->lock);
+    bool resolved = ref->plan;
+    (void)pthread_mutex_unlock(&ref->lock);
+    return resolved ? plan_ref_ref(ref) : plan_ref_unresolved(ref);
 }
 
 struct plan_ref *plan_ref_ref(struct plan_ref *ref)
@@ -105,32 +137,32 @@ static int read_spec(const struct plan_ref *ref, struct spec *ret, struct error 
         return -1;
     }
     if (!ret->slug)
-        ret->slug = strdup(ref->row.slug);
+        ret->slug = strdup(ref->facts.slug);
     return ret->slug ? 0 : error_set(err, NULL, "out of memory");
 }
 
 static struct plan *resolve(const struct plan_ref *ref, struct error *err)
 {
-    const struct backend *backend = backend_find(ref->row.backend);
+    const struct plan_facts *facts = &ref->facts;
+    const struct backend *backend = backend_find(facts->backend);
     CLEANUP_IMAGE struct image *image = NULL;
     struct spec spec = {0};
     struct plan *plan = NULL;
 
-    if (ref->row.image[0] &&
-        images_resolve(ref->host->images, ref->row.image, false, &image, err) < 0)
+    if (facts->image[0] && images_resolve(ref->host->images, facts->image, false, &image, err) < 0)
         return NULL;
     const struct plan_dirs dirs = {ref->host->state_dir, ref->host->run_dir, image};
     if (!backend) {
-        error_set(err, NULL, "there is no backend '%s' any more", ref->row.backend);
+        error_set(err, NULL, "there is no backend '%s' any more", facts->backend);
         return NULL;
     }
     if (read_spec(ref, &spec, err) == 0)
-        plan = plan_resolve(&spec, &ref->row.allocation, &dirs, err);
+        plan = plan_resolve(&spec, &facts->allocation, &dirs, err);
     spec_free(&spec);
     if (plan)
         plan->backend = backend->name;
-    if (plan && engine_find(ref->row.engine))
-        plan->engine = engine_find(ref->row.engine)->name;
+    if (plan && engine_find(facts->engine))
+        plan->engine = engine_find(facts->engine)->name;
     if (plan && backend->prepare(ref->host, plan, err) < 0) {
         plan_free(plan);
         plan = NULL;
@@ -143,33 +175,75 @@ const struct plan *plan_ref_get(struct plan_ref *ref, struct error *err)
     (void)pthread_mutex_lock(&ref->lock);
     if (!ref->plan) {
         ref->plan = resolve(ref, err);
-        if (ref->plan) {
-            free(ref->spec);
-            ref->spec = NULL;
-        } else {
-            error_wrap(err, "the stored plan of %s can not be resolved", ref->row.slug);
-        }
+        if (!ref->plan)
+            error_wrap(err, "the stored plan of %s can not be resolved", ref->facts.slug);
     }
     const struct plan *plan = ref->plan;
     (void)pthread_mutex_unlock(&ref->lock);
     return plan;
 }
 
-/* The public view of a row; its strings stay in the snapshot. */
-static void fill_bottle(struct snapshot *snapshot)
-{
-    const struct bottle_row *row = &snapshot->row;
+enum { ROW_HEAD = offsetof(struct bottle_row, words) };
 
+/* Room for the row, packed. */
+static struct snapshot *allocate(const struct bottle_row *row)
+{
+    size_t room = ROW_HEAD;
+
+    for (size_t i = 0; i < COUNT_OF(row->words); i++)
+        room += strlen(row->words[i]) + 1;
+    return calloc(1, sizeof(struct snapshot) + room);
+}
+
+/* `ret` are the words, in order. */
+static void pack(struct snapshot *snapshot, const struct bottle_row *row,
+                 const char *ret[N_ROW_WORDS])
+{
+    char *next = snapshot->packed + ROW_HEAD;
+
+    memcpy(snapshot->packed, row, ROW_HEAD);
+    for (size_t i = 0; i < N_ROW_WORDS; i++) {
+        size_t size = strlen(row->words[i]) + 1;
+        ret[i] = memcpy(next, row->words[i], size);
+        next += size;
+    }
+}
+
+void snapshot_row(const struct snapshot *snapshot, struct bottle_row *ret)
+{
+    const char *next = snapshot->packed + ROW_HEAD;
+
+    memset(ret, 0, sizeof *ret);
+    memcpy(ret, snapshot->packed, ROW_HEAD);
+    for (size_t i = 0; i < N_ROW_WORDS; i++) {
+        size_t size = strlen(next) + 1;
+        memcpy(ret->words[i], next, size);
+        next += size;
+    }
+}
+
+static const char *or_null(const char *text)
+{
+    return text[0] ? text : NULL;
+}
+
+/* The public view of a row; its strings stay in the snapshot. */
+static void fill_bottle(struct snapshot *snapshot, const struct bottle_row *row)
+{
+    const char *words[N_ROW_WORDS];
+
+    pack(snapshot, row, words);
+    const char *base = snapshot->packed;
     snapshot->bottle = (struct bottle){
-        .slug = row->slug,
-        .backend = row->backend,
-        .accelerator = row->accelerator[0] ? row->accelerator : NULL,
-        .backend_reason = row->backend_reason[0] ? row->backend_reason : NULL,
-        .boot = row->boot[0] ? row->boot : NULL,
-        .boot_reason = row->boot_reason[0] ? row->boot_reason : NULL,
-        .engine = row->engine[0] ? row->engine : NULL,
+        .slug = base + offsetof(struct bottle_row, slug),
+        .backend = base + offsetof(struct bottle_row, backend),
+        .accelerator = or_null(base + offsetof(struct bottle_row, accelerator)),
+        .backend_reason = or_null(words[ROW_BACKEND_REASON]),
+        .boot = or_null(base + offsetof(struct bottle_row, boot)),
+        .boot_reason = or_null(words[ROW_BOOT_REASON]),
+        .engine = or_null(base + offsetof(struct bottle_row, engine)),
         .guest_ip = snapshot->guest_ip,
-        .reason = row->reason[0] ? row->reason : NULL,
+        .reason = or_null(words[ROW_REASON]),
         .state = row->state,
         .created_ms = row->created_ms,
         .updated_ms = row->updated_ms,
@@ -201,17 +275,17 @@ static int serialise(struct snapshot *snapshot)
 
 struct snapshot *snapshot_new(const struct bottle_row *row, struct plan_ref *plan)
 {
-    struct snapshot *snapshot = calloc(1, sizeof *snapshot);
+    struct snapshot *snapshot = allocate(row);
     char subnet[20], gateway[16];
 
     if (!snapshot)
         return NULL;
     atomic_init(&snapshot->references, 1);
-    snapshot->row = *row;
+    snapshot->egress = row->egress;
     snapshot->sequence = row->sequence;
     snapshot->plan = plan_ref_ref(plan);
     subnet_format(row->allocation.subnet, subnet, gateway, snapshot->guest_ip);
-    fill_bottle(snapshot);
+    fill_bottle(snapshot, row);
     (void)snprintf(snapshot->etag, sizeof snapshot->etag, "\"%llu-%lld\"",
                    (unsigned long long)row->sequence, (long long)row->generation);
     if (serialise(snapshot) == 0)
@@ -234,9 +308,4 @@ void snapshot_release(struct snapshot *snapshot)
         shared_bytes_unref(snapshot->json);
     plan_ref_unref(snapshot->plan);
     free(snapshot);
-}
-
-const struct plan *snapshot_plan(const struct snapshot *snapshot, struct error *err)
-{
-    return plan_ref_get(snapshot->plan, err);
 }

@@ -74,7 +74,7 @@ static void on_timeout(struct loop_timer *timer)
         refuse_gone(waiter);
         return;
     }
-    const char *state = states[snapshot->row.state].name;
+    const char *state = states[snapshot->bottle.state].name;
     problem_set(&problem, "timeout",
                 "%s is %s after %lld ms of waiting; it lives on: wait again, or stop or delete it",
                 waiter->slug, state, (long long)waiter->timeout_ms);
@@ -110,7 +110,7 @@ static void run_wait(struct engine *engine, struct message *message)
     struct snapshot *snapshot = registry_get(engine->app->registry, waiter->slug);
     if (!snapshot)
         refuse_gone(waiter);
-    else if (satisfied(waiter, snapshot->row.state))
+    else if (satisfied(waiter, snapshot->bottle.state))
         answer(waiter, snapshot, NULL);
     else
         list(engine, waiter);
@@ -123,8 +123,8 @@ void waiters_notify(struct engine *engine, struct snapshot *snapshot)
 
     DL_FOREACH_SAFE(engine->waiters, waiter, next)
     {
-        if (strcmp(waiter->slug, snapshot->row.slug) != 0 ||
-            !satisfied(waiter, snapshot->row.state))
+        if (strcmp(waiter->slug, snapshot->bottle.slug) != 0 ||
+            !satisfied(waiter, snapshot->bottle.state))
             continue;
         unlist(waiter);
         answer(waiter, snapshot, NULL);

@@ -1,4 +1,5 @@
-/* A bare libmicrohttpd that answers everything with one text: the limit that bottled's own calls are compared with.
+/* A bare libmicrohttpd that answers everything with one text: the limit that bottled's own calls
+ * are compared with.
  *
  *   constant SOCKET FILE      the text is FILE's; ends at SIGTERM */
 #include <errno.h>
@@ -37,7 +38,7 @@ static int listen_at(const char *path)
         errno = ENAMETOOLONG;
         return -1;
     }
-    (void)strcpy(address.sun_path, path);
+    memcpy(address.sun_path, path, strlen(path) + 1);
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
         listen(fd, BACKLOG) < 0)
         return -1;

@@ -196,7 +196,7 @@ static uint64_t read_page(struct registry *registry, uint64_t after, size_t room
 
     ret[0] = '\0';
     for (size_t i = 0; i < count; i++) {
-        length += (size_t)snprintf(ret + length, size - length, "%s ", page[i]->row.slug);
+        length += (size_t)snprintf(ret + length, size - length, "%s ", page[i]->bottle.slug);
         after = page[i]->sequence;
         snapshot_release(page[i]);
     }
@@ -254,7 +254,7 @@ Test(registry, a_plan_that_can_not_be_resolved_says_so_and_hides_nothing)
 
     create(registry, "a", 1);
     struct snapshot *snapshot = registry_get(registry, "a");
-    cr_expect_null(snapshot_plan(snapshot, &err)); /* "{}" has no command */
+    cr_expect_null(plan_ref_get(snapshot->plan, &err)); /* "{}" has no command */
     cr_expect_not_null(strstr(err.text, "a can not be resolved"), "%s", err.text);
     snapshot_release(snapshot);
     registry_free(registry);
