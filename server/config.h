@@ -54,6 +54,7 @@ struct config {
     int64_t max_bottles, max_running, max_connections, max_waiters;
     int64_t event_rows; /* events that are kept */
     int64_t idle_timeout_ms, head_timeout_ms, body_timeout_ms;
+    int64_t idempotency_rows, idempotency_age_ms;
     bool check_only, print_only, stop_bottles;
 };
 

@@ -23,8 +23,10 @@ struct creation {
     struct app *app;
     struct spec spec;
     const struct backend *backend;
+    engine_record *record;
     engine_done *done;
     void *context;
+    struct snapshot *snapshot; /* once the row is there */
     struct plan_ref *plan;
     char *stage_dir, *spec_text, *labels_text;
     struct bottle_row row;
@@ -41,6 +43,7 @@ static void finish(struct creation *creation, struct snapshot *snapshot,
     creation->done(creation->context, snapshot, problem);
     image_unref(creation->image);
     spec_free(&creation->spec);
+    snapshot_release(creation->snapshot);
     plan_ref_unref(creation->plan);
     free(creation->stage_dir);
     free(creation->spec_text);
@@ -107,7 +110,10 @@ static int insert(sqlite3 *db, void *context, struct error *err)
 
     if (row_insert(db, &creation->row, creation->spec_text, creation->labels_text, err) < 0)
         return -1;
-    return event_insert_state(db, &creation->row, err);
+    if (event_insert_state(db, &creation->row, err) < 0)
+        return -1;
+    creation->snapshot = must_snapshot(&creation->row, creation->plan);
+    return creation->record ? creation->record(db, creation->context, creation->snapshot, err) : 0;
 }
 
 static void inserted(void *context, const struct error *failure)
@@ -119,14 +125,12 @@ static void inserted(void *context, const struct error *failure)
         fail(creation, failure);
         return;
     }
-    struct snapshot *snapshot = must_snapshot(&creation->row, creation->plan);
-    registry_publish(creation->app->registry, snapshot_ref(snapshot));
+    registry_publish(creation->app->registry, snapshot_ref(creation->snapshot));
     if (creation->row.expires_clock_ms)
         alarms_post(creation->app->engine, creation->row.slug);
     log_event(LEVEL_INFO, "bottle created", LOG_TEXT("slug", creation->row.slug),
               LOG_TEXT("backend", creation->row.backend));
-    finish(creation, snapshot, NULL);
-    snapshot_release(snapshot);
+    finish(creation, creation->snapshot, NULL);
 }
 
 /* --- The caller's part ------------------------------------------------------------------------ */
@@ -234,7 +238,8 @@ static bool admit(struct engine *engine)
     return open;
 }
 
-void engine_create(struct app *app, struct spec *spec, engine_done *done, void *context)
+void engine_create(struct app *app, struct spec *spec, engine_record *record, engine_done *done,
+                   void *context)
 {
     struct preflight preflight = {0};
     struct problem problem = PROBLEM_INIT;
@@ -250,6 +255,7 @@ void engine_create(struct app *app, struct spec *spec, engine_done *done, void *
                                   .waiter.settled = on_settled,
                                   .app = app,
                                   .spec = *spec,
+                                  .record = record,
                                   .done = done,
                                   .context = context};
     *spec = (struct spec){0};

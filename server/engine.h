@@ -29,8 +29,13 @@ void engine_free(struct app *app);
 /* Exactly one of snapshot (borrowed for the call) and problem is non-NULL. */
 typedef void engine_done(void *context, struct snapshot *snapshot, const struct problem *problem);
 
-/* Creates: preflight, reserve, render into the stage directory, store. Takes the spec over. */
-void engine_create(struct app *app, struct spec *spec, engine_done *done, void *context);
+/* What else is to be stored in the transaction that makes the bottle, on the store's thread. */
+typedef int engine_record(sqlite3 *db, void *context, const struct snapshot *made,
+                          struct error *err);
+/* Creates: preflight, reserve, render into the stage directory, store. Takes the spec over.
+ * `record` (NULL: none) has the same context. */
+void engine_create(struct app *app, struct spec *spec, engine_record *record, engine_done *done,
+                   void *context);
 /* Idempotent. done as soon as it is under way (or already there). */
 void engine_start_bottle(struct app *app, const char *slug, engine_done *done, void *context);
 /* Stops it, if it runs, and starts it again; done as soon as that is under way. */

@@ -17,6 +17,7 @@
 #include "server/app.h"
 #include "server/engine.h"
 #include "server/etag.h"
+#include "server/idempotency.h"
 #include "server/log_reader.h"
 #include "server/query.h"
 #include "server/secrets.h"
@@ -204,6 +205,30 @@ static void after_create(void *context, struct snapshot *snapshot, const struct 
         chain_reply(chain, 201, snapshot);
 }
 
+/* An earlier request of this idempotency key made the bottle, and was not answered. What it came to
+ * do with it is not done again. */
+static void go_on(struct chain *chain, const char *slug)
+{
+    struct snapshot *snapshot = registry_get(request_app(chain->request)->registry, slug);
+
+    chain->created = true;
+    (void)snprintf(chain->slug, sizeof chain->slug, "%s", slug);
+    if (!snapshot || (chain->start && snapshot->row.state == STATE_PREPARED))
+        engine_start_bottle(request_app(chain->request), slug, after_change, chain);
+    else
+        chain_wait(chain, snapshot);
+    snapshot_release(snapshot);
+}
+
+/* On the store's thread: what the idempotency key is answered with, or what it has made so far. */
+static int record_created(sqlite3 *db, void *context, const struct snapshot *made,
+                          struct error *err)
+{
+    const struct chain *chain = context;
+
+    return idempotency_record(db, chain->request, made, chain->start ? 0 : 201, err);
+}
+
 /* NULL: the request was answered. `waitable` are the states that ?wait= may name here. */
 static struct chain *chain_new(struct request *request, const char *slug, unsigned waitable)
 {
@@ -275,11 +300,15 @@ void handle_bottle_create(struct request *request)
         free(chain);
         return;
     }
+    if (idempotency_made(request)[0]) {
+        go_on(chain, idempotency_made(request));
+        return;
+    }
     if (read_spec(request, &spec) < 0) {
         free(chain);
         return;
     }
-    engine_create(request_app(request), &spec, after_create, chain);
+    engine_create(request_app(request), &spec, record_created, after_create, chain);
 }
 
 /* --- One bottle ------------------------------------------------------------------------------- */

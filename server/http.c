@@ -28,6 +28,7 @@ static void request_free(struct request *request)
         }
     if (request->response)
         MHD_destroy_response(request->response);
+    idempotency_drop(request->claim);
     uri_free(&request->uri);
     problem_free(&request->early);
     text_free(&request->body);
@@ -153,6 +154,14 @@ void http_deliver(struct request *request, unsigned status, struct MHD_Response 
     request_unref(request);
 }
 
+void request_wake(struct request *request)
+{
+    if (!request->suspended)
+        return;
+    unlink_suspended(request);
+    MHD_resume_connection(request->connection);
+}
+
 void request_abandon(struct request *request, unsigned status, struct MHD_Response *response)
 {
     unlink_suspended(request);
@@ -244,19 +253,11 @@ static enum MHD_Result queue_or_suspend(struct request *request)
     return queued;
 }
 
-static enum MHD_Result dispatch(struct request *request)
+/* What else may be wrong with a request whose body is there. */
+static void check_whole(struct request *request)
 {
-    bool works = !request->early.type && request->worker.look;
-
-    request->dispatched = true;
-    request->taking = false;
-    if (works) {
-        work(request);
-        return queue_or_suspend(request);
-    }
     (void)pthread_mutex_lock(&request->http->lock);
-    request->references++; /* the answerer's */
-    bool stopping = request->http->stopping;
+    const bool stopping = request->http->stopping;
     (void)pthread_mutex_unlock(&request->http->lock);
     if (!request->early.type && request->received > BODY_MAX)
         problem_set(&request->early, "body-too-large", "a body may have %d bytes", BODY_MAX);
@@ -265,10 +266,45 @@ static enum MHD_Result dispatch(struct request *request)
     if (!request->early.type && stopping)
         problem_set(&request->early, "shutting-down",
                     "bottled is ending; the bottles run on. Try again soon");
+}
+
+/* Suspends until request_wake(), unless that was already. */
+static enum MHD_Result wait_for_claim(struct request *request)
+{
+    (void)pthread_mutex_lock(&request->http->lock);
+    if (idempotency_waits(request))
+        suspend(request);
+    (void)pthread_mutex_unlock(&request->http->lock);
+    return MHD_YES;
+}
+
+static enum MHD_Result dispatch(struct request *request)
+{
+    bool works = !request->early.type && request->worker.look;
+    enum claim_verdict verdict = CLAIM_GO;
+
+    request->taking = false;
+    if (works) {
+        request->dispatched = true;
+        work(request);
+        return queue_or_suspend(request);
+    }
+    if (!request->claim)
+        check_whole(request);
+    if (!request->early.type && !request->options)
+        verdict = idempotency_claim(request);
+    if (verdict == CLAIM_WAITS)
+        return wait_for_claim(request);
+    request->dispatched = true;
+    (void)pthread_mutex_lock(&request->http->lock);
+    request->references++; /* the answerer's */
+    (void)pthread_mutex_unlock(&request->http->lock);
     if (request->early.type)
         reply_problem(request, &request->early);
     else if (request->options)
         reply_empty(request, 204);
+    else if (verdict == CLAIM_REPLAYS)
+        idempotency_replay(request);
     else
         request->match.route->handle(request);
     return queue_or_suspend(request);
@@ -367,6 +403,8 @@ enum MHD_Result http_request(void *context, struct MHD_Connection *connection, c
         return MHD_NO; /* no memory */
     if (!request->begun)
         return begin(request, method);
+    if (request->abandoned && !request->dispatched)
+        return queue_or_suspend(request);
     if (*upload_length > 0)
         return take_piece(request, upload, upload_length);
     if (!request->dispatched)

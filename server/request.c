@@ -166,6 +166,17 @@ static void dress(const struct request *request, struct MHD_Response *response,
         (void)MHD_add_response_header(response, header->name, header->value);
 }
 
+/* A response whose body is these bytes: kept first, when the request is to be answered the same
+ * again. */
+static void answer(struct request *request, unsigned status, const char *content_type,
+                   const char *bytes, size_t length, struct MHD_Response *response)
+{
+    if (request->claim && response)
+        idempotency_answer(request, status, content_type, bytes, length, response);
+    else
+        http_deliver(request, status, response);
+}
+
 void reply_shared(struct request *request, unsigned status, const char *content_type,
                   struct shared_bytes *bytes)
 {
@@ -177,7 +188,8 @@ void reply_shared(struct request *request, unsigned status, const char *content_
     if (bytes && !response)
         shared_bytes_unref(bytes);
     dress(request, response, content_type);
-    http_deliver(request, status, response);
+    answer(request, status, content_type, bytes ? bytes->data : NULL, bytes ? bytes->length : 0,
+           response);
 }
 
 void reply_text(struct request *request, unsigned status, const char *content_type, char *data)
@@ -217,7 +229,7 @@ void reply_empty(struct request *request, unsigned status)
         MHD_create_response_from_buffer(0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
 
     dress(request, response, NULL);
-    http_deliver(request, status, response);
+    answer(request, status, NULL, NULL, 0, response);
 }
 
 char *problem_words(const struct request *request, const struct problem *problem)
@@ -256,7 +268,9 @@ void reply_problem(struct request *request, const struct problem *problem)
                   LOG_TEXT("type", problem->type ? problem->type->name : "internal"),
                   LOG_TEXT("detail", problem->detail), LOG_TEXT("path", request->uri.path),
                   LOG_TEXT("id", request->id));
-    http_deliver(request, status, problem_response(request, problem));
+    CLEANUP_FREE char *words = request->claim ? problem_words(request, problem) : NULL;
+    answer(request, status, PROBLEM_TYPE, words, words ? strlen(words) : 0,
+           problem_response(request, problem));
 }
 
 void reply_fault(struct request *request, const char *type, const char *format, ...)
@@ -323,7 +337,11 @@ void reply_stream(struct request *request, unsigned status, const char *content_
 {
     struct stream_body *body = malloc(sizeof *body);
     struct MHD_Response *response = NULL;
+    const struct stream *kept =
+        request->claim ? idempotency_stream(request, status, content_type, &stream) : NULL;
 
+    if (kept)
+        stream = *kept;
     if (body) {
         *body = (struct stream_body){.stream = stream,
                                      .http = request->http,

@@ -17,6 +17,7 @@
 #include "server/access.h"
 #include "server/config.h"
 #include "server/front.h"
+#include "server/idempotency.h"
 #include "server/request.h"
 #include "server/routes.h"
 
@@ -106,6 +107,8 @@ struct request {
     struct identity identity; /* who sent it; VIA_NOBODY until that is known */
     struct route_match match;
     struct header *headers; /* all but Authorization and Cookie */
+    struct header *headers; /* all but Authorization */
+    struct claim *claim;    /* of its Idempotency-Key; NULL: none, or it is answered */
     bool begun, dispatched;
     bool taking;    /* the handler was called, and the body is still to come: see BODY_STREAM */
     bool options;   /* OPTIONS of a known path: answered here */
@@ -167,6 +170,8 @@ int listener_serve(struct listener *listener, struct error *err);
 
 /* http.c */
 void request_unref(struct request *request);
+/* Under the lock: lets a suspended request go on. */
+void request_wake(struct request *request);
 /* Gives the finished response (taken over; NULL: no memory for one) to the connection. Drops the
  * answerer's reference. */
 void http_deliver(struct request *request, unsigned status, struct MHD_Response *response);

@@ -271,6 +271,24 @@ const struct route routes[] = {
 };
 const size_t n_routes = COUNT_OF(routes);
 
+/* Those that may not be done twice; all other POSTs may. */
+static const struct {
+    handler *handle;
+    enum route_retry retry;
+} retries[] = {
+    {handle_bottle_create, RETRY_WRITES}, {handle_exec, RETRY_ONCE},
+    {handle_exec_stdin, RETRY_ONCE},      {handle_exec_signal, RETRY_ONCE},
+    {handle_bottle_restart, RETRY_ONCE},
+};
+
+enum route_retry route_retry(const struct route *route)
+{
+    for (size_t i = 0; i < COUNT_OF(retries); i++)
+        if (retries[i].handle == route->handle)
+            return retries[i].retry;
+    return RETRY_AGAIN;
+}
+
 /* File names as the renderers make them: "gvproxy.yaml". */
 static bool file_name_valid(const char *name)
 {

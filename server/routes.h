@@ -34,6 +34,10 @@ struct route {
         query[ROUTE_QUERY_MAX]; /* what the query string may hold; ends at a NULL name */
 };
 
+/* What an Idempotency-Key of a POST rests on; see idempotency.h. */
+enum route_retry { RETRY_AGAIN, RETRY_ONCE, RETRY_WRITES };
+enum route_retry route_retry(const struct route *route);
+
 extern const struct route routes[];
 extern const size_t n_routes;
 

@@ -75,6 +75,17 @@ const char *const row_migrations[] = {
      "ALTER TABLE bottles ADD COLUMN restarts INTEGER NOT NULL DEFAULT 0;"
      "ALTER TABLE bottles ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;"
      "ALTER TABLE bottles ADD COLUMN again INTEGER NOT NULL DEFAULT 0;"),
+    ("CREATE TABLE idempotency ("
+     " number INTEGER PRIMARY KEY AUTOINCREMENT,"
+     " key TEXT NOT NULL UNIQUE,"
+     " fingerprint TEXT NOT NULL,"
+     " slug TEXT NOT NULL,"
+     " clock_ms INTEGER NOT NULL,"
+     " status INTEGER NOT NULL,"
+     " headers TEXT NOT NULL,"
+     " body BLOB NOT NULL"
+     ") STRICT;"
+     "CREATE INDEX idempotency_age ON idempotency (clock_ms);"),
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 
