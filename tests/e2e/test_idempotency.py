@@ -4,6 +4,7 @@ import json
 import sqlite3
 import time
 
+import creates
 import pytest
 import raw
 
@@ -174,3 +175,12 @@ def test_bounds(new_daemon):
         assert time.monotonic() < began + 10
     assert reply.status == 200 and time.monotonic() - began > 1
     assert [key for key, _, _ in records(daemon)] == ["k11"], "the old ones went with it"
+
+
+def test_crowd_of_crashing_clients(new_daemon):
+    """The short form of tests/bench/creates: exactly the bottles that were meant."""
+    daemon = new_daemon(config={"log_level": "error"}).start()
+    crowd = creates.Crowd(daemon, 300, kills=2)
+    figures = crowd.run()
+    assert crowd.check()[0] == 300
+    assert figures["crashes"] > 50 and figures["replays"] > 20, figures
