@@ -17,7 +17,7 @@
 #include "server/request_internal.h"
 #include "server/store.h"
 
-struct claim {
+struct key_claim {
     UT_hash_handle hh;
     struct http *http;
     struct request *request; /* that waits for `begun`; NULL: it does not */
@@ -38,12 +38,12 @@ static struct idempotency_bounds bounds_of(const struct request *request)
 /* --- Claims: who is under way ---------------------------------------------------------------- */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct claim *claims;
+static struct key_claim *claims;
 
 /* False: there is one of that key, and *ret_same says whether it is the same request. */
-static bool enter(struct claim *claim, bool *ret_same)
+static bool enter(struct key_claim *claim, bool *ret_same)
 {
-    struct claim *other;
+    struct key_claim *other;
 
     (void)pthread_mutex_lock(&lock);
     HASH_FIND_STR(claims, claim->row.key, other);
@@ -54,7 +54,7 @@ static bool enter(struct claim *claim, bool *ret_same)
     return !other;
 }
 
-void idempotency_drop(struct claim *claim)
+void idempotency_drop(struct key_claim *claim)
 {
     if (!claim)
         return;
@@ -112,7 +112,7 @@ static enum claim_verdict refuse(struct request *request, const char *type, cons
 
 /* Something to be stored before an answer goes out, and what to do then. */
 struct keeping {
-    struct claim *claim;
+    struct key_claim *claim;
     bool forget; /* rather than put */
     void (*then)(struct keeping *keeping);
     struct request *request;
@@ -124,7 +124,7 @@ struct keeping {
 static int apply_keeping(sqlite3 *db, void *context, struct error *err)
 {
     struct keeping *keeping = context;
-    struct claim *claim = keeping->claim;
+    struct key_claim *claim = keeping->claim;
 
     return keeping->forget ? idempotency_row_delete(db, claim->row.key, err)
                            : idempotency_row_put(db, &claim->row, &claim->bounds, err);
@@ -165,7 +165,7 @@ static void forget(struct request *request)
 
 static int look(sqlite3 *db, void *context, struct error *err)
 {
-    struct claim *claim = context;
+    struct key_claim *claim = context;
 
     return idempotency_row_find(db, claim->row.key, &claim->bounds, claim->row.clock_ms,
                                 &claim->found, err);
@@ -173,14 +173,14 @@ static int look(sqlite3 *db, void *context, struct error *err)
 
 static int put_begun(sqlite3 *db, void *context, struct error *err)
 {
-    struct claim *claim = context;
+    struct key_claim *claim = context;
 
     return idempotency_row_put(db, &claim->row, &claim->bounds, err);
 }
 
 static void is_begun(void *context, const struct error *failure)
 {
-    struct claim *claim = context;
+    struct key_claim *claim = context;
     struct request *request = claim->request;
     struct http *http = claim->http;
 
@@ -200,7 +200,7 @@ static void is_begun(void *context, const struct error *failure)
 
 static enum claim_verdict begin(struct request *request)
 {
-    struct claim *claim = request->claim;
+    struct key_claim *claim = request->claim;
 
     if (route_retry(request->match.route) != RETRY_ONCE)
         return CLAIM_GO;
@@ -215,7 +215,7 @@ static enum claim_verdict begin(struct request *request)
 /* Of a request that was begun earlier and not answered. */
 static enum claim_verdict go_on(struct request *request)
 {
-    struct claim *claim = request->claim;
+    struct key_claim *claim = request->claim;
     struct snapshot *made = claim->found.slug[0]
                                 ? registry_get(request_app(request)->registry, claim->found.slug)
                                 : NULL;
@@ -235,7 +235,7 @@ static enum claim_verdict go_on(struct request *request)
 
 static enum claim_verdict judge(struct request *request, int found, const struct error *err)
 {
-    struct claim *claim = request->claim;
+    struct key_claim *claim = request->claim;
 
     if (found < 0)
         return refuse(request, "store-failed", err->text);
@@ -258,12 +258,13 @@ enum claim_verdict idempotency_claim(struct request *request)
 
     if (request->claim) /* waited */
         return request->early.type ? CLAIM_REFUSED : CLAIM_GO;
-    if (!key || strcmp(request->method, "POST") != 0)
+    if (!key || strcmp(request->method, "POST") != 0 ||
+        route_retry(request->match.route) == RETRY_UNKEPT)
         return CLAIM_GO;
     if (!key_valid(key))
         return refuse(request, "bad-request",
                       "the Idempotency-Key has to be 1 to 255 visible ASCII characters");
-    struct claim *claim = calloc(1, sizeof *claim);
+    struct key_claim *claim = calloc(1, sizeof *claim);
     if (!claim || fingerprint(request, claim->row.fingerprint) < 0) {
         free(claim);
         return refuse(request, NULL, "out of memory");
@@ -294,7 +295,7 @@ bool idempotency_waits(const struct request *request)
 
 void idempotency_replay(struct request *request)
 {
-    struct claim *claim = request->claim;
+    struct key_claim *claim = request->claim;
     struct idempotency_row row = claim->found;
     CLEANUP_JSON json_t *headers = json_parse(row.headers, strlen(row.headers), NULL);
     const char *content_type = NULL;
@@ -346,7 +347,7 @@ static bool is_kept(unsigned status)
 
 /* Fills the claim's row with the answer. What can not be kept leaves the row as it is begun. -1:
  * nothing is to be written. */
-static int fill(struct claim *claim, unsigned status, const char *headers, const char *bytes,
+static int fill(struct key_claim *claim, unsigned status, const char *headers, const char *bytes,
                 size_t length, bool *ret_forget)
 {
     const bool made = claim->row.slug[0] != '\0';
@@ -384,7 +385,7 @@ static void deliver(struct keeping *keeping)
 void idempotency_answer(struct request *request, unsigned status, const char *content_type,
                         const char *bytes, size_t length, struct MHD_Response *response)
 {
-    struct claim *claim = request->claim;
+    struct key_claim *claim = request->claim;
     struct keeping *keeping = calloc(1, sizeof *keeping);
     CLEANUP_FREE char *headers = headers_text(request, content_type);
     bool forgets;
@@ -407,7 +408,7 @@ void idempotency_answer(struct request *request, unsigned status, const char *co
 struct kept {
     atomic_uint references;
     struct stream outer, inner;
-    struct claim *claim; /* NULL: it is being stored, or was dropped */
+    struct key_claim *claim; /* NULL: it is being stored, or was dropped */
     struct store *store;
     unsigned status;
     char *headers;
@@ -435,7 +436,7 @@ static void kept_stored(struct keeping *keeping)
 static bool store_copy(struct kept *kept)
 {
     struct keeping *keeping = kept->storing ? NULL : calloc(1, sizeof *keeping);
-    struct claim *claim = kept->claim;
+    struct key_claim *claim = kept->claim;
     bool forgets;
 
     if (kept->storing)
@@ -513,7 +514,7 @@ const char *idempotency_made(const struct request *request)
 int idempotency_record(sqlite3 *db, struct request *request, const struct snapshot *made,
                        unsigned status, struct error *err)
 {
-    struct claim *claim = request->claim;
+    struct key_claim *claim = request->claim;
     char headers[256], etag[2 * sizeof made->etag];
     bool forgets;
 

@@ -14,6 +14,7 @@
  *                 first. Found after a crash, or when the client left, it says just that: 409
  *                 "idempotency-unknown".
  *   RETRY_AGAIN   may be done twice without a difference: with the answer.
+ *   RETRY_UNKEPT  is answered with a secret, which is in no record: the key means nothing.
  * The answer is sent once its record is on the disk. Answers of 429 and 5xx are not kept: those
  * requests may be sent again with the same key, and are carried out then. Neither is an answer of
  * more than IDEMPOTENCY_ANSWER_MAX bytes: what is left is that the request was carried out. */
@@ -25,7 +26,7 @@
 #include "server/request.h"
 
 struct http;
-struct claim;
+struct key_claim;
 struct snapshot;
 
 enum claim_verdict {
@@ -41,7 +42,7 @@ enum claim_verdict idempotency_claim(struct request *request);
 bool idempotency_waits(const struct request *request);
 void idempotency_replay(struct request *request);
 /* The request is freed: lets go of a claim that was not answered. NULL is fine. */
-void idempotency_drop(struct claim *claim);
+void idempotency_drop(struct key_claim *claim);
 
 /* In place of http_deliver() for a request with a claim: keeps the answer, then delivers it. */
 void idempotency_answer(struct request *request, unsigned status, const char *content_type,

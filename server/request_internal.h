@@ -106,9 +106,8 @@ struct request {
     char id[REQUEST_ID_SIZE];
     struct identity identity; /* who sent it; VIA_NOBODY until that is known */
     struct route_match match;
-    struct header *headers; /* all but Authorization and Cookie */
-    struct header *headers; /* all but Authorization */
-    struct claim *claim;    /* of its Idempotency-Key; NULL: none, or it is answered */
+    struct header *headers;  /* all but Authorization and Cookie */
+    struct key_claim *claim; /* of its Idempotency-Key; NULL: none, or it is answered */
     bool begun, dispatched;
     bool taking;    /* the handler was called, and the body is still to come: see BODY_STREAM */
     bool options;   /* OPTIONS of a known path: answered here */

@@ -278,7 +278,7 @@ static const struct {
 } retries[] = {
     {handle_bottle_create, RETRY_WRITES}, {handle_exec, RETRY_ONCE},
     {handle_exec_stdin, RETRY_ONCE},      {handle_exec_signal, RETRY_ONCE},
-    {handle_bottle_restart, RETRY_ONCE},
+    {handle_bottle_restart, RETRY_ONCE},  {handle_session_open, RETRY_UNKEPT},
 };
 
 enum route_retry route_retry(const struct route *route)

@@ -35,7 +35,7 @@ struct route {
 };
 
 /* What an Idempotency-Key of a POST rests on; see idempotency.h. */
-enum route_retry { RETRY_AGAIN, RETRY_ONCE, RETRY_WRITES };
+enum route_retry { RETRY_AGAIN, RETRY_ONCE, RETRY_WRITES, RETRY_UNKEPT };
 enum route_retry route_retry(const struct route *route);
 
 extern const struct route routes[];

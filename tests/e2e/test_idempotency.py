@@ -58,7 +58,7 @@ def test_another_request_of_the_same_key(daemon):
 def test_every_post_takes_a_key(daemon):
     """Also those that are refused: the refusal is the first answer."""
     paths = {path.replace("{slug}", "none").replace("{exec}", "0" * 16).replace("{id}", "0" * 16)
-             for path, item in daemon_paths(daemon).items() if "post" in item}
+             for path, item in daemon_paths(daemon).items() if "post" in item and path != "/session"}
     assert len(paths) > 10
     for path in sorted(paths):
         body = {} if any(word in path for word in ("plans", "images", "exec", "signal", "resize")) or path == "/bottles" else None
