@@ -213,7 +213,7 @@ static void go_on(struct chain *chain, const char *slug)
 
     chain->created = true;
     (void)snprintf(chain->slug, sizeof chain->slug, "%s", slug);
-    if (!snapshot || (chain->start && snapshot->row.state == STATE_PREPARED))
+    if (!snapshot || (chain->start && snapshot->bottle.state == STATE_PREPARED))
         engine_start_bottle(request_app(chain->request), slug, after_change, chain);
     else
         chain_wait(chain, snapshot);

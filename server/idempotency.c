@@ -521,7 +521,7 @@ int idempotency_record(sqlite3 *db, struct request *request, const struct snapsh
     if (!claim)
         return 0;
     if (status == 0) {
-        (void)snprintf(claim->row.slug, sizeof claim->row.slug, "%s", made->row.slug);
+        (void)snprintf(claim->row.slug, sizeof claim->row.slug, "%s", made->bottle.slug);
     } else {
         /* An entity tag is digits in quotes. */
         (void)snprintf(etag, sizeof etag, "\\\"%.*s\\\"", (int)strlen(made->etag) - 2,
@@ -529,7 +529,7 @@ int idempotency_record(sqlite3 *db, struct request *request, const struct snapsh
         (void)snprintf(headers, sizeof headers,
                        "[[\"Content-Type\", \"application/json\"], [\"ETag\", \"%s\"], "
                        "[\"Location\", \"/bottles/%s\"]]",
-                       etag, made->row.slug);
+                       etag, made->bottle.slug);
         if (fill(claim, status, headers, made->json_text, made->json_length + 1, &forgets) < 0)
             return error_set(err, "store-failed", "out of memory");
     }
