@@ -3,22 +3,27 @@
 #include <stdio.h>
 #include <time.h>
 
-static int64_t now_ms(clockid_t clock)
+static int64_t now_us(clockid_t clock)
 {
     struct timespec now;
 
     (void)clock_gettime(clock, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 int64_t clock_wall_ms(void)
 {
-    return now_ms(CLOCK_REALTIME);
+    return now_us(CLOCK_REALTIME) / 1000;
 }
 
 int64_t clock_monotonic_ms(void)
 {
-    return now_ms(CLOCK_MONOTONIC);
+    return now_us(CLOCK_MONOTONIC) / 1000;
+}
+
+int64_t clock_monotonic_us(void)
+{
+    return now_us(CLOCK_MONOTONIC);
 }
 
 void timestamp_format(int64_t wall_ms, char ret[TIMESTAMP_SIZE])

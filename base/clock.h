@@ -7,6 +7,7 @@
 
 int64_t clock_wall_ms(void);
 int64_t clock_monotonic_ms(void);
+int64_t clock_monotonic_us(void);
 /* RFC 3339 in UTC with milliseconds. */
 void timestamp_format(int64_t wall_ms, char ret[TIMESTAMP_SIZE]);
 /* The sooner of two waits in milliseconds, of which -1 is for ever. */

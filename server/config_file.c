@@ -237,6 +237,14 @@ static int write_key(struct text *out, const struct config *config, const struct
     return yaml_finish(&writer, out, NULL);
 }
 
+bool config_differs(const struct config *a, const struct config *b, const struct config_key *key)
+{
+    CLEANUP_TEXT struct text one = TEXT_INIT, other = TEXT_INIT;
+
+    return write_key(&one, a, key) < 0 || write_key(&other, b, key) < 0 || one.failed ||
+           other.failed || strcmp(one.data, other.data) != 0;
+}
+
 char *config_text(const struct config *config)
 {
     CLEANUP_TEXT struct text out = TEXT_INIT;

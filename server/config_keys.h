@@ -47,6 +47,8 @@ int config_read_file(struct config *config, const char *path, struct error *err)
 /* The same from text; `path` is for the words of faults. */
 int config_read_text(struct config *config, const char *path, const char *text, size_t length,
                      struct error *err);
+/* Have the two another value for that key? Also when memory is short. */
+bool config_differs(const struct config *a, const struct config *b, const struct config_key *key);
 /* YAML that loads back the same, with what each key means as a comment above it. Caller frees; NULL
  * when memory is short. */
 char *config_text(const struct config *config);

@@ -15,6 +15,7 @@
 #include "server/app.h"
 #include "server/listen.h"
 #include "server/log.h"
+#include "server/metrics.h"
 #include "server/request_internal.h"
 #include "server/tls.h"
 
@@ -98,9 +99,16 @@ static int open_doors(struct http *http, struct error *err)
 
 int http_apply(struct http *http, const struct config *config, struct error *err)
 {
-    if (http->tls && tls_apply(http->tls, config->tls_cert, config->tls_key, err) < 0)
+    if (http->tls && *config->tls_cert &&
+        tls_apply(http->tls, config->tls_cert, config->tls_key, err) < 0)
         return -1;
     return access_apply(http->access, config, err);
+}
+
+void http_touch(struct http *http)
+{
+    (void)pthread_mutex_lock(&http->lock);
+    (void)pthread_mutex_unlock(&http->lock);
 }
 
 static void read_openapi(struct http *http)
@@ -134,6 +142,8 @@ struct http *http_start(struct app *app, struct error *err)
     (void)pthread_cond_init(&http->changed, &monotonic);
     (void)pthread_condattr_destroy(&monotonic);
     read_openapi(http);
+    if (metrics_start() < 0)
+        log_event(LEVEL_WARNING, "requests are not counted", LOG_TEXT("error", "out of memory"));
     int result = open_doors(http, err);
     if (result == 0)
         result = ticker_start(http, err);
@@ -210,6 +220,7 @@ void http_free(struct http *http)
     shared_bytes_unref(http->openapi);
     tls_free(http->tls);
     access_free(http->access);
+    metrics_end();
     (void)pthread_cond_destroy(&http->changed);
     (void)pthread_mutex_destroy(&http->lock);
     free(http);

@@ -15,6 +15,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/events.h"
+#include "server/metrics.h"
 
 enum {
     SAVE_MS = 5000,
@@ -143,10 +144,12 @@ static void on_save(struct loop_timer *timer)
     runner_save(runner, SAVE_FOLLOW, false, false, NULL);
 }
 
-static void rise(int64_t *counter, int64_t value)
+static void rise(int64_t *counter, int64_t value, enum metric metric)
 {
-    if (value > *counter)
-        *counter = value;
+    if (value <= *counter)
+        return;
+    metrics_add(metric, value - *counter);
+    *counter = value;
 }
 
 void egress_heard(struct runner *runner, const json_t *packet)
@@ -156,10 +159,10 @@ void egress_heard(struct runner *runner, const json_t *packet)
 
     egress_news_read(packet, news);
     tell(runner, news);
-    rise(&totals->allowed, news->totals.allowed);
-    rise(&totals->denied, news->totals.denied);
-    rise(&totals->bytes_out, news->totals.bytes_out);
-    rise(&totals->bytes_in, news->totals.bytes_in);
+    rise(&totals->allowed, news->totals.allowed, METRIC_EGRESS_ALLOWED);
+    rise(&totals->denied, news->totals.denied, METRIC_EGRESS_DENIED);
+    rise(&totals->bytes_out, news->totals.bytes_out, METRIC_EGRESS_BYTES_OUT);
+    rise(&totals->bytes_in, news->totals.bytes_in, METRIC_EGRESS_BYTES_IN);
     free(news);
     runner_publish_counters(runner);
     if (!runner->egress_save.active && runner->phase == PHASE_LIVE) {

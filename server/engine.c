@@ -66,6 +66,25 @@ bool engine_post(struct engine *engine, struct message *message)
     return open;
 }
 
+static void on_beat(struct engine *engine, struct message *message)
+{
+    (void)message;
+    (void)atomic_fetch_add(&engine->beat.count, 1);
+    atomic_store(&engine->beat.under_way, false);
+}
+
+uint64_t engine_beats(struct app *app)
+{
+    struct engine *engine = app->engine;
+
+    if (!atomic_exchange(&engine->beat.under_way, true)) {
+        engine->beat.message.run = on_beat;
+        if (!engine_post(engine, &engine->beat.message))
+            atomic_store(&engine->beat.under_way, false);
+    }
+    return atomic_load(&engine->beat.count);
+}
+
 void engine_work(struct engine *engine, struct job *job)
 {
     engine->in_flight++;

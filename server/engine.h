@@ -26,6 +26,9 @@ void engine_stop(struct app *app, bool stop_bottles);
 /* Closes the store, and frees engine and registry. Nothing may call in any more. NULLs are fine. */
 void engine_free(struct app *app);
 
+/* How often the engine's thread has come round when it was asked to, and asks it once more. */
+uint64_t engine_beats(struct app *app);
+
 /* Exactly one of snapshot (borrowed for the call) and problem is non-NULL. */
 typedef void engine_done(void *context, struct snapshot *snapshot, const struct problem *problem);
 

@@ -24,6 +24,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <uthash.h>
 
 #include "base/loop.h"
@@ -60,6 +61,13 @@ struct queue {
 struct waiter;
 struct alarms;
 
+/* A message that comes back: a sign of life. */
+struct beat {
+    struct message message;
+    atomic_bool under_way;
+    atomic_ullong count;
+};
+
 struct engine {
     struct app *app;
     struct loop *loop;
@@ -82,6 +90,8 @@ struct engine {
     pthread_cond_t job_wake;
     struct queue jobs;
     bool jobs_end;
+
+    struct beat beat; /* any thread: one at a time asks */
 
     /* The engine's thread. */
     int wake_fd;

@@ -17,6 +17,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/log.h"
+#include "server/metrics.h"
 #include "server/query.h"
 #include "server/templates.h"
 #include "shim/protocol.h"
@@ -107,6 +108,8 @@ static void note_state(struct runner *runner, const struct shim_status *status)
     if (!moved && row->boots == status->boots && strcmp(row->boot, status->boot) == 0 &&
         strcmp(row->reason, status->reason) == 0 && row->started_ms == status->started_ms)
         return;
+    if (strcmp(row->boot, status->boot) != 0)
+        metrics_boot(status->boot);
     row->state = status->state;
     row->boots = status->boots;
     row->started_ms = status->started_ms;

@@ -9,6 +9,8 @@ typedef void handler(struct request *request);
 /* handlers_meta.c */
 handler handle_healthz, handle_readyz, handle_version, handle_openapi, handle_backends,
     handle_limits;
+/* handlers_metrics.c */
+handler handle_metrics;
 /* handlers_plans.c */
 handler handle_plan_dry_run, handle_bottle_plan, handle_plan_file;
 /* handlers_bottles.c */

@@ -5,6 +5,7 @@
 #include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "backends/backend.h"
@@ -55,11 +56,28 @@ static int check_gvproxy(struct app *app, struct error *err)
                      "gvproxy is not on tools_path nor on PATH; tools/setup installs it");
 }
 
+static int check_space(struct app *app, struct error *err)
+{
+    const struct config *config = &app->config;
+    struct statvfs space;
+
+    if (statvfs(config->state_dir, &space) < 0)
+        return error_errno(err, NULL, "%s", config->state_dir);
+    const int64_t mib = (int64_t)((uint64_t)space.f_bavail * space.f_frsize >> 20);
+    if (mib >= config->ready_min_mib)
+        return 0;
+    return error_set(err, NULL,
+                     "%lld MiB are free in %s, and the key ready_min_mib wants %lld: make room",
+                     (long long)mib, config->state_dir, (long long)config->ready_min_mib);
+}
+
 static const struct {
     const char *name;
     int (*check)(struct app *app, struct error *err);
-} ready_checks[] = {
-    {"store", check_store}, {"state_dir", check_state_dir}, {"gvproxy", check_gvproxy}};
+} ready_checks[] = {{"store", check_store},
+                    {"state_dir", check_state_dir},
+                    {"space", check_space},
+                    {"gvproxy", check_gvproxy}};
 
 void handle_readyz(struct request *request)
 {

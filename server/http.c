@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "server/log.h"
+#include "server/metrics.h"
 #include "server/tls.h"
 
 /* --- Requests ------------------------------------------------------------------------------ */
@@ -59,7 +60,8 @@ void *http_request_line(void *context, const char *target, struct MHD_Connection
     request->listener = listener;
     request->connection = connection;
     request->references = 1;
-    request->started_ms = clock_monotonic_ms();
+    request->started_us = clock_monotonic_us();
+    request->started_ms = request->started_us / 1000;
     request->number = front_saw(connection_front(connection));
     const enum head_fault_row fault = front_refused(target);
     request->misframed = fault != HEAD_OK || request->number == 0;
@@ -90,17 +92,31 @@ static void unlink_suspended(struct request *request)
         request->next->previous = request->previous;
 }
 
+/* What became of a change, in a word. */
+static const char *outcome(unsigned status)
+{
+    return status == 401 || status == 403 || status == 429 ? "refused"
+           : status == 499                                 ? "left"
+           : status >= 500                                 ? "failed"
+           : status >= 400                                 ? "rejected"
+                                                           : "done";
+}
+
+/* Each request; one that changes something has its line in any case: who, what, and the outcome. */
 static void log_request(const struct request *request)
 {
-    bool reads = strcmp(request->method, "GET") == 0 || strcmp(request->method, "HEAD") == 0;
-    enum log_level level = request->status >= 500 ? LEVEL_WARNING
-                           : reads                ? LEVEL_DEBUG
-                                                  : LEVEL_INFO;
+    const struct identity *who = &request->identity;
+    bool changes = method_changes(request->method) && !request->misframed;
+    const unsigned status = request->status ? request->status : 499;
+    enum log_level level = changes ? LEVEL_ALWAYS : status >= 500 ? LEVEL_WARNING : LEVEL_DEBUG;
 
-    log_event(level, "request", LOG_TEXT("method", request->method),
-              LOG_TEXT("path", request->uri.path), LOG_NUMBER("status", request->status),
+    metrics_request(request->match.route, status, clock_monotonic_us() - request->started_us);
+    log_event(level, changes ? "change" : "request", LOG_TEXT("method", request->method),
+              LOG_TEXT("path", request->uri.path), LOG_NUMBER("status", status),
               LOG_NUMBER("ms", clock_monotonic_ms() - request->started_ms),
-              LOG_TEXT("id", request->id));
+              LOG_TEXT("id", request->id), LOG_TEXT("via", via_names[who->via]),
+              LOG_TEXT("who", who->name), LOG_TEXT("from", request->from),
+              LOG_TEXT("outcome", outcome(status)));
 }
 
 void http_completed(void *context, struct MHD_Connection *connection, void **connection_context,

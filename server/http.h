@@ -16,6 +16,8 @@ void http_describe(const struct http *http, struct text *out);
 /* Takes the live keys of a configuration that was read again: tokens, names, origins, certificate.
  * On a fault what holds stays. */
 int http_apply(struct http *http, const struct config *config, struct error *err);
+/* Returns; unless its lock is held for ever. */
+void http_touch(struct http *http);
 /* Takes no more connections, answers every request that still waits with 503 "shutting-down", and
  * ends the listeners. Replies that come later are dropped: handlers' callbacks may still run until
  * http_free. */

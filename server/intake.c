@@ -130,6 +130,7 @@ static void check_origin(struct tally *tally)
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     struct error err = ERROR_INIT;
+    union address peer;
     bool cors;
 
     tally->claim.fd = info ? info->connect_fd : -1;
@@ -141,6 +142,8 @@ static void check_origin(struct tally *tally)
     tally->claim.csrf = request_header(request, "X-CSRF-Token");
     tally->claim.authorization = tally->authorization;
     tally->claim.cookie = tally->cookie;
+    if (listener->tcp && address_peer(tally->claim.fd, &peer) == 0)
+        address_format(&peer, request->from);
     if (access_check_origin(request->http->access, &tally->claim, &cors, &err) < 0)
         problem_from_error(&request->early, &err);
     else if (cors)

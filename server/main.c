@@ -11,7 +11,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -25,22 +24,24 @@
 #include "server/http.h"
 #include "server/log.h"
 #include "server/secrets.h"
+#include "server/service.h"
 #include "server/token_command.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 static int block_signals(struct error *err)
 {
-    sigset_t ends;
+    sigset_t ours;
 
-    (void)sigemptyset(&ends);
-    (void)sigaddset(&ends, SIGTERM);
-    (void)sigaddset(&ends, SIGINT);
+    (void)sigemptyset(&ours);
+    (void)sigaddset(&ours, SIGTERM);
+    (void)sigaddset(&ours, SIGINT);
+    (void)sigaddset(&ours, SIGHUP);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of its write */
-    if (sigprocmask(SIG_BLOCK, &ends, NULL) < 0)
+    if (sigprocmask(SIG_BLOCK, &ours, NULL) < 0)
         return error_errno(err, NULL, "signals");
-    int fd = signalfd(-1, &ends, SFD_CLOEXEC);
+    int fd = signalfd(-1, &ours, SFD_CLOEXEC);
     return fd < 0 ? error_errno(err, NULL, "signalfd") : fd;
 }
 
@@ -54,13 +55,6 @@ static void raise_limits(void)
         files.rlim_cur = files.rlim_max;
         (void)setrlimit(RLIMIT_NOFILE, &files);
     }
-}
-
-static void set_log_level(const char *name)
-{
-    for (int level = 0; level < N_LEVELS; level++)
-        if (strcmp(log_level_names[level], name) == 0)
-            log_set_level((enum log_level)level);
 }
 
 /* A directory that is ours and that nobody else can change: what is below it is trusted. */
@@ -86,7 +80,7 @@ static int make_directories(const struct config *config, struct error *err)
 
     if (own_directory(config->state_dir, mode, err) < 0)
         return error_wrap(err, "state_dir");
-    if (own_directory(config->run_dir, mode, err) < 0)
+    if (own_directory(config->run_dir, *config->socket_group ? mode | 0111 : mode, err) < 0)
         return error_wrap(err, "run_dir");
     return 0;
 }
@@ -152,31 +146,7 @@ static void probe_host(struct app *app)
                   LOG_TEXT("detail", app->host.kvm_detail));
 }
 
-/* Says where the daemon answers, on stdout and to systemd, then waits to be told to end. */
-static int serve_until_told(const struct http *http, int signals, struct error *err)
-{
-    CLEANUP_TEXT struct text where = TEXT_INIT;
-    struct signalfd_siginfo info;
-    ssize_t got;
-
-    http_describe(http, &where);
-    if (where.failed)
-        return error_set(err, NULL, "out of memory");
-    (void)printf("ready on %s\n", where.data);
-    (void)fflush(stdout);
-    (void)sd_notifyf(0, "READY=1\nSTATUS=ready on %s", where.data);
-    log_event(LEVEL_INFO, "ready", LOG_TEXT("on", where.data));
-    do {
-        got = read(signals, &info, sizeof info);
-    } while (got < 0 && errno == EINTR);
-    if (got != (ssize_t)sizeof info)
-        return error_errno(err, NULL, "waiting for signals");
-    (void)sd_notify(0, "STOPPING=1");
-    log_event(LEVEL_INFO, "ending", LOG_NUMBER("signal", info.ssi_signo));
-    return 0;
-}
-
-static int run(struct app *app, int signals, struct error *err)
+static int run(struct app *app, struct service *service, struct error *err)
 {
     if (make_directories(&app->config, err) < 0)
         return -1;
@@ -189,7 +159,8 @@ static int run(struct app *app, int signals, struct error *err)
     probe_host(app);
     int result = engine_start(app, err);
     struct http *http = result == 0 ? http_start(app, err) : NULL;
-    result = http ? serve_until_told(http, signals, err) : -1;
+    service->http = http;
+    result = http ? service_run(service, err) : -1;
     if (http)
         http_stop(http);
     if (app->engine)
@@ -218,12 +189,14 @@ int main(int argc, char **argv)
     if (result > 0)
         return 0;
     json_object_seed(0); /* before there are threads */
-    set_log_level(app.config.log_level);
+    log_find_journal();
+    service_log(&app.config);
     raise_limits();
     secret_no_dumps();
     app.secrets = secrets_new(&app.config, &err);
     CLEANUP_CLOSE int signals = app.secrets ? block_signals(&err) : -1;
-    result = signals < 0 ? -1 : run(&app, signals, &err);
+    struct service service = {.app = &app, .signals = signals, .argc = argc, .argv = argv};
+    result = signals < 0 ? -1 : run(&app, &service, &err);
     if (result < 0)
         log_event(LEVEL_ERROR, "bottled ends", LOG_TEXT("error", err.text));
     else

@@ -33,6 +33,7 @@ struct registry {
     struct entry *entries;
     struct entry **ordered; /* those with a snapshot, by sequence */
     size_t n_ordered, room;
+    size_t in_state[N_STATES]; /* of those with a snapshot */
     uint64_t subnets[(SUBNETS_MAX + 63) / 64];
     uint64_t ports[65536 / 64];
 };
@@ -294,6 +295,8 @@ void registry_remove(struct registry *registry, const char *slug)
 {
     (void)pthread_mutex_lock(&registry->lock);
     struct entry *entry = take_out(registry, slug);
+    if (entry && entry->snapshot)
+        registry->in_state[entry->snapshot->row.state]--;
     (void)pthread_mutex_unlock(&registry->lock);
     if (!entry)
         return;
@@ -337,6 +340,9 @@ void registry_publish(struct registry *registry, struct snapshot *snapshot)
     struct entry *entry = find(registry, snapshot->bottle.slug);
     if (entry && (entry->snapshot || order_add(registry, entry, snapshot->sequence))) {
         old = entry->snapshot;
+        if (old)
+            registry->in_state[old->row.state]--;
+        registry->in_state[snapshot->row.state]++;
         entry->snapshot = snapshot;
         waiters = entry->waiters;
         entry->waiters = NULL;
@@ -367,6 +373,13 @@ size_t registry_page(struct registry *registry, uint64_t after, struct snapshot 
         ret[count++] = snapshot_ref(registry->ordered[i]->snapshot);
     (void)pthread_mutex_unlock(&registry->lock);
     return count;
+}
+
+void registry_states(struct registry *registry, size_t ret[N_STATES])
+{
+    (void)pthread_mutex_lock(&registry->lock);
+    memcpy(ret, registry->in_state, sizeof registry->in_state);
+    (void)pthread_mutex_unlock(&registry->lock);
 }
 
 size_t registry_count(struct registry *registry)

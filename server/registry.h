@@ -85,6 +85,8 @@ struct snapshot *registry_get(struct registry *registry,
 /* Up to `room` snapshots of a sequence above `after`, oldest first, each +1 reference. */
 size_t registry_page(struct registry *registry, uint64_t after, struct snapshot **ret, size_t room);
 size_t registry_count(struct registry *registry);
+/* How many there are in each state. */
+void registry_states(struct registry *registry, size_t ret[N_STATES]);
 
 enum reservation {
     RESERVATION_MADE,

@@ -15,6 +15,7 @@
 
 #include "base/text.h"
 #include "server/access.h"
+#include "server/address.h"
 #include "server/config.h"
 #include "server/front.h"
 #include "server/idempotency.h"
@@ -104,6 +105,7 @@ struct request {
     unsigned number;       /* on its connection; see front_saw() */
     char method[24];
     char id[REQUEST_ID_SIZE];
+    char from[ADDRESS_SIZE];  /* the address, over TCP; else "" */
     struct identity identity; /* who sent it; VIA_NOBODY until that is known */
     struct route_match match;
     struct header *headers;  /* all but Authorization and Cookie */
@@ -121,7 +123,7 @@ struct request {
     struct worker worker; /* all NULL: none */
     struct parked parked;
     uint64_t received;
-    int64_t started_ms;
+    int64_t started_ms, started_us;
     struct header *reply_headers;
     size_t n_reply_headers;
     /* Guarded by http->lock from here on. */

@@ -1,4 +1,6 @@
 #include "server/row.h"
+#include "server/events.h"
+#include "server/metrics.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -266,7 +268,10 @@ int event_insert(sqlite3 *db, int64_t time_ms, const char *slug, const char *typ
     bind_text(bound, 2, slug);
     bind_text(bound, 3, type);
     bind_text(bound, 4, detail ? detail : "{}");
-    return finish(db, bound, err);
+    if (finish(db, bound, err) < 0)
+        return -1;
+    metrics_event(event_type_parse(type));
+    return 0;
 }
 
 int event_insert_state(sqlite3 *db, const struct bottle_row *row, struct error *err)
