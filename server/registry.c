@@ -296,7 +296,7 @@ void registry_remove(struct registry *registry, const char *slug)
     (void)pthread_mutex_lock(&registry->lock);
     struct entry *entry = take_out(registry, slug);
     if (entry && entry->snapshot)
-        registry->in_state[entry->snapshot->row.state]--;
+        registry->in_state[entry->snapshot->bottle.state]--;
     (void)pthread_mutex_unlock(&registry->lock);
     if (!entry)
         return;
@@ -341,8 +341,8 @@ void registry_publish(struct registry *registry, struct snapshot *snapshot)
     if (entry && (entry->snapshot || order_add(registry, entry, snapshot->sequence))) {
         old = entry->snapshot;
         if (old)
-            registry->in_state[old->row.state]--;
-        registry->in_state[snapshot->row.state]++;
+            registry->in_state[old->bottle.state]--;
+        registry->in_state[snapshot->bottle.state]++;
         entry->snapshot = snapshot;
         waiters = entry->waiters;
         entry->waiters = NULL;

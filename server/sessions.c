@@ -35,12 +35,12 @@ static struct session *room_for(struct sessions *sessions, const char *token_dig
             unused = row;
             continue;
         }
-        if (!oldest || row->opened_ms < oldest->opened_ms)
+        if (!oldest || row->number < oldest->number)
             oldest = row;
         if (strcmp(row->token_digest, token_digest) != 0)
             continue;
         n_own++;
-        if (!own || row->opened_ms < own->opened_ms)
+        if (!own || row->number < own->number)
             own = row;
     }
     if (n_own >= SESSIONS_OF_TOKEN)
@@ -58,6 +58,7 @@ struct session *session_open(struct sessions *sessions, const char *token_digest
     sha256_hex(ret_cookie, strlen(ret_cookie), session.digest);
     memcpy(session.token_digest, token_digest, SHA256_HEX_SIZE);
     struct session *row = room_for(sessions, token_digest, now_ms);
+    session.number = ++sessions->opened;
     *row = session;
     return row;
 }

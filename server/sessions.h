@@ -17,11 +17,13 @@ struct session {
     char digest[SHA256_HEX_SIZE];       /* of the cookie; "": free */
     char token_digest[SHA256_HEX_SIZE]; /* whose it is */
     char csrf[SHA256_HEX_SIZE];         /* what a page has to send with each change */
+    uint64_t number;                    /* in the order they were opened */
     int64_t opened_ms, ends_ms;         /* wall clock */
 };
 
 struct sessions {
     struct session rows[SESSIONS_MAX];
+    uint64_t opened;
 };
 
 /* Opens one; the cookie's value goes to ret_cookie. */
