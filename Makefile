@@ -69,7 +69,8 @@ TSAN_SOURCES := $(wildcard tests/tsan/*.c)
 SANITIZER_SOURCES := $(wildcard tests/sanitize/*.c)
 SANITIZER_OBJ := $(if $(SANITIZE),$(SANITIZER_SOURCES:%.c=$(OBJ)/%.o))
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
-ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(SANITIZER_SOURCES) $(FUZZ_SOURCES) $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
+FAILPOINTS := $(BUILD)/failpoints.so
+ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(SANITIZER_SOURCES) $(FUZZ_SOURCES) tests/failpoints/failpoints.c $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
 HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/fuzz tests/attacks,$(wildcard $(folder)/*.h))
 
 LIB := $(BUILD)/libbottled.a
@@ -86,7 +87,7 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
-TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(OPEN_PROGRAMS) $(BUILD)/test-tools/insider $(BUILD)/test-tools/mount-attacker
+TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(FAILPOINTS) $(OPEN_PROGRAMS) $(BUILD)/test-tools/insider $(BUILD)/test-tools/mount-attacker
 # A guest_dir whose image also has the attacker.
 ATTACK := $(BUILD)/attack
 ATTACK_GUEST := $(addprefix $(ATTACK)/,vmlinuz initramfs.img root images/busybox.erofs)
@@ -162,6 +163,10 @@ attack-floods: build $(TEST_TOOLS) $(ATTACK_GUEST) ## floods from inside one bot
 .PHONY: attack-kvm
 attack-kvm: build $(TEST_TOOLS) $(ATTACK_GUEST) ## the same on the backends that need a KVM that works; without one, in a nested test host (as root, by sudo)
 	@$(AS_ROOT) $(PYTHON) -m pytest -p no:cacheprovider -q $(PYTEST_ARGS) -m kvm --ignore=tests/attacks/test_floods.py tests/attacks
+
+.PHONY: failpoints
+failpoints: build $(FAILPOINTS) ## die, and fail, at every call that changes something (ARGS='--life bottles --action crash --sample 20' for some)
+	@tests/failpoints/walk $(ARGS)
 
 .PHONY: bench
 bench: build $(OPEN_PROGRAMS) ## figures of this machine (ARGS='boot egress' for some)
@@ -311,6 +316,12 @@ $(BUILD)/test-tools/%: $(OBJ)/tests/tools/%.o $(UNIT_SHARED:%.c=$(OBJ)/%.o) $(LI
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# Preloaded into bottled and bottle-shim by tests/failpoints/walk.
+$(FAILPOINTS): tests/failpoints/failpoints.c Makefile | $(TOOLS)/stamp
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC $(HARDEN) -shared $(LDFLAGS) -o $@ $< -lgcc_s
 
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)

@@ -16,17 +16,37 @@ const char *const cleanup_kind_names[N_CLEANUP_KINDS] = {
     [CLEANUP_DIRECTORY] = "directory", [CLEANUP_FILE] = "file",     [CLEANUP_MOUNT] = "mount",
     [CLEANUP_CGROUP] = "cgroup",       [CLEANUP_RECORD] = "record"};
 
+static int make_room(struct cleanup_plan *plan, size_t more)
+{
+    size_t room = plan->room ? plan->room : 8;
+
+    while (room < plan->count + more)
+        room *= 2;
+    if (room == plan->room)
+        return 0;
+    struct cleanup_item *items = realloc(plan->items, room * sizeof *items);
+    if (!items)
+        return -1;
+    plan->items = items;
+    plan->room = room;
+    return 0;
+}
+
+int cleanup_append(struct cleanup_plan *plan, struct cleanup_plan *more)
+{
+    if (make_room(plan, more->count) < 0)
+        return -1;
+    for (size_t i = 0; i < more->count; i++)
+        plan->items[plan->count++] = more->items[i];
+    more->count = 0;
+    return 0;
+}
+
 int cleanup_add(struct cleanup_plan *plan, enum cleanup_kind kind, const char *name,
                 const char *reason, const char *action, int64_t bytes)
 {
-    if (plan->count == plan->room) {
-        size_t room = plan->room ? plan->room * 2 : 8;
-        struct cleanup_item *items = realloc(plan->items, room * sizeof *items);
-        if (!items)
-            return -1;
-        plan->items = items;
-        plan->room = room;
-    }
+    if (make_room(plan, 1) < 0)
+        return -1;
     char *copy = strdup(name);
     if (!copy)
         return -1;

@@ -38,6 +38,8 @@ struct cleanup_plan {
 /* Appends; copies `name`. -1 when memory is short. */
 int cleanup_add(struct cleanup_plan *plan, enum cleanup_kind kind, const char *name,
                 const char *reason, const char *action, int64_t bytes);
+/* Moves all items of `more` to the end of `plan`. -1 when memory is short. */
+int cleanup_append(struct cleanup_plan *plan, struct cleanup_plan *more);
 /* Copies the words. */
 void cleanup_outcome(struct cleanup_item *item, const char *outcome);
 /* {slug, empty, total_bytes, items: [{id, kind, name, owner, reason, action, bytes, outcome?}]};

@@ -235,11 +235,12 @@ int cgroup_make(const char *path, const struct host *host, const struct plan *pl
     return 0;
 }
 
-int cgroup_remove(const char *path)
+int cgroup_remove(const char *path, bool kill)
 {
     int64_t until = clock_monotonic_ms() + REMOVE_MS;
 
-    (void)put(path, "cgroup.kill", "1");
+    if (kill)
+        (void)put(path, "cgroup.kill", "1");
     while (rmdir(path) < 0 && errno != ENOENT) {
         if (errno != EBUSY || clock_monotonic_ms() > until)
             return -1;

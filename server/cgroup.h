@@ -19,5 +19,6 @@ char *cgroup_path(const struct host *host, const char *run_dir);
 /* Makes the group and sets its limits. */
 int cgroup_make(const char *path, const struct host *host, const struct plan *plan,
                 struct error *err);
-/* Kills what is still in it and removes it. Missing is fine; -1 when it is still there. Blocks. */
-int cgroup_remove(const char *path);
+/* Kills what is still in it, where `kill` says so, and removes it. Missing is fine; -1 when it is
+ * still there. Blocks. */
+int cgroup_remove(const char *path, bool kill);

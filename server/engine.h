@@ -77,6 +77,11 @@ void engine_cleanup_plan(struct app *app, const char *slug, engine_cleanup_done 
 void engine_delete(struct app *app, const char *slug, const char *if_match, bool keep_logs,
                    engine_cleanup_done *done, void *context);
 
+/* What no bottle owns (orphans.h), and, with `remove`, its removal; `if_match` and failures as
+ * engine_delete()'s. */
+void engine_orphans(struct app *app, bool remove, const char *if_match, engine_cleanup_done *done,
+                    void *context);
+
 enum { EXEC_ID_SIZE = 17 }; /* 16 hexadecimal digits */
 
 /* `stream` speaks frames with the supervisor (shim/protocol.h, "exec") and is the callee's; -1 with

@@ -17,6 +17,7 @@ handler handle_plan_dry_run, handle_bottle_plan, handle_plan_file;
 handler handle_bottle_create, handle_bottle_list, handle_bottle_get, handle_bottle_wait;
 handler handle_bottle_start, handle_bottle_restart, handle_bottle_stop, handle_bottle_delete,
     handle_cleanup_plan;
+handler handle_orphans_plan, handle_orphans_remove;
 handler handle_bottle_patch;
 /* handlers_images.c */
 handler handle_image_list, handle_image_import, handle_image_get, handle_image_delete;

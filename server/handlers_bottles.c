@@ -445,6 +445,11 @@ static void after_cleanup_plan(void *context, const struct cleanup_plan *plan,
     reply_json(request, 200, cleanup_encode(plan));
 }
 
+void handle_orphans_plan(struct request *request)
+{
+    engine_orphans(request_app(request), false, NULL, after_cleanup_plan, request);
+}
+
 void handle_cleanup_plan(struct request *request)
 {
     engine_cleanup_plan(request_app(request), request_param(request, "slug"), after_cleanup_plan,
@@ -460,6 +465,12 @@ static void after_delete(void *context, const struct cleanup_plan *plan,
         reply_problem(request, problem);
     else
         reply_json(request, 200, cleanup_encode(plan));
+}
+
+void handle_orphans_remove(struct request *request)
+{
+    engine_orphans(request_app(request), true, request_header(request, "If-Match"), after_delete,
+                   request);
 }
 
 void handle_bottle_delete(struct request *request)

@@ -389,3 +389,19 @@ size_t registry_count(struct registry *registry)
     (void)pthread_mutex_unlock(&registry->lock);
     return count;
 }
+
+int registry_unless(struct registry *registry, bool (*fits)(const char *slug, const char *name),
+                    const char *name, int (*act)(void *context), void *context)
+{
+    struct entry *entry, *next;
+    bool found = false;
+
+    (void)pthread_mutex_lock(&registry->lock);
+    HASH_ITER(hh, registry->entries, entry, next)
+    {
+        found = found || fits(entry->slug, name);
+    }
+    int result = found ? 1 : act(context);
+    (void)pthread_mutex_unlock(&registry->lock);
+    return result;
+}

@@ -38,8 +38,11 @@ typedef int list_entry(struct cleanup_plan *plan, const char *path, const struct
 static int walk(struct cleanup_plan *plan, const char *path, unsigned depth, list_entry *list)
 {
     struct dirent **names;
-    int count = scandir(path, &names, NULL, alphasort), result = 0;
+    int result = 0;
 
+    if (!path)
+        return 0;
+    int count = scandir(path, &names, NULL, alphasort);
     if (count < 0)
         return errno == ENOMEM ? -1 : 0;
     for (int i = 0; i < count; i++) {
@@ -143,8 +146,9 @@ int remains_list(const struct remains *remains, struct cleanup_plan *ret)
         walk(ret, remains->stage_dir, 0, list_file) < 0 ||
         list_directory(ret, remains->stage_dir, "holds the bottle's files and logs") < 0)
         return -1;
-    return cleanup_add(ret, CLEANUP_RECORD, record, "the bottle's row in the state database",
-                       "delete", 0);
+    return !remains->slug[0] ? 0
+                             : cleanup_add(ret, CLEANUP_RECORD, record,
+                                           "the bottle's row in the state database", "delete", 0);
 }
 
 /* --- Removing --------------------------------------------------------------------------------- */
@@ -202,7 +206,7 @@ static int move_logs(const struct remains *remains, struct error *err)
 
 static bool is_log(const struct remains *remains, const struct cleanup_item *item)
 {
-    size_t length = strlen(remains->stage_dir);
+    size_t length = remains->stage_dir ? strlen(remains->stage_dir) : 0;
 
     return item->kind == CLEANUP_FILE && strncmp(item->name, remains->stage_dir, length) == 0 &&
            strncmp(item->name + length, "/logs/", 6) == 0;
@@ -247,13 +251,14 @@ int remains_remove(const struct remains *remains, bool keep_logs, struct cleanup
                          remains->slug);
     }
     set_process_outcomes(plan, "killed");
-    if (remains->cgroup && cgroup_remove(remains->cgroup) < 0)
+    /* What no bottle has was ended by pid: in the meantime the group may have become one's. */
+    if (remains->cgroup && cgroup_remove(remains->cgroup, remains->slug[0] != '\0') < 0)
         error_errno(&why, NULL, "%s", remains->cgroup);
-    else if (directory_remove(remains->run_dir, NULL, &why) == 0 &&
-             (!keep_logs || move_logs(remains, &why) == 0))
+    else if ((!remains->run_dir || directory_remove(remains->run_dir, NULL, &why) == 0) &&
+             (!keep_logs || move_logs(remains, &why) == 0) && remains->stage_dir)
         (void)directory_remove(remains->stage_dir, NULL, &why);
     if (set_path_outcomes(remains, keep_logs, why.text, plan) == 0 && !why.text[0])
         return 0;
-    return error_set(err, "cleanup-failed", "%s could not be removed whole: %s", remains->slug,
-                     why.text);
+    return error_set(err, "cleanup-failed", "%s could not be removed whole: %s",
+                     remains->slug[0] ? remains->slug : "it", why.text);
 }

@@ -10,10 +10,10 @@
 #include "server/shim_client.h"
 
 struct remains {
-    char slug[SLUG_MAX + 1];
-    char *run_dir, *stage_dir;
-    char *cgroup;   /* NULL: none */
-    char *kept_dir; /* where logs are moved that are to be kept */
+    char slug[SLUG_MAX + 1];   /* "": of no bottle that there is (orphans.h) */
+    char *run_dir, *stage_dir; /* NULL: none */
+    char *cgroup;              /* NULL: none */
+    char *kept_dir;            /* where logs are moved that are to be kept */
     struct allocation allocation;
     struct shim_process processes[SHIM_PROCESSES_MAX + 1]; /* the supervisor first */
     size_t n_processes;

@@ -275,6 +275,20 @@ const struct route routes[] = {
      ROLE_READ,
      "What deleting would remove",
      {{0}}},
+    {"GET",
+     "/cleanup-plan",
+     handle_orphans_plan,
+     BODY_NONE,
+     ROLE_READ,
+     "What no bottle owns",
+     {{0}}},
+    {"POST",
+     "/cleanup",
+     handle_orphans_remove,
+     BODY_NONE,
+     ROLE_ADMIN,
+     "Remove what no bottle owns",
+     {{0}}},
 };
 const size_t n_routes = COUNT_OF(routes);
 

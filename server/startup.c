@@ -2,8 +2,8 @@
  *
  * Plans are not resolved here (see snapshot.c), so thousands of bottles take a fraction of a
  * second. What an earlier daemon left of a bottle that rests now (a run directory whose end was
- * stored, but which was not removed any more) is removed; directories that no row owns are left
- * alone. */
+ * stored, but which was not removed any more) is removed, and so is what a creation left that
+ * nobody was told of. Other directories that no row owns are left alone (orphans.h). */
 #include <errno.h>
 
 #include "base/clock.h"
@@ -15,6 +15,7 @@
 #include "server/host_clock.h"
 #include "server/images.h"
 #include "server/log.h"
+#include "server/orphans.h"
 #include "server/stage.h"
 #include "server/templates.h"
 
@@ -175,6 +176,7 @@ int engine_start(struct app *app, struct error *err)
     if (open_parts(app, err) < 0 || host_clock_open(app->store, &loading.new_boot, err) < 0 ||
         engine_make(app, err) < 0 || store_read(app->store, load, &loading, err) < 0)
         goto failed;
+    orphans_settle(app);
     take_up(app->engine, &loading);
     if (engine_run(app->engine, err) < 0)
         goto broken;

@@ -18,7 +18,7 @@ ANSWERS = {"egress": "ok", "report": {"checks": []}}
 
 def install(folder, build):
     folder.mkdir(mode=0o755)
-    for name in ("bottle-cell", "bottle-krun", "guest", "openapi.yaml"):
+    for name in ("bottle-cell", "bottle-krun", "bottle-owner.so", "bottle-private.so", "guest", "openapi.yaml"):
         (folder / name).symlink_to(build / name)
     (folder / "bottle-shim").write_text(f"#!{sys.executable}\n" + pathlib.Path(__file__).read_text())
     (folder / "bottle-shim").chmod(0o755)

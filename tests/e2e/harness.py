@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 
+import invariants
 import processes
 import sanitizer
 import template_pool
@@ -146,6 +147,8 @@ class Daemon:
         self.config = {**DEFAULTS, **ROW["config"], **(config or {})}
         self.process = self.output = None
         self.killed = False
+        self.ledger, self.last_event = invariants.Ledger(), 0
+        self.mounts = []  # that a test made below `base`
         self.base.chmod(0o755)
         if uid is not None:
             os.chown(self.base, uid, uid)
@@ -244,11 +247,15 @@ class Daemon:
             body = body.encode()
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
+        slug, reply = self.ledger.begin(method, path, body), None
         try:
             connection.request(method, path, body=body, headers=headers)
-            return Reply(connection.getresponse())
+            reply = Reply(connection.getresponse())
+            return reply
         finally:
             connection.close()
+            if slug:
+                self.ledger.end(slug, method, body, reply)
 
     def get(self, path, **options):
         return self.request("GET", path, **options)
@@ -343,6 +350,7 @@ class Daemon:
         faults = []
         Daemon.living.remove(self)
         if self.process and self.process.poll() is None:
+            faults += invariants.faults(self)
             try:
                 status = self.stop()
                 if status != 0:
@@ -350,6 +358,8 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 faults.append("bottled did not end within 20 s of SIGTERM")
                 self.kill()
+            else:
+                faults += invariants.faults(self)
         left = self.own_processes()
         if left:
             faults.append(f"processes left: {left}")

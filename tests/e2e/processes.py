@@ -136,6 +136,30 @@ def listening_ports():
     return found
 
 
+def listening_inodes():
+    """{inode of a listening TCP socket in this network namespace: its port}"""
+    found = {}
+    for table in ("tcp", "tcp6"):
+        path = pathlib.Path(f"/proc/net/{table}")
+        for fields in (line.split() for line in path.read_text().splitlines()[1:]) if path.exists() else ():
+            if fields[3] == "0A":
+                found[int(fields[9])] = int(fields[1].rsplit(":", 1)[1], 16)
+    return found
+
+
+def socket_inodes(pid):
+    """Inodes of the sockets that a process has open."""
+    found = set()
+    try:
+        for link in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+            target = os.readlink(link)
+            if target.startswith("socket:["):
+                found.add(int(target[8:-1]))
+    except OSError:
+        pass  # ended, or closed one, while it was looked at
+    return found
+
+
 def groups_of(state_dir):
     """Control groups of a daemon's bottles."""
     record = pathlib.Path(state_dir) / "cgroup"

@@ -145,6 +145,7 @@ def test_torn_files_do_not_keep_it_from_starting(daemon):
     assert daemon.bottle("kept")["state"] == "prepared"
     reply = daemon.post("/bottles/kept/start?wait=exited&timeout=60s")
     assert reply.json()["exit_code"] == 3, reply
+    assert {item["outcome"] for item in daemon.post("/cleanup").json()["items"]} == {"removed"}
 
 
 def test_second_daemon_on_the_same_state(daemon):

@@ -88,5 +88,5 @@ Test(cgroup, switched_off)
 
 Test(cgroup, removing_what_is_not_there)
 {
-    cr_expect_eq(cgroup_remove("/nonexistent/group"), 0);
+    cr_expect_eq(cgroup_remove("/nonexistent/group", true), 0);
 }

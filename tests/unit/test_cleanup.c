@@ -118,3 +118,17 @@ Test(cleanup, many_items)
     cr_assert_eq(json_member_integer(json, "total_bytes", 0), 1000);
     cleanup_free(&plan);
 }
+
+Test(cleanup, appended)
+{
+    struct cleanup_plan plan = {0}, more = {0};
+
+    for (int i = 0; i < 3; i++)
+        fill(&more);
+    cr_assert_eq(cleanup_append(&plan, &more), 0);
+    cr_assert_eq(plan.count, 12);
+    cr_assert_eq(more.count, 0);
+    cleanup_free(&more);
+    cr_expect_str_eq(plan.items[11].name, "bottles/a");
+    cleanup_free(&plan);
+}

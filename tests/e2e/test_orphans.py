@@ -1,0 +1,165 @@
+"""What no bottle owns: shown by GET /cleanup-plan, removed by POST /cleanup, and nothing else is touched."""
+import os
+import shutil
+import signal
+import sqlite3
+
+import harness
+import invariants
+import processes
+import pytest
+
+PLAN = {"command": ["sh", "-c", "echo up; sleep 1000"]}
+
+
+def forget(daemon, *slugs):
+    """The rows go, as when an older database is put back; the daemon is not there meanwhile."""
+    connection = sqlite3.connect(daemon.state_dir / "bottled.db")
+    with connection:
+        connection.executemany("DELETE FROM bottles WHERE slug = ?", [(slug,) for slug in slugs])
+    connection.close()
+    for slug in slugs:
+        daemon.ledger.forget(slug)
+
+
+def had_run(daemon, slug):
+    """A bottle with something in its logs."""
+    daemon.create({"slug": slug, **PLAN})
+    (daemon.state_dir / "bottles" / slug / "logs" / "command.log").write_text("up\n")
+
+
+def shown(daemon):
+    reply = daemon.get("/cleanup-plan")
+    assert reply.status == 200, reply
+    return reply.json(), reply.headers["ETag"]
+
+
+def kinds(plan):
+    return sorted({item["kind"] for item in plan["items"]})
+
+
+def test_nothing(daemon):
+    daemon.create({"slug": "mine", **PLAN})
+    plan, _ = shown(daemon)
+    assert plan == {"slug": None, "empty": True, "total_bytes": 0, "items": []}
+    assert daemon.post("/cleanup").json() == plan
+
+
+@pytest.fixture(params=harness.USERS)
+def orphaned(request, new_daemon):
+    """A daemon whose database lost a bottle that runs and one that had run."""
+    daemon = new_daemon(uid=harness.USERS[request.param]).start()
+    daemon.create({"slug": "runs", **PLAN}, "?start=true")
+    daemon.create({"slug": "mine", **PLAN}, "?start=true")
+    had_run(daemon, "ran")
+    daemon.kill()
+    forget(daemon, "runs", "ran")
+    daemon.start()
+    return daemon
+
+
+def test_lost_rows(orphaned):
+    daemon = orphaned
+    assert daemon.output.wait_line("there is something of no bottle", 5)
+    assert any("is of no bottle" in fault for fault in invariants.faults(daemon))
+    before = {p.pid for p in daemon.own_processes()}
+    plan, tag = shown(daemon)
+    assert kinds(plan) == ["directory", "file", "process", "socket"]
+    assert {item["owner"] for item in plan["items"]} == {None}
+    assert not [item for item in plan["items"] if "mine" in item["name"]]
+    assert sorted(item["name"] for item in plan["items"] if item["kind"] == "directory") == sorted(
+        str(path) for path in (daemon.state_dir / "bottles" / "ran", daemon.state_dir / "bottles" / "runs",
+                               invariants.World(daemon).run_dir("runs")))
+    assert {p.pid for p in daemon.own_processes()} == before, "showing changed something"
+    refused = daemon.post("/cleanup", headers={"If-Match": '"0123456789abcdef"'})
+    assert refused.status == 412 and refused.problem == "precondition-failed"
+    done = daemon.post("/cleanup", headers={"If-Match": tag})
+    assert done.status == 200, done
+    assert {item["outcome"] for item in done.json()["items"]} == {"killed", "removed"}
+    assert shown(daemon)[0]["empty"]
+    assert daemon.bottle("mine")["state"] in ("starting", "running"), "a neighbour was hit"
+    invariants.check(daemon)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="lets only root see where it is")
+def test_supervisor_without_its_directory(daemon):
+    daemon.create({"slug": "runs", **PLAN}, "?start=true")
+    daemon.kill()
+    shutil.rmtree(invariants.World(daemon).run_dir("runs"))
+    shutil.rmtree(daemon.state_dir / "bottles" / "runs")
+    forget(daemon, "runs")
+    daemon.start()
+    assert kinds(shown(daemon)[0]) == ["process"]
+    assert [item["outcome"] for item in daemon.post("/cleanup").json()["items"]] == ["killed"]
+    for process in daemon.own_processes():
+        assert processes.wait_gone(process.pid, 10), f"{process} outlives its shim"
+
+
+def test_a_creation_that_died_goes_at_the_start(daemon):
+    """Nobody was told of it, and nothing was written to it."""
+    daemon.create({"slug": "half", **PLAN})
+    daemon.kill()
+    forget(daemon, "half")
+    (daemon.state_dir / "bottles" / ".new-0123456789abcdef").mkdir()
+    daemon.start()
+    assert os.listdir(daemon.state_dir / "bottles") == []
+    assert shown(daemon)[0]["empty"]
+
+
+def test_what_is_not_bottleds_stays(daemon, tmp_path):
+    """Names that are not of its making, links, a stage directory with something else in it, another user's."""
+    bottles, run = daemon.state_dir / "bottles", daemon.run_dir / "b"
+    (tmp_path / "precious").write_text("of the operator")
+    (bottles / "linked").symlink_to(tmp_path)
+    (bottles / "Backup of mine").mkdir()
+    (bottles / "noted").mkdir()
+    (bottles / "noted" / "gvproxy.yaml").write_text("")
+    (bottles / "noted" / "NOTES").write_text("of the operator")
+    (bottles / "plain-file").write_text("x")
+    (run / "0123456789abcdef").symlink_to(tmp_path)
+    (run / "not-an-id").mkdir()
+    if os.getuid() == 0:
+        (bottles / "theirs").mkdir()
+        os.chown(bottles / "theirs", 12345, 12345)
+    there = sorted(os.listdir(bottles)), sorted(os.listdir(run))
+    # Like bottle-shim, but elsewhere; and a stranger in a run directory of ours.
+    fake = tmp_path / "bottle-shim"
+    shutil.copy("/bin/sleep", fake)
+    (run / "00000000000000ff").mkdir()
+    strangers = [os.posix_spawn(fake, [str(fake), "1000"], os.environ)]
+    here = os.getcwd()
+    os.chdir(run / "00000000000000ff")
+    strangers.append(os.posix_spawn("/bin/sleep", ["sleep", "1000"], os.environ))
+    os.chdir(here)
+    processes.waited_for.update(strangers)
+    try:
+        assert [item["name"] for item in shown(daemon)[0]["items"]] == [str(run / "00000000000000ff")]
+        assert daemon.post("/cleanup").status == 200
+        daemon.restart()
+        assert (sorted(os.listdir(bottles)), sorted(os.listdir(run))) == there
+        assert (tmp_path / "precious").read_text() == "of the operator"
+        assert [os.waitpid(pid, os.WNOHANG) for pid in strangers] == [(0, 0)] * 2
+    finally:
+        for pid in strangers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            processes.waited_for.discard(pid)
+        for folder in (bottles, run):
+            for name in os.listdir(folder):
+                path = folder / name
+                path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+
+
+def test_a_bottle_of_that_name_comes_meanwhile(daemon):
+    """An orphan's name is free: a new bottle may take it, and keeps what is its own."""
+    had_run(daemon, "again")
+    daemon.kill()
+    forget(daemon, "again")
+    daemon.start()
+    assert not shown(daemon)[0]["empty"]
+    daemon.create({"slug": "again", **PLAN})
+    left = daemon.post("/cleanup").json()
+    assert {item["outcome"] for item in left["items"]} <= {"removed"}
+    assert all("/.left-" in item["name"] for item in left["items"])
+    assert daemon.bottle("again")["state"] == "prepared"
+    invariants.check(daemon)

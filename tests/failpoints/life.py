@@ -1,0 +1,207 @@
+"""Lives that are lived while a failpoint waits in them: what a client does, step by step, and what it may be told.
+
+A life is a list of steps, each a function of its world. Where something went wrong the step's answer is a
+problem that says so; steps after it may find less than they had expected. What is never right: no answer from
+a daemon that lives, an answer without words, a wait that does not end.
+"""
+import http.client
+import json
+import os
+import pathlib
+import re
+import shutil
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+
+import fake_shim  # noqa: E402
+import harness  # noqa: E402
+
+START_TIMEOUT = 15
+
+
+class Died(Exception):
+    """The daemon is gone."""
+
+
+class World:
+    """One daemon, in folders of its own, and its client."""
+
+    def __init__(self, board=None, library=None, program="bottled", fake=False):
+        self.daemon = harness.Daemon(config={"log_level": "info", "boot_timeout": "20s"})
+        self.preload = board.environment(library, program) if board else {}
+        self.beside = pathlib.Path(tempfile.mkdtemp(prefix="bx", dir="/tmp"))
+        self.beside.chmod(0o755)
+        self.strict = False
+        self.replies, self.refusals, self.wrong = 0, [], []
+        if fake:
+            self.daemon.config["libexec_dir"] = str(fake_shim.install(self.beside / "x", harness.BUILD))
+        self.roots = self.beside / "roots"
+        (self.roots / "tree" / "bin").mkdir(parents=True)
+        (self.roots / "tree" / "bin" / "tool").write_text("#!/bin/sh\n")
+        self.daemon.config["image_roots"] = str(self.roots)
+
+    def start(self, failing=True):
+        """Starts the daemon; Died where it ended by itself, with words."""
+        self.daemon.env = self.preload if failing else {}
+        self.daemon.spawn()
+        if self.daemon.output.wait_line("^ready on ", START_TIMEOUT):
+            return
+        self.gone()
+
+    def gone(self):
+        """It is no longer there; hung is worse."""
+        try:
+            status = self.daemon.process.wait(START_TIMEOUT)
+        except Exception:
+            self.wrong.append(f"bottled neither answers nor ends:\n{self.daemon.output.text()[-2000:]}")
+            self.daemon.kill()
+            raise Died() from None
+        if status not in (-9, 0) and not re.search("level=error|^bottled: ", self.daemon.output.text(), re.M):
+            self.wrong.append(f"bottled ended with {status} and without a word")
+        self.status = status
+        raise Died()
+
+    def stop(self):
+        try:
+            status = self.daemon.stop(30)
+        except Exception:
+            self.wrong.append(f"bottled does not end:\n{self.daemon.output.text()[-2000:]}")
+            self.daemon.kill()
+            raise Died() from None
+        if status == -9:
+            raise Died()
+        if status != 0 and self.strict:
+            self.wrong.append(f"bottled ended with {status}")
+
+    def ask(self, method, path, body=None, expect=(200,), **options):
+        """A call; its reply where it is one of `expect`, else None (strict: a fault)."""
+        try:
+            reply = self.daemon.request(method, path, body=body, timeout=40, **options)
+        except TimeoutError:
+            self.wrong.append(f"{method} {path} was not answered within 40 s:\n{self.daemon.output.text()[-2000:]}")
+            return None
+        except (OSError, http.client.HTTPException) as error:
+            if self.daemon.process.poll() is not None or self.ended():
+                raise Died() from None
+            self.refusals.append(f"{method} {path}: cut off ({error!r})")
+            if self.strict:
+                self.wrong.append(self.refusals[-1])
+            return None
+        self.replies += 1
+        if reply.status in expect:
+            return reply
+        self.refusals.append(f"{method} {path}: {reply}")
+        if self.strict:
+            self.wrong.append(self.refusals[-1])
+        elif reply.problem is None or not reply.json().get("detail"):
+            self.wrong.append(f"{method} {path} was refused without words: {reply}")
+        return None
+
+    def ended(self):
+        """After a connection broke: did the daemon die, or did it close it?"""
+        try:
+            self.daemon.process.wait(0.3)
+        except Exception:
+            return False
+        return True
+
+    def close(self):
+        try:
+            return self.daemon.close()
+        finally:
+            shutil.rmtree(self.beside, ignore_errors=True)
+
+
+# --- Steps ----------------------------------------------------------------------------------------
+
+
+def plan(slug, **more):
+    return {"slug": slug, "command": ["sh", "-c", "echo up; sleep 600"], "labels": {"life": "1"}, **more}
+
+
+def bottles(world):
+    world.start()
+    world.ask("POST", "/plans", plan("first"))
+    world.ask("POST", "/bottles", plan("first", egress={"allow": ["allowed.example"]}), (201,))
+    world.ask("POST", "/bottles", plan("second", resources={"disk_mib": 64}), (201,))
+    world.ask("POST", "/bottles", plan("third"), (201,))
+    world.ask("POST", "/bottles", plan("first"), (409,) if world.strict else (409, 201))
+    world.ask("GET", "/bottles?limit=10")
+    world.ask("GET", "/bottles/first")
+    world.ask("GET", "/bottles/first/plan/files/gvproxy.yaml")
+    world.ask("PATCH", "/bottles/first", {"labels": {"life": "2"}})
+    world.ask("PATCH", "/bottles/first", {"egress": {"allow": ["other.example"]}})
+    world.ask("GET", "/bottles/first/cleanup-plan")
+    world.ask("POST", "/bottles/first/stop", expect=(200,))
+    world.ask("GET", "/events?after=0&limit=10")
+    world.ask("GET", "/readyz")
+    world.ask("DELETE", "/bottles/second", expect=(200, 404))
+    world.ask("DELETE", "/bottles/third?keep=logs", expect=(200, 404))
+    world.stop()
+    world.start()
+    world.ask("GET", "/bottles/first")
+    world.ask("PATCH", "/bottles/first", {"labels": {"life": "3"}})
+    world.ask("DELETE", "/bottles/first", expect=(200, 404))
+    world.stop()
+
+
+def images(world):
+    world.start()
+    source = f"dir:{world.roots / 'tree'}"
+    reply = world.ask("POST", "/images?wait=true", {"source": source}, (200, 201))
+    world.ask("POST", "/bottles", plan("imaged", image=source), (201,))
+    world.ask("DELETE", "/bottles/imaged", expect=(200, 404))
+    image = reply.json() if reply else None
+    for image in (world.ask("GET", "/images") or harness_empty).json()["images"]:
+        world.ask("DELETE", f"/images/{image['id']}", expect=(200, 204))
+    world.stop()
+
+
+class harness_empty:
+    @staticmethod
+    def json():
+        return {"images": []}
+
+
+def starts(world):
+    """With a supervisor that only says that its bottle runs."""
+    world.start()
+    world.ask("POST", "/bottles", plan("first", egress={"allow": ["allowed.example"]}, resources={"disk_mib": 64}), (201,))
+    world.ask("POST", "/bottles/first/start?wait=running&timeout=10s")
+    world.ask("PATCH", "/bottles/first", {"egress": {"allow": ["other.example"]}})
+    world.ask("POST", "/bottles/first/egress-report")
+    world.ask("POST", "/bottles/first/stop?wait=stopped&timeout=10s")
+    world.ask("POST", "/bottles?start=true&wait=running&timeout=10s", plan("second"), (201,))
+    world.ask("POST", "/bottles?start=true&wait=running&timeout=10s", plan("third"), (201,))
+    world.ask("DELETE", "/bottles/third", expect=(200, 404))
+    world.stop()
+    world.start()
+    world.ask("GET", "/bottles/second")
+    world.ask("POST", "/bottles/first/start?wait=running&timeout=10s")
+    world.ask("POST", "/bottles/second/stop?wait=stopped&timeout=10s")
+    world.ask("DELETE", "/bottles/first", expect=(200, 404))
+    world.ask("DELETE", "/bottles/second", expect=(200, 404))
+    world.stop()
+
+
+def machine(world):
+    """One real microVM."""
+    world.start()
+    world.ask("POST", "/bottles?start=true&wait=running&timeout=30s", plan("vm", resources={"disk_mib": 64}), (201,))
+    world.ask("POST", "/bottles/vm/exec", {"command": ["true"]})
+    world.ask("POST", "/bottles/vm/stop?wait=stopped&timeout=30s&grace=1s")
+    world.ask("DELETE", "/bottles/vm", expect=(200, 404))
+    world.stop()
+
+
+# Names of lives, the program whose points are walked, and whether its supervisors are fakes.
+LIVES = {
+    "bottles": (bottles, "bottled", True),
+    "images": (images, "bottled", False),
+    "starts": (starts, "bottled", True),
+    "machine": (machine, "bottled", False),
+    "shim": (machine, "bottle-shim", False),
+}
