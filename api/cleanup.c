@@ -42,16 +42,25 @@ int cleanup_append(struct cleanup_plan *plan, struct cleanup_plan *more)
     return 0;
 }
 
+static void free_item(struct cleanup_item *item)
+{
+    free(item->name);
+    free(item->reason);
+    free(item->action);
+    free(item->outcome);
+}
+
 int cleanup_add(struct cleanup_plan *plan, enum cleanup_kind kind, const char *name,
                 const char *reason, const char *action, int64_t bytes)
 {
-    if (make_room(plan, 1) < 0)
-        return -1;
-    char *copy = strdup(name);
-    if (!copy)
-        return -1;
-    plan->items[plan->count++] = (struct cleanup_item){kind, copy, reason, action, bytes, NULL};
-    return 0;
+    struct cleanup_item item = {kind, strdup(name), strdup(reason), strdup(action), bytes, NULL};
+
+    if (item.name && item.reason && item.action && make_room(plan, 1) == 0) {
+        plan->items[plan->count++] = item;
+        return 0;
+    }
+    free_item(&item);
+    return -1;
 }
 
 void cleanup_outcome(struct cleanup_item *item, const char *outcome)
@@ -106,6 +115,51 @@ json_t *cleanup_encode(const struct cleanup_plan *plan)
                      plan->count == 0, "total_bytes", total, "items", items);
 }
 
+static bool has_item(const struct cleanup_plan *plan, enum cleanup_kind kind, const char *name)
+{
+    for (size_t i = 0; i < plan->count; i++)
+        if (plan->items[i].kind == kind && strcmp(plan->items[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static int decode_item(const json_t *json, struct cleanup_plan *plan)
+{
+    const char *kind = json_member_string(json, "kind"), *name = json_member_string(json, "name");
+    const char *reason = json_member_string(json, "reason");
+    const char *action = json_member_string(json, "action");
+    const char *outcome = json_member_string(json, "outcome");
+
+    for (int i = 0; kind && name && reason && action && i < N_CLEANUP_KINDS; i++) {
+        if (strcmp(kind, cleanup_kind_names[i]) != 0)
+            continue;
+        if (has_item(plan, (enum cleanup_kind)i, name))
+            return 0;
+        if (cleanup_add(plan, (enum cleanup_kind)i, name, reason, action,
+                        json_member_integer(json, "bytes", 0)) < 0)
+            return -1;
+        if (outcome && strncmp(outcome, "failed", strlen("failed")) != 0)
+            cleanup_outcome(&plan->items[plan->count - 1], outcome);
+        return 0;
+    }
+    return -1;
+}
+
+int cleanup_decode(const json_t *json, struct cleanup_plan *plan)
+{
+    const json_t *items = json_object_get(json, "items"), *item;
+    size_t i;
+
+    if (!json_is_array(items))
+        return -1;
+    json_array_foreach(items, i, item)
+    {
+        if (decode_item(item, plan) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 void cleanup_tag(const struct cleanup_plan *plan, char ret[17])
 {
     CLEANUP_TEXT struct text text = TEXT_INIT;
@@ -124,10 +178,8 @@ void cleanup_tag(const struct cleanup_plan *plan, char ret[17])
 
 void cleanup_free(struct cleanup_plan *plan)
 {
-    for (size_t i = 0; i < plan->count; i++) {
-        free(plan->items[i].name);
-        free(plan->items[i].outcome);
-    }
+    for (size_t i = 0; i < plan->count; i++)
+        free_item(&plan->items[i]);
     free(plan->items);
     *plan = (struct cleanup_plan){0};
 }

@@ -23,8 +23,8 @@ extern const char *const cleanup_kind_names[N_CLEANUP_KINDS];
 struct cleanup_item {
     enum cleanup_kind kind;
     char *name;         /* path, "127.0.0.1:20001", "qemu (pid 12)", … owned */
-    const char *reason; /* why it is there; static */
-    const char *action; /* "kill", "remove", "release", "delete"; static */
+    char *reason; /* why it is there; owned */
+    char *action; /* "kill", "remove", "release", "delete"; owned */
     int64_t bytes;
     char *outcome; /* NULL until carried out: "removed", "gone", or "failed: …"; owned */
 };
@@ -35,7 +35,7 @@ struct cleanup_plan {
     size_t count, room;
 };
 
-/* Appends; copies `name`. -1 when memory is short. */
+/* Appends; copies the strings. -1 when memory is short. */
 int cleanup_add(struct cleanup_plan *plan, enum cleanup_kind kind, const char *name,
                 const char *reason, const char *action, int64_t bytes);
 /* Moves all items of `more` to the end of `plan`. -1 when memory is short. */
@@ -45,6 +45,10 @@ void cleanup_outcome(struct cleanup_item *item, const char *outcome);
 /* {slug, empty, total_bytes, items: [{id, kind, name, owner, reason, action, bytes, outcome?}]};
  * ids are stable: they come from kind and name. Caller owns. */
 json_t *cleanup_encode(const struct cleanup_plan *plan);
+/* Appends the items of what cleanup_encode() made, but those that are in `plan` by kind and name. Of
+ * an outcome that is a failure nothing is kept: it is to be tried again. -1: it is no such thing, or
+ * memory is short. */
+int cleanup_decode(const json_t *json, struct cleanup_plan *plan);
 /* ETag of what would be removed (not of outcomes, nor of byte counts): 16 hex digits and NUL. */
 void cleanup_tag(const struct cleanup_plan *plan, char ret[17]);
 void cleanup_free(struct cleanup_plan *plan);

@@ -1,6 +1,6 @@
-/* Deleting: the plan is made, `deleting` is stored, the supervisor is killed and its death
- * confirmed, then what is there is removed, and the row last. A daemon that dies in between finds
- * the row and goes on.
+/* Deleting: the plan is made, `deleting` is stored with it, the supervisor is killed and its death
+ * confirmed, then what is there is removed step by step, each step's outcomes on record before the
+ * next, and the row last. A daemon that dies in between finds the row and goes on.
  *
  * Several requests to delete one bottle share one deletion and get the same answer. When something
  * can not be removed, the deletion rests (state `deleting`, outcomes in the answer) until somebody
@@ -12,6 +12,7 @@
 #include "base/process.h"
 #include "base/util.h"
 #include "server/cgroup.h"
+#include "server/delete_record.h"
 #include "server/engine_internal.h"
 #include "server/etag.h"
 #include "server/log.h"
@@ -241,13 +242,20 @@ static void erase(struct runner *runner)
 
 /* --- Removing --------------------------------------------------------------------------------- */
 
+static int note(void *context, const struct cleanup_plan *plan, struct error *err)
+{
+    const struct deletion *deletion = context;
+
+    return delete_record(deletion->runner->engine->app->store, deletion->runner->slug, plan, err);
+}
+
 static void remove_work(struct job *job)
 {
     struct deletion *deletion = (struct deletion *)job;
 
     deletion->err = (struct error)ERROR_INIT;
-    deletion->result =
-        remains_remove(&deletion->remains, deletion->keep_logs, &deletion->plan, &deletion->err);
+    deletion->result = remains_remove(&deletion->remains, deletion->keep_logs, &deletion->plan,
+                                      note, deletion, &deletion->err);
 }
 
 static void remove_back(struct engine *engine, struct message *message)
@@ -334,13 +342,18 @@ static void begin(struct runner *runner)
     runner->row.state = STATE_DELETING;
     runner->row.keep_logs = deletion->keep_logs;
     runner_save(runner, SAVE_REQUIRED, true, true, marked);
+    delete_record_begin(runner->engine->app->store, runner->slug, &deletion->plan);
 }
 
 static void collect_work(struct job *job)
 {
     struct deletion *deletion = (struct deletion *)job;
 
+    deletion->err = (struct error){NULL, "out of memory"};
     deletion->result = remains_list(&deletion->remains, &deletion->plan);
+    if (deletion->result == 0 && deletion->marked)
+        deletion->result = delete_recall(deletion->runner->engine->app->store,
+                                         deletion->runner->slug, &deletion->plan, &deletion->err);
     cleanup_tag(&deletion->plan, deletion->tag);
 }
 
@@ -380,6 +393,9 @@ static void collect_back(struct engine *engine, struct message *message)
     runner_job_done(runner);
     deletion->collecting = false;
     if (runner->phase == PHASE_DELETE) {
+        if (deletion->result < 0)
+            log_event(LEVEL_WARNING, "a delete goes on without its record",
+                      LOG_TEXT("slug", runner->slug), LOG_TEXT("detail", deletion->err.text));
         go_on(runner);
     } else if (engine->closing) {
         delete_refuse(runner);

@@ -425,7 +425,7 @@ static int remove_one(struct app *app, struct orphan *orphan, struct cleanup_pla
         return 0;
     }
     if (result == 0)
-        result = remains_remove(&orphan->remains, false, plan, &err);
+        result = remains_remove(&orphan->remains, false, plan, NULL, NULL, &err);
     (void)snprintf(words, sizeof words, "failed: %s", err.text);
     if (result < 0)
         fail_items(plan, words);

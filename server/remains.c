@@ -182,11 +182,18 @@ int processes_end(const struct shim_process *processes, size_t count, int64_t pa
     return result;
 }
 
-static void set_process_outcomes(struct cleanup_plan *plan, const char *outcome)
+/* True: there were some without an outcome. */
+static bool set_process_outcomes(struct cleanup_plan *plan, const char *outcome)
 {
-    for (size_t i = 0; i < plan->count; i++)
-        if (plan->items[i].kind == CLEANUP_PROCESS)
-            cleanup_outcome(&plan->items[i], outcome);
+    bool changed = false;
+
+    for (size_t i = 0; i < plan->count; i++) {
+        if (plan->items[i].kind != CLEANUP_PROCESS || plan->items[i].outcome)
+            continue;
+        cleanup_outcome(&plan->items[i], outcome);
+        changed = true;
+    }
+    return changed;
 }
 
 /* Moves logs/ to a place that is nobody's but ours. */
@@ -212,52 +219,100 @@ static bool is_log(const struct remains *remains, const struct cleanup_item *ite
            strncmp(item->name + length, "/logs/", 6) == 0;
 }
 
-/* Whether it is still there decides, not what a call returned. */
-static int set_path_outcomes(const struct remains *remains, bool kept, const char *why,
-                             struct cleanup_plan *plan)
+static bool is_path(const struct cleanup_item *item)
+{
+    return item->kind == CLEANUP_SOCKET || item->kind == CLEANUP_FILE ||
+           item->kind == CLEANUP_DIRECTORY || item->kind == CLEANUP_CGROUP;
+}
+
+/* Whether it is still there decides, not what a call returned. True: something has its outcome now.
+ */
+static bool set_gone(const struct remains *remains, bool kept, struct cleanup_plan *plan)
 {
     char words[1024];
     struct stat status;
-    int result = 0;
+    bool changed = false;
 
     for (size_t i = 0; i < plan->count; i++) {
         struct cleanup_item *item = &plan->items[i];
-        if (item->kind != CLEANUP_SOCKET && item->kind != CLEANUP_FILE &&
-            item->kind != CLEANUP_DIRECTORY && item->kind != CLEANUP_CGROUP)
+        if (item->outcome || !is_path(item) || lstat(item->name, &status) == 0)
             continue;
-        if (lstat(item->name, &status) == 0) {
-            (void)snprintf(words, sizeof words, "failed: %s", why);
-            result = -1;
-        } else if (kept && is_log(remains, item)) {
+        (void)snprintf(words, sizeof words, "removed");
+        if (kept && is_log(remains, item))
             (void)snprintf(words, sizeof words, "kept: moved to %s/%s", remains->kept_dir,
                            strrchr(item->name, '/') + 1);
-        } else {
-            (void)snprintf(words, sizeof words, "removed");
-        }
         cleanup_outcome(item, words);
+        changed = true;
+    }
+    return changed;
+}
+
+/* -1: something stays. */
+static int set_stays(const char *why, struct cleanup_plan *plan)
+{
+    char words[1024];
+    int result = 0;
+
+    (void)snprintf(words, sizeof words, "failed: %s", why);
+    for (size_t i = 0; i < plan->count; i++) {
+        if (plan->items[i].outcome || !is_path(&plan->items[i]))
+            continue;
+        cleanup_outcome(&plan->items[i], words);
+        result = -1;
     }
     return result;
 }
 
-int remains_remove(const struct remains *remains, bool keep_logs, struct cleanup_plan *plan,
-                   struct error *err)
+/* --- Steps: each says what went wrong in *err ------------------------------------------------- */
+
+static int remove_group(const struct remains *remains, bool keep_logs, struct error *err)
 {
+    (void)keep_logs;
+    /* What no bottle has was ended by pid: in the meantime the group may have become one's. */
+    if (remains->cgroup && cgroup_remove(remains->cgroup, remains->slug[0] != '\0') < 0)
+        return error_errno(err, NULL, "%s", remains->cgroup);
+    return 0;
+}
+
+static int remove_run_dir(const struct remains *remains, bool keep_logs, struct error *err)
+{
+    (void)keep_logs;
+    return remains->run_dir ? directory_remove(remains->run_dir, NULL, err) : 0;
+}
+
+static int keep_the_logs(const struct remains *remains, bool keep_logs, struct error *err)
+{
+    return keep_logs ? move_logs(remains, err) : 0;
+}
+
+static int remove_stage_dir(const struct remains *remains, bool keep_logs, struct error *err)
+{
+    (void)keep_logs;
+    return remains->stage_dir ? directory_remove(remains->stage_dir, NULL, err) : 0;
+}
+
+int remains_remove(const struct remains *remains, bool keep_logs, struct cleanup_plan *plan,
+                   remains_note *note, void *context, struct error *err)
+{
+    static int (*const steps[])(const struct remains *, bool, struct error *) = {
+        remove_group, remove_run_dir, keep_the_logs, remove_stage_dir};
     struct error why = ERROR_INIT;
+    int result = 0;
 
     if (processes_end(remains->processes, remains->n_processes, DEATH_MS) < 0) {
         set_process_outcomes(plan, "failed: it is still alive after SIGKILL");
         return error_set(err, "cleanup-failed",
                          "a process of %s is still alive after SIGKILL: nothing of it was removed",
-                         remains->slug);
+                         remains->slug[0] ? remains->slug : "no bottle");
     }
-    set_process_outcomes(plan, "killed");
-    /* What no bottle has was ended by pid: in the meantime the group may have become one's. */
-    if (remains->cgroup && cgroup_remove(remains->cgroup, remains->slug[0] != '\0') < 0)
-        error_errno(&why, NULL, "%s", remains->cgroup);
-    else if ((!remains->run_dir || directory_remove(remains->run_dir, NULL, &why) == 0) &&
-             (!keep_logs || move_logs(remains, &why) == 0) && remains->stage_dir)
-        (void)directory_remove(remains->stage_dir, NULL, &why);
-    if (set_path_outcomes(remains, keep_logs, why.text, plan) == 0 && !why.text[0])
+    bool changed = set_process_outcomes(plan, "killed");
+    for (size_t i = 0; i < COUNT_OF(steps) && result == 0; i++) {
+        if (changed && note && note(context, plan, err) < 0)
+            return -1;
+        result = steps[i](remains, keep_logs, &why);
+        changed = set_gone(remains, keep_logs, plan);
+    }
+    if (set_stays(why.text, plan) == 0 && result == 0)
         return 0;
     return error_set(err, "cleanup-failed", "%s could not be removed whole: %s",
                      remains->slug[0] ? remains->slug : "it", why.text);

@@ -22,9 +22,12 @@ struct remains {
 /* Adds one item for each process that is alive, socket, host port, directory and file, and the
  * record. Changes nothing. -1 when memory is short. */
 int remains_list(const struct remains *remains, struct cleanup_plan *ret);
+/* Puts the outcomes so far on record. -1: it could not, and nothing more is to be done. */
+typedef int remains_note(void *context, const struct cleanup_plan *plan, struct error *err);
 /* Makes sure that no process is left, then removes the directories, and sets the outcomes of
- * processes, sockets, files and directories. Removes nothing while a process lives. -1: something
- * is still there (its outcome says why). */
+ * processes, sockets, files and directories. Removes nothing while a process lives. `note` (may be
+ * NULL) is called after each step that had an outcome, before the next. -1: something is still
+ * there (its outcome says why). */
 int remains_remove(const struct remains *remains, bool keep_logs, struct cleanup_plan *plan,
-                   struct error *err);
+                   remains_note *note, void *context, struct error *err);
 void remains_free(struct remains *remains);

@@ -88,6 +88,7 @@ const char *const row_migrations[] = {
      " body BLOB NOT NULL"
      ") STRICT;"
      "CREATE INDEX idempotency_age ON idempotency (clock_ms);"),
+    "ALTER TABLE bottles ADD COLUMN cleanup TEXT NOT NULL DEFAULT '';",
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 
@@ -244,6 +245,36 @@ int row_set_spec(sqlite3 *db, const char *slug, const char *spec, const char *la
     bind_text(bound, 3, labels);
     bind_text(bound, 4, slug);
     return finish(db, bound, err);
+}
+
+int row_set_cleanup(sqlite3 *db, const char *slug, const char *plan, struct error *err)
+{
+    sqlite3_stmt *bound = statement(
+        db, "UPDATE bottles SET cleanup = ? WHERE slug = ? AND state = 'deleting'", err);
+
+    if (!bound)
+        return -1;
+    bind_text(bound, 1, plan);
+    bind_text(bound, 2, slug);
+    return finish(db, bound, err);
+}
+
+char *row_cleanup(sqlite3 *db, const char *slug, struct error *err)
+{
+    sqlite3_stmt *from = statement(db, "SELECT cleanup FROM bottles WHERE slug = ?", err);
+    char *ret = NULL;
+
+    if (!from)
+        return NULL;
+    bind_text(from, 1, slug);
+    if (sqlite3_step(from) == SQLITE_ROW)
+        ret = strdup((const char *)sqlite3_column_text(from, 0));
+    if (!ret)
+        error_set(err, "store-failed", "reading the cleanup plan of %s: %s", slug,
+                  sqlite3_errmsg(db));
+    (void)sqlite3_reset(from);
+    (void)sqlite3_clear_bindings(from);
+    return ret;
 }
 
 int row_delete(sqlite3 *db, const char *slug, struct error *err)

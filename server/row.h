@@ -81,6 +81,10 @@ int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err);
  * a row_update that is not pending. */
 int row_set_spec(sqlite3 *db, const char *slug, const char *spec, const char *labels,
                  bool keep_before, struct error *err);
+/* The cleanup plan of a row that says `deleting`, with the outcomes so far: JSON, "" for none.
+ * row_cleanup: the caller frees; NULL with err. */
+int row_set_cleanup(sqlite3 *db, const char *slug, const char *plan, struct error *err);
+char *row_cleanup(sqlite3 *db, const char *slug, struct error *err);
 int row_delete(sqlite3 *db, const char *slug, struct error *err);
 /* `detail` is JSON or NULL. */
 int event_insert(sqlite3 *db, int64_t time_ms, const char *slug, const char *type,

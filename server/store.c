@@ -358,6 +358,55 @@ void store_submit(struct store *store, const struct store_write *write)
     (void)pthread_mutex_unlock(&store->lock);
 }
 
+struct awaited {
+    int (*apply)(sqlite3 *db, void *context, struct error *err);
+    void *context;
+    pthread_mutex_t lock;
+    pthread_cond_t over;
+    bool done, failed;
+    struct error failure;
+};
+
+static int awaited_apply(sqlite3 *db, void *context, struct error *err)
+{
+    const struct awaited *awaited = context;
+
+    return awaited->apply(db, awaited->context, err);
+}
+
+static void awaited_done(void *context, const struct error *failure)
+{
+    struct awaited *awaited = context;
+
+    (void)pthread_mutex_lock(&awaited->lock);
+    awaited->done = true;
+    awaited->failed = failure != NULL;
+    if (failure)
+        awaited->failure = *failure;
+    (void)pthread_cond_signal(&awaited->over);
+    (void)pthread_mutex_unlock(&awaited->lock);
+}
+
+int store_write_now(struct store *store,
+                    int (*apply)(sqlite3 *db, void *context, struct error *err), void *context,
+                    struct error *err)
+{
+    struct awaited awaited = {.apply = apply, .context = context};
+
+    (void)pthread_mutex_init(&awaited.lock, NULL);
+    (void)pthread_cond_init(&awaited.over, NULL);
+    store_submit(store, &(struct store_write){awaited_apply, awaited_done, &awaited});
+    (void)pthread_mutex_lock(&awaited.lock);
+    while (!awaited.done)
+        (void)pthread_cond_wait(&awaited.over, &awaited.lock);
+    (void)pthread_mutex_unlock(&awaited.lock);
+    (void)pthread_cond_destroy(&awaited.over);
+    (void)pthread_mutex_destroy(&awaited.lock);
+    if (awaited.failed && err)
+        *err = awaited.failure;
+    return awaited.failed ? -1 : 0;
+}
+
 int store_read(struct store *store, int (*read)(sqlite3 *db, void *context, struct error *err),
                void *context, struct error *err)
 {

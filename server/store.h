@@ -22,6 +22,11 @@ struct store_write {
     void *context;
 };
 void store_submit(struct store *store, const struct store_write *write);
+/* The same for a thread that may wait: returns after the commit, -1 with what was not stored. Never
+ * from the writer's thread. */
+int store_write_now(struct store *store,
+                    int (*apply)(sqlite3 *db, void *context, struct error *err), void *context,
+                    struct error *err);
 /* Reads every row at start, before the writer runs anything. */
 int store_read(struct store *store, int (*read)(sqlite3 *db, void *context, struct error *err),
                void *context, struct error *err);

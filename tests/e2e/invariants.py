@@ -19,8 +19,8 @@ import urllib.parse
 import processes
 
 LIVE = {"starting", "running", "stopping", "paused", "deleting"}
-AT_REST = {"prepared", "stopped", "exited", "failed"}
-SETTLED = ",".join(sorted(AT_REST))
+AT_REST = {"prepared", "stopped", "exited", "failed", "restarting"}
+SETTLED = ",".join(sorted(AT_REST - {"restarting"}))
 DIGEST = re.compile(r"^[0-9a-f]{64}\.erofs$")
 
 

@@ -162,3 +162,29 @@ def test_second_daemon_on_the_same_state(daemon):
             other.kill()
         harness.processes.waited_for.discard(other.pid)
         harness.Daemon.living.remove(other)
+
+
+def test_a_delete_that_is_interrupted_goes_on_where_it_was(new_daemon):
+    """Its directory can't be removed; then bottled is killed; what was done before is told at the end."""
+    daemon = new_daemon(uid=harness.OTHER_USER if os.getuid() == 0 else None).start()  # root gets past any mode
+    daemon.create({"slug": "stuck", "command": ["sleep", "1000"]}, "?start=true")
+    before = daemon.get("/bottles/stuck/cleanup-plan").json()
+    bottles = daemon.state_dir / "bottles"
+    bottles.chmod(0o500)
+    try:
+        reply = daemon.delete("/bottles/stuck")
+        assert reply.status == 500 and reply.problem == "cleanup-failed", reply
+        outcomes = {item["name"]: item.get("outcome", "") for item in reply.json()["cleanup"]["items"]}
+        assert outcomes[str(bottles / "stuck")].startswith("failed: "), outcomes
+        assert daemon.bottle("stuck")["state"] == "deleting"
+        daemon.kill()
+        daemon.start()
+        assert daemon.bottle("stuck")["state"] == "deleting"
+        assert daemon.delete("/bottles/stuck").status == 500
+    finally:
+        bottles.chmod(0o700)
+    done = daemon.remove("stuck")
+    told = {(item["kind"], item["name"]): item["outcome"] for item in done["items"]}
+    assert {(item["kind"], item["name"]) for item in before["items"]} <= set(told)
+    assert {outcome for outcome in told.values()} == {"killed", "removed", "released", "deleted"}
+    assert daemon.bottle("stuck") is None and os.listdir(bottles) == []

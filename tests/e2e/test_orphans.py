@@ -83,7 +83,7 @@ def test_lost_rows(orphaned):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="lets only root see where it is")
 def test_supervisor_without_its_directory(daemon):
-    daemon.create({"slug": "runs", **PLAN}, "?start=true")
+    daemon.create({"slug": "runs", **PLAN}, "?start=true&wait=running&timeout=60s")
     daemon.kill()
     shutil.rmtree(invariants.World(daemon).run_dir("runs"))
     shutil.rmtree(daemon.state_dir / "bottles" / "runs")

@@ -132,3 +132,37 @@ Test(cleanup, appended)
     cr_expect_str_eq(plan.items[11].name, "bottles/a");
     cleanup_free(&plan);
 }
+
+Test(cleanup, decoded)
+{
+    struct cleanup_plan plan = {0}, again = {0};
+
+    fill(&plan);
+    cleanup_outcome(&plan.items[0], "killed");
+    cleanup_outcome(&plan.items[2], "failed: the disk is full");
+    CLEANUP_JSON json_t *json = cleanup_encode(&plan);
+    cr_assert_eq(cleanup_add(&again, CLEANUP_PORT, "127.0.0.1:20000", "held", "release", 0), 0);
+    cr_assert_eq(cleanup_decode(json, &again), 0);
+    cr_assert_eq(again.count, 4);
+    cr_expect_eq(again.items[1].kind, CLEANUP_PROCESS);
+    cr_expect_str_eq(again.items[1].reason, "runs");
+    cr_expect_str_eq(again.items[1].outcome, "killed");
+    cr_expect_null(again.items[2].outcome);
+    cr_expect_eq(again.items[2].bytes, 4096);
+    cleanup_free(&plan);
+    cleanup_free(&again);
+}
+
+Test(cleanup, not_a_plan)
+{
+    static const char *const texts[] = {
+        "{}", "{\"items\":{}}", "{\"items\":[1]}", "{\"items\":[{\"kind\":\"moon\"}]}",
+        "{\"items\":[{\"kind\":\"port\",\"name\":\"a\",\"reason\":\"b\"}]}"};
+
+    for (size_t i = 0; i < COUNT_OF(texts); i++) {
+        struct cleanup_plan plan = {0};
+        CLEANUP_JSON json_t *json = json_parse(texts[i], strlen(texts[i]), NULL);
+        cr_expect_eq(cleanup_decode(json, &plan), -1, "%s", texts[i]);
+        cleanup_free(&plan);
+    }
+}
