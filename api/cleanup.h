@@ -22,7 +22,7 @@ extern const char *const cleanup_kind_names[N_CLEANUP_KINDS];
 
 struct cleanup_item {
     enum cleanup_kind kind;
-    char *name;         /* path, "127.0.0.1:20001", "qemu (pid 12)", … owned */
+    char *name;   /* path, "127.0.0.1:20001", "qemu (pid 12)", … owned */
     char *reason; /* why it is there; owned */
     char *action; /* "kill", "remove", "release", "delete"; owned */
     int64_t bytes;
@@ -45,9 +45,9 @@ void cleanup_outcome(struct cleanup_item *item, const char *outcome);
 /* {slug, empty, total_bytes, items: [{id, kind, name, owner, reason, action, bytes, outcome?}]};
  * ids are stable: they come from kind and name. Caller owns. */
 json_t *cleanup_encode(const struct cleanup_plan *plan);
-/* Appends the items of what cleanup_encode() made, but those that are in `plan` by kind and name. Of
- * an outcome that is a failure nothing is kept: it is to be tried again. -1: it is no such thing, or
- * memory is short. */
+/* Appends the items of what cleanup_encode() made, but those that are in `plan` by kind and name.
+ * Of an outcome that is a failure nothing is kept: it is to be tried again. -1: it is no such
+ * thing, or memory is short. */
 int cleanup_decode(const json_t *json, struct cleanup_plan *plan);
 /* ETag of what would be removed (not of outcomes, nor of byte counts): 16 hex digits and NUL. */
 void cleanup_tag(const struct cleanup_plan *plan, char ret[17]);

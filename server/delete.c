@@ -55,7 +55,8 @@ static void fill_remains(struct remains *ret, struct engine *engine, const struc
 {
     const struct host *host = &engine->app->host;
 
-    *ret = (struct remains){.allocation = row->allocation};
+    *ret =
+        (struct remains){.allocation = row->allocation, .uid = stage_uid(host, &row->allocation)};
     (void)snprintf(ret->slug, sizeof ret->slug, "%s", row->slug);
     ret->run_dir = run_path(host, row->slug);
     ret->stage_dir = stage_path(host, row->slug);
@@ -64,7 +65,8 @@ static void fill_remains(struct remains *ret, struct engine *engine, const struc
         asprintf(&ret->kept_dir, "%s/kept-logs/%s-%llu", host->state_dir, row->slug,
                  (unsigned long long)row->sequence) < 0)
         abort();
-    add_process(ret, "bottle-shim", row->shim_pid, row->shim_start_time);
+    if (row->shim_pid && shim_named(row->shim_pid))
+        add_process(ret, "bottle-shim", row->shim_pid, row->shim_start_time);
     for (size_t i = 0; runner && i < runner->said.n_processes; i++)
         add_process(ret, runner->said.processes[i].name, runner->said.processes[i].pid,
                     runner->said.processes[i].start_time);
@@ -468,7 +470,7 @@ void delete_resume(struct runner *runner)
         if (fd < 0)
             row->shim_pid = 0;
     }
-    int pidfd = row->shim_pid ? process_open(row->shim_pid, row->shim_start_time) : -1;
+    int pidfd = row->shim_pid ? shim_open(row->shim_pid, row->shim_start_time) : -1;
     if (pidfd >= 0) {
         runner_set_live(runner, true);
         follow_end(runner, pidfd);

@@ -83,6 +83,7 @@ int delete_recall(struct store *store, const char *slug, struct cleanup_plan *pl
         record.text[0] ? json_parse(record.text, strlen(record.text), err) : NULL;
     int result = record.text[0] ? -(!json || cleanup_decode(json, plan) < 0) : 0;
     free(record.text);
-    return result < 0 ? error_set(err, "store-failed", "the cleanup plan of %s can not be read", slug)
-                      : 0;
+    return result < 0
+               ? error_set(err, "store-failed", "the cleanup plan of %s can not be read", slug)
+               : 0;
 }

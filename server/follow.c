@@ -282,7 +282,7 @@ static int check_peer(struct runner *runner, pid_t peer, struct error *err)
     if (runner->pidfd >= 0)
         return peer == row->shim_pid ? 0 : error_set(err, NULL, "another process has its socket");
     uint64_t start_time = process_start_time(peer);
-    int pidfd = start_time ? process_open(peer, start_time) : -1;
+    int pidfd = start_time ? shim_open(peer, start_time) : -1;
     if (pidfd < 0)
         return error_set(err, NULL, "the process that opened its socket is gone");
     row->shim_pid = peer;
@@ -411,7 +411,7 @@ void follow_adopt(struct runner *runner)
         return;
     }
     if (row->shim_pid) {
-        int pidfd = process_open(row->shim_pid, row->shim_start_time);
+        int pidfd = shim_open(row->shim_pid, row->shim_start_time);
         if (pidfd < 0) {
             supervisor_ended(runner, gone_meanwhile);
             return;

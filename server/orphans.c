@@ -104,8 +104,8 @@ static struct orphan *add(struct orphans *orphans, const char *name, bool of_run
 
 /* --- Directories ------------------------------------------------------------------------------ */
 
-/* A true directory of the daemon's user or of a bottle's. -1: it is not. */
-static int open_own(int parent, const char *name, const struct host *host)
+/* A true directory of the daemon's user or of a bottle's, and whose. -1: it is not. */
+static int open_own(int parent, const char *name, const struct host *host, unsigned *ret_uid)
 {
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     struct stat status;
@@ -114,8 +114,10 @@ static int open_own(int parent, const char *name, const struct host *host)
         return -1;
     if (fstat(fd, &status) == 0 &&
         (status.st_uid == geteuid() || (host->uid_base && status.st_uid >= host->uid_base &&
-                                        status.st_uid - host->uid_base < SUBNETS_MAX)))
+                                        status.st_uid - host->uid_base < SUBNETS_MAX))) {
+        *ret_uid = status.st_uid;
         return fd;
+    }
     (void)close(fd);
     return -1;
 }
@@ -208,31 +210,36 @@ static bool begins(const char *name, const char *prefix)
 static void take_stage(struct orphans *orphans, int parent, const char *path, const char *name)
 {
     bool half_made = false, aside = begins(name, ASIDE) || begins(name, LEFT);
+    unsigned uid;
 
     if (!aside && (!slug_valid(name) || is_owned(orphans->app, name, false)))
         return;
-    int fd = open_own(parent, name, &orphans->app->host);
+    int fd = open_own(parent, name, &orphans->app->host, &uid);
     if (fd < 0 || !is_stage(fd, &half_made))
         return;
     struct orphan *orphan = add(orphans, name, false);
     if (!orphan)
         return;
     orphan->half_made = half_made && !aside;
+    orphan->remains.uid = uid;
     orphan->remains.stage_dir = join(path, name);
 }
 
 static void take_run(struct orphans *orphans, int parent, const char *path, const char *name)
 {
     const char *id = begins(name, ASIDE) ? name + strlen(ASIDE) : name;
+    unsigned uid;
 
     if (!is_id(id) || (id == name && is_owned(orphans->app, name, true)))
         return;
-    int fd = open_own(parent, name, &orphans->app->host);
+    int fd = open_own(parent, name, &orphans->app->host, &uid);
     struct orphan *orphan = fd < 0 ? NULL : add(orphans, name, true);
     if (fd >= 0)
         (void)close(fd);
-    if (orphan)
-        orphan->remains.run_dir = join(path, name);
+    if (!orphan)
+        return;
+    orphan->remains.uid = uid;
+    orphan->remains.run_dir = join(path, name);
 }
 
 static void take_group(struct orphans *orphans, int parent, const char *path, const char *name)
@@ -280,20 +287,6 @@ static bool read_link(pid_t pid, const char *name, char ret[PATH_MAX])
     return true;
 }
 
-/* The name that the kernel has for it is enough where its program may not be looked at: whoever
- * asks this knows already that the process has its place in a run directory of ours. */
-static bool is_shim(pid_t pid)
-{
-    char link[PATH_MAX], path[64];
-    const char *slash;
-
-    if (read_link(pid, "exe", link))
-        return (slash = strrchr(link, '/')) && strcmp(slash + 1, SHIM_PROGRAM) == 0;
-    (void)snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
-    CLEANUP_FREE char *name = file_read(path, 64, NULL, NULL);
-    return name && strcmp(name, SHIM_PROGRAM "\n") == 0;
-}
-
 /* Supervisors by their working directory, also of one whose run directory is gone. */
 static void take_process(struct orphans *orphans, int parent, const char *path, const char *name)
 {
@@ -308,7 +301,7 @@ static void take_process(struct orphans *orphans, int parent, const char *path, 
         strncmp(link, run_dir, length) != 0 || strncmp(link + length, "/b/", 3) != 0)
         return;
     const char *id = link + length + 3;
-    if (!is_id(id) || is_owned(orphans->app, id, true) || !is_shim((pid_t)pid))
+    if (!is_id(id) || is_owned(orphans->app, id, true) || !shim_named((pid_t)pid))
         return;
     struct orphan *orphan = add(orphans, id, true);
     if (orphan)
@@ -325,7 +318,7 @@ static void add_members(struct remains *remains)
 
     if (remains->run_dir) {
         CLEANUP_CLOSE int fd = shim_connect(remains->run_dir, &peer, &err);
-        if (fd >= 0 && is_shim(peer))
+        if (fd >= 0 && shim_named(peer))
             add_process(remains, peer, SHIM_PROGRAM);
     }
     if (!remains->cgroup)

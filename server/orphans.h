@@ -5,9 +5,9 @@
  * daemon, writable for its user alone), the run directory and the control group on record there; in
  * them a name of bottled's own making, a true directory (no link) of the daemon's or of a bottle's
  * user, and for a stage directory: nothing in it but what bottled puts there. A process is one when
- * it runs bottle-shim and has its place in this daemon's run directory (its working directory, or
- * it listens on the socket there), or is in a control group of that name. Everything else is left
- * alone, and not told of. */
+ * it is called bottle-shim and has its place in this daemon's run directory (its working directory,
+ * or it listens on the socket there), or is in a control group of that name. Everything else is
+ * left alone, and not told of. */
 #pragma once
 
 #include "server/engine.h"

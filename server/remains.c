@@ -274,10 +274,25 @@ static int remove_group(const struct remains *remains, bool keep_logs, struct er
     return 0;
 }
 
+/* A true directory of ours or of the bottle's user, and nothing else. Missing is fine. */
+static int remove_own(const char *path, unsigned uid, struct error *err)
+{
+    struct stat status;
+
+    if (!path || (lstat(path, &status) < 0 && errno == ENOENT))
+        return 0;
+    if (!S_ISDIR(status.st_mode) || (status.st_uid != geteuid() && status.st_uid != uid))
+        return error_set(err, NULL,
+                         "%s is not the bottle's directory any more, something else was put in its "
+                         "place: take that away, then delete again",
+                         path);
+    return directory_remove(path, NULL, err);
+}
+
 static int remove_run_dir(const struct remains *remains, bool keep_logs, struct error *err)
 {
     (void)keep_logs;
-    return remains->run_dir ? directory_remove(remains->run_dir, NULL, err) : 0;
+    return remove_own(remains->run_dir, remains->uid, err);
 }
 
 static int keep_the_logs(const struct remains *remains, bool keep_logs, struct error *err)
@@ -288,7 +303,7 @@ static int keep_the_logs(const struct remains *remains, bool keep_logs, struct e
 static int remove_stage_dir(const struct remains *remains, bool keep_logs, struct error *err)
 {
     (void)keep_logs;
-    return remains->stage_dir ? directory_remove(remains->stage_dir, NULL, err) : 0;
+    return remove_own(remains->stage_dir, remains->uid, err);
 }
 
 int remains_remove(const struct remains *remains, bool keep_logs, struct cleanup_plan *plan,

@@ -11,6 +11,7 @@
 
 struct remains {
     char slug[SLUG_MAX + 1];   /* "": of no bottle that there is (orphans.h) */
+    unsigned uid;              /* whose its directories may be, beside our own */
     char *run_dir, *stage_dir; /* NULL: none */
     char *cgroup;              /* NULL: none */
     char *kept_dir;            /* where logs are moved that are to be kept */

@@ -249,8 +249,8 @@ int row_set_spec(sqlite3 *db, const char *slug, const char *spec, const char *la
 
 int row_set_cleanup(sqlite3 *db, const char *slug, const char *plan, struct error *err)
 {
-    sqlite3_stmt *bound = statement(
-        db, "UPDATE bottles SET cleanup = ? WHERE slug = ? AND state = 'deleting'", err);
+    sqlite3_stmt *bound =
+        statement(db, "UPDATE bottles SET cleanup = ? WHERE slug = ? AND state = 'deleting'", err);
 
     if (!bound)
         return -1;

@@ -186,6 +186,26 @@ int shim_spawn(const char *binary, const json_t *spec, int secrets_fd, int log_f
     return 0;
 }
 
+bool shim_named(pid_t pid)
+{
+    char path[64];
+
+    (void)snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
+    CLEANUP_FREE char *name = file_read(path, 64, NULL, NULL);
+    return name && strcmp(name, "bottle-shim\n") == 0;
+}
+
+int shim_open(pid_t pid, uint64_t start_time)
+{
+    int pidfd = process_open(pid, start_time);
+
+    /* Asked while the pidfd holds the pid: a process that is gone has no name. */
+    if (pidfd < 0 || shim_named(pid))
+        return pidfd;
+    (void)close(pidfd);
+    return -1;
+}
+
 /* --- The control socket ----------------------------------------------------------------------- */
 
 int shim_connect(const char *run_dir, pid_t *ret_pid, struct error *err)

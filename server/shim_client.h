@@ -58,6 +58,11 @@ struct shim_spawned {
  * another (-1: none); log_fd (-1: ours) becomes its stdout and stderr. */
 int shim_spawn(const char *binary, const json_t *spec, int secrets_fd, int log_fd,
                struct shim_spawned *ret, struct error *err);
+/* A pidfd for the supervisor on record, or -1: it is gone, or its pid is somebody else's by now
+ * (also one that happens to have begun at the same tick of another boot). */
+int shim_open(pid_t pid, uint64_t start_time);
+/* Whether a process is called as supervisors are. */
+bool shim_named(pid_t pid);
 /* Connects to <run_dir>/shim.sock without blocking; the descriptor, and the pid that listens there.
  */
 int shim_connect(const char *run_dir, pid_t *ret_pid, struct error *err);

@@ -89,8 +89,8 @@ void stage_sweep(const struct host *host)
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 
-/* mkdir, then exact mode and owner whatever the umask; a directory that is there is set right too.
- * The descriptor, or -1 with errno. */
+/* mkdir, then exact mode and owner whatever the umask; a directory of ours that is there is set
+ * right too, and one of somebody else's is refused. The descriptor, or -1 with errno. */
 static int make_directory_at(int parent, const char *name, mode_t mode, uid_t uid, gid_t gid)
 {
     if (mkdirat(parent, name, mode) < 0 && errno != EEXIST)
@@ -98,7 +98,11 @@ static int make_directory_at(int parent, const char *name, mode_t mode, uid_t ui
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -1;
-    if ((gid && fchown(fd, uid, gid) < 0) || fchmod(fd, mode) < 0) {
+    struct stat status;
+    bool foreign = fstat(fd, &status) < 0 || (status.st_uid != geteuid() && status.st_uid != uid);
+    if (foreign)
+        errno = EPERM;
+    if (foreign || (gid && fchown(fd, uid, gid) < 0) || fchmod(fd, mode) < 0) {
         int saved = errno;
         (void)close(fd);
         errno = saved;
