@@ -193,6 +193,10 @@ fuzz: ## every fuzz target for T seconds (T=60; FUZZ=name for one), with clang's
 test-tsan: ## the unit tests under ThreadSanitizer
 	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=thread unit
 
+.PHONY: events
+events: build $(TEST_TOOLS) ## a thousand readers of the events, ten of them stalled, while 10,000 events are made (some minutes)
+	@EVENT_READERS=1000 EVENTS=10000 $(PYTHON) -m pytest -p no:cacheprovider -q -s -k many_readers tests/e2e/test_event_stream.py
+
 ##@ Checks
 
 .PHONY: check

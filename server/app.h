@@ -9,6 +9,7 @@
 struct registry;
 struct store;
 struct engine;
+struct feed;
 struct images;
 struct templates;
 struct secrets;
@@ -17,6 +18,7 @@ struct app {
     struct config config;
     struct host host;
     struct store *store;
+    struct feed *feed;
     struct registry *registry;
     struct engine *engine;
     struct images *images;

@@ -126,6 +126,8 @@ const struct config_key config_keys[] = {
              "how long a client may take over a body, or pause in a file or archive; then 408"),
     INTEGER(max_waiters, "512", 1, 65536, "requests that wait for a state at one time"),
     INTEGER(event_rows, "100000", 1000, 10000000, "events that are kept; the oldest go"),
+    DURATION("event_heartbeat", event_heartbeat_ms, "15s", 100, 600000,
+             "how long a stream of events may be silent before it says that it is still there"),
     {"stop_bottles", CONFIG_BOOLEAN, AT(stop_bottles), "false", 0, 0, NULL, NULL,
      "stop the bottles when bottled ends", false},
 };

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/util.h"
 #include "server/app.h"
+#include "server/feed.h"
 #include "server/listen.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -151,8 +152,10 @@ struct http *http_start(struct app *app, struct error *err)
         result = waker_start(http, err);
     if (result == 0)
         result = listeners_open(http, err);
-    if (result == 0)
+    if (result == 0) {
+        feed_listen(app->feed, http_ring, http);
         return http;
+    }
     http_stop(http);
     http_free(http);
     return NULL;
@@ -184,6 +187,7 @@ void http_stop(struct http *http)
 {
     /* The listeners stay open meanwhile and new requests are refused with words: quiescing races
      * with the library's own thread over its epoll set (0.9.75), and losing aborts the process. */
+    feed_listen(http->app->feed, NULL, NULL);
     (void)pthread_mutex_lock(&http->lock);
     http->stopping = true;
     (void)pthread_cond_broadcast(&http->changed);

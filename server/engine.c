@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/util.h"
 #include "server/engine_internal.h"
+#include "server/feed.h"
 #include "server/images.h"
 #include "server/log.h"
 #include "server/templates.h"
@@ -296,6 +297,7 @@ void engine_free(struct app *app)
 
     if (engine)
         engine_stop(app, false);
+    feed_free(app->feed);
     store_close(app->store);
     if (engine)
         HASH_ITER(hh, engine->runners, runner, next)
@@ -303,6 +305,7 @@ void engine_free(struct app *app)
     templates_free(app);
     images_free(app);
     registry_free(app->registry);
+    app->feed = NULL;
     app->store = NULL;
     app->registry = NULL;
     app->engine = NULL;

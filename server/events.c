@@ -45,6 +45,19 @@ int event_type_parse(const char *name)
     return -1;
 }
 
+uint64_t event_types_named(const char *name)
+{
+    size_t length = strlen(name);
+    bool family = length > 2 && strcmp(name + length - 2, ".*") == 0;
+    const char *type;
+    uint64_t ret = 0;
+
+    for (int i = 0; (type = event_type(i)); i++)
+        if (family ? strncmp(type, name, length - 1) == 0 : strcmp(type, name) == 0)
+            ret |= UINT64_C(1) << i;
+    return ret;
+}
+
 /* --- Statements that are used once ------------------------------------------------------------ */
 
 static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, struct error *err)
@@ -158,17 +171,20 @@ void event_list_submit(struct event_list *list, struct store *store)
         list_done(list, NULL);
 }
 
-/* --- A page ----------------------------------------------------------------------------------- */
+/* --- Reading ---------------------------------------------------------------------------------- */
 
-struct page {
+struct scan {
     const struct events_query *query;
-    json_t *events;
-    int64_t first, last; /* of what is kept; last + 1 and the last that ever was, when nothing is */
-    int64_t next;
+    int64_t until;
+    struct events_ends *ends;
+    bool (*row)(struct scan *scan, sqlite3_stmt *from, int type);
+    events_visit *visit;
+    void *context;
 };
 
-static int read_ends(sqlite3 *db, struct page *page, struct error *err)
+static int read_ends(sqlite3 *db, void *context, struct error *err)
 {
+    struct events_ends *ends = context;
     sqlite3_stmt *from = prepare(db,
                                  "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events'),"
                                  " (SELECT min(id) FROM events)",
@@ -176,14 +192,19 @@ static int read_ends(sqlite3 *db, struct page *page, struct error *err)
     int result = from ? sqlite3_step(from) : SQLITE_ERROR;
 
     if (result == SQLITE_ROW) {
-        page->last = sqlite3_column_int64(from, 0);
-        page->first = sqlite3_column_type(from, 1) == SQLITE_INTEGER ? sqlite3_column_int64(from, 1)
-                                                                     : page->last + 1;
+        ends->last = sqlite3_column_int64(from, 0);
+        ends->first = sqlite3_column_type(from, 1) == SQLITE_INTEGER ? sqlite3_column_int64(from, 1)
+                                                                     : ends->last + 1;
     } else if (from) {
         error_set(err, "store-failed", "reading the events: %s", sqlite3_errmsg(db));
     }
     (void)sqlite3_finalize(from);
     return result == SQLITE_ROW ? 0 : -1;
+}
+
+int events_ends(struct store *store, struct events_ends *ret, struct error *err)
+{
+    return store_look(store, read_ends, ret, err);
 }
 
 static const char *column(sqlite3_stmt *from, int number)
@@ -193,75 +214,107 @@ static const char *column(sqlite3_stmt *from, int number)
     return text ? text : "";
 }
 
-static void add(struct page *page, sqlite3_stmt *from)
+static json_t *encode(sqlite3_stmt *from)
 {
     const char *detail_text = column(from, 4);
     json_t *detail = json_parse(detail_text, strlen(detail_text), NULL);
     char stamp[TIMESTAMP_SIZE];
 
     timestamp_format(sqlite3_column_int64(from, 1), stamp);
-    (void)json_array_append_new(page->events,
-                                json_pack("{s:I, s:s, s:s, s:s, s:o}", "id",
-                                          (json_int_t)sqlite3_column_int64(from, 0), "time", stamp,
-                                          "slug", column(from, 2), "type", column(from, 3),
-                                          "detail", detail ? detail : json_object()));
+    return json_pack("{s:I, s:s, s:s, s:s, s:o}", "id", (json_int_t)sqlite3_column_int64(from, 0),
+                     "time", stamp, "slug", column(from, 2), "type", column(from, 3), "detail",
+                     detail ? detail : json_object());
 }
 
-static bool wanted(const struct events_query *query, const char *type)
+static int read_rows(sqlite3 *db, void *context, struct error *err)
 {
-    int number = event_type_parse(type);
-
-    return !query->types || (number >= 0 && query->types >> number & 1);
-}
-
-static int read_rows(sqlite3 *db, struct page *page, struct error *err)
-{
-    const struct events_query *query = page->query;
-    sqlite3_stmt *from = prepare(db,
-                                 "SELECT id, time, slug, type, detail FROM events WHERE id > ?1"
-                                 " AND (?2 IS NULL OR slug = ?2) ORDER BY id",
-                                 err);
+    struct scan *scan = context;
+    const struct events_query *query = scan->query;
     int step = SQLITE_DONE;
+    bool more = true;
 
+    if (read_ends(db, scan->ends, err) < 0)
+        return -1;
+    sqlite3_stmt *from =
+        prepare(db,
+                "SELECT id, time, slug, type, detail FROM events WHERE id > ?1 AND id <= ?3"
+                " AND (?2 IS NULL OR slug = ?2) ORDER BY id",
+                err);
     if (!from)
         return -1;
     (void)sqlite3_bind_int64(from, 1, query->after);
+    (void)sqlite3_bind_int64(from, 3, scan->until);
     if (query->slug)
         (void)sqlite3_bind_text(from, 2, query->slug, -1, SQLITE_STATIC);
-    page->next = page->last;
-    while ((step = sqlite3_step(from)) == SQLITE_ROW) {
-        if (!wanted(query, column(from, 3)))
-            continue;
-        add(page, from);
-        if ((int64_t)json_array_size(page->events) < query->limit)
-            continue;
-        page->next = sqlite3_column_int64(from, 0);
-        step = SQLITE_DONE;
-        break;
+    while (more && (step = sqlite3_step(from)) == SQLITE_ROW) {
+        int type = event_type_parse(column(from, 3));
+        if (!query->types || (type >= 0 && query->types >> type & 1))
+            more = scan->row(scan, from, type);
     }
-    if (step != SQLITE_DONE)
+    if (more && step != SQLITE_DONE)
         error_set(err, "store-failed", "reading the events: %s", sqlite3_errmsg(db));
     (void)sqlite3_finalize(from);
-    return step == SQLITE_DONE ? 0 : -1;
+    return !more || step == SQLITE_DONE ? 0 : -1;
 }
 
-static int read_page(sqlite3 *db, void *context, struct error *err)
+static bool show_row(struct scan *scan, sqlite3_stmt *from, int type)
 {
-    struct page *page = context;
+    CLEANUP_JSON json_t *event = encode(from);
+    CLEANUP_FREE char *json = event ? json_text(event) : NULL;
+    const struct event_seen seen = {.id = sqlite3_column_int64(from, 0),
+                                    .type = type,
+                                    .slug = column(from, 2),
+                                    .json = json ? json : "{}"};
 
-    return read_ends(db, page, err) < 0 ? -1 : read_rows(db, page, err);
+    return scan->visit(scan->context, &seen);
+}
+
+int events_scan(struct store *store, const struct events_query *query, int64_t until,
+                struct events_ends *ends, events_visit *visit, void *context, struct error *err)
+{
+    struct scan scan = {.query = query,
+                        .until = until,
+                        .ends = ends,
+                        .row = show_row,
+                        .visit = visit,
+                        .context = context};
+
+    return store_look(store, read_rows, &scan, err);
+}
+
+/* --- A page ----------------------------------------------------------------------------------- */
+
+struct page {
+    json_t *events;
+    int64_t next; /* 0: the page has all that there is */
+};
+
+static bool add_row(struct scan *scan, sqlite3_stmt *from, int type)
+{
+    struct page *page = scan->context;
+
+    (void)type;
+    (void)json_array_append_new(page->events, encode(from));
+    if ((int64_t)json_array_size(page->events) < scan->query->limit)
+        return true;
+    page->next = sqlite3_column_int64(from, 0);
+    return false;
 }
 
 json_t *events_page(struct store *store, const struct events_query *query, struct error *err)
 {
-    struct page page = {.query = query, .events = json_array()};
+    struct page page = {.events = json_array()};
+    struct events_ends ends = {0};
+    struct scan scan = {
+        .query = query, .until = INT64_MAX, .ends = &ends, .row = add_row, .context = &page};
 
-    if (store_look(store, read_page, &page, err) < 0) {
+    if (store_look(store, read_rows, &scan, err) < 0) {
         json_decref(page.events);
         return NULL;
     }
     /* An id that was never given comes from another database, whose events are gone as well. */
-    bool gap = query->after + 1 < page.first || query->after > page.last;
-    return json_pack("{s:o, s:I, s:I, s:b}", "events", page.events, "next", (json_int_t)page.next,
-                     "first", (json_int_t)page.first, "gap", (int)gap);
+    bool gap = query->after + 1 < ends.first || query->after > ends.last;
+    return json_pack("{s:o, s:I, s:I, s:b}", "events", page.events, "next",
+                     (json_int_t)(page.next ? page.next : ends.last), "first",
+                     (json_int_t)ends.first, "gap", (int)gap);
 }

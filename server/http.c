@@ -222,7 +222,8 @@ static bool park(struct request *request)
     const int *fd = request->worker.fd;
 
     return !connection_gone(request->connection, request->listener->tcp) &&
-           ticker_park(request->http, &request->parked, request->connection, fd ? *fd : -1);
+           ticker_park(request->http, &request->parked, request->connection, fd ? *fd : -1) ==
+               PARK_PARKED;
 }
 
 /* Lets the worker answer, which owes the answer only meanwhile. */

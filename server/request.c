@@ -304,24 +304,39 @@ struct stream_body {
     bool tcp;
 };
 
+static enum park stream_park(struct stream_body *body, unsigned rings)
+{
+    const struct stream *stream = &body->stream;
+
+    if (connection_gone(body->connection, body->tcp))
+        return PARK_ENDING;
+    if (stream->rest_ms)
+        return ticker_rest(body->http, &body->parked, body->connection, body->tcp, stream->rest_ms,
+                           rings);
+    return ticker_park(body->http, &body->parked, body->connection, stream->fd ? *stream->fd : -1);
+}
+
 static ssize_t stream_read(void *context, uint64_t position, char *out, size_t room)
 {
     struct stream_body *body = context;
+    enum park park = PARK_RANG;
 
     (void)position;
-    ssize_t length = body->stream.next(body->stream.context, out, room);
-    if (length > 0)
-        return length;
-    if (length == STREAM_CUT)
-        return MHD_CONTENT_READER_END_WITH_ERROR;
-    if (length < 0)
-        return MHD_CONTENT_READER_END_OF_STREAM;
-    if (connection_gone(body->connection, body->tcp) ||
-        !ticker_park(body->http, &body->parked, body->connection,
-                     body->stream.fd ? *body->stream.fd : -1))
-        return body->stream.whole ? MHD_CONTENT_READER_END_WITH_ERROR
-                                  : MHD_CONTENT_READER_END_OF_STREAM;
-    return 0;
+    while (park == PARK_RANG) {
+        unsigned rings = atomic_load(&body->http->rings);
+        ssize_t length = body->stream.next(body->stream.context, out, room);
+        if (length > 0)
+            return length;
+        if (length == STREAM_CUT)
+            return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (length < 0)
+            return MHD_CONTENT_READER_END_OF_STREAM;
+        park = stream_park(body, rings);
+    }
+    if (park == PARK_PARKED)
+        return 0;
+    return body->stream.whole ? MHD_CONTENT_READER_END_WITH_ERROR
+                              : MHD_CONTENT_READER_END_OF_STREAM;
 }
 
 static void stream_end(void *context)

@@ -65,6 +65,7 @@ struct stream {
     void (*done)(void *context);
     void *context;
     const int *fd; /* it is asked again as soon as there is something to read; NULL: none */
+    int rest_ms;   /* not 0: it is asked again after http_ring(), and else only after so long */
     bool whole;    /* where bottled ends before it does, it is cut */
     bool sized;    /* it has `size` bytes: its Content-Length */
     uint64_t size;

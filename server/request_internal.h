@@ -10,6 +10,7 @@
 
 #include <microhttpd.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -62,7 +63,10 @@ struct linger_socket {
 /* A stream that had nothing to say: its connection is suspended until the ticker resumes it. */
 struct parked {
     struct MHD_Connection *connection;
-    int fd; /* something to read there ends the wait sooner; -1: none */
+    int fd;          /* something there ends the wait sooner; -1: none */
+    uint32_t events; /* of epoll, to wait for at `fd` */
+    int64_t due_ms;
+    bool rests; /* http_ring() ends the wait */
     struct parked *next;
 };
 
@@ -89,6 +93,8 @@ struct http {
     struct connection *connections;
     struct linger_socket lingering[LINGERING_MAX];
     unsigned n_lingering;
+    int64_t ticker_due_ms; /* when the ticker will look again */
+    atomic_uint rings;     /* changed under the lock */
 };
 
 struct header {
@@ -177,13 +183,22 @@ void request_wake(struct request *request);
  * answerer's reference. */
 void http_deliver(struct request *request, unsigned status, struct MHD_Response *response);
 
-/* ticker.c: resumes parked streams every 100 ms, and lets go of suspended requests whose client has
- * gone. */
+/* ticker.c: resumes parked streams when they are due, and lets go of suspended requests whose
+ * client has gone. */
 int ticker_start(struct http *http, struct error *err);
-/* Suspends the connection until the ticker's next round, or until `fd` (-1: none) has something to
- * read; false when it should end instead. */
-bool ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection,
-                 int fd);
+enum park {
+    PARK_PARKED,
+    PARK_RANG,   /* http_ring() was called meanwhile: ask the stream once more */
+    PARK_ENDING, /* it should end instead */
+};
+/* Suspends the connection until the ticker's next round (100 ms), or until `fd` (-1: none) has
+ * something to read. */
+enum park ticker_park(struct http *http, struct parked *parked, struct MHD_Connection *connection,
+                      int fd);
+/* The same for a stream that rests: until http_ring(), its client's leaving, or `rest_ms`. `rings`
+ * is the count from before the stream was asked. */
+enum park ticker_rest(struct http *http, struct parked *parked, struct MHD_Connection *connection,
+                      bool tcp, int rest_ms, unsigned rings);
 /* waker.c: the same thread for all streams; `watch` and `forget` under the lock. */
 int waker_start(struct http *http, struct error *err);
 void waker_stop(struct http *http);

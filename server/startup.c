@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/events.h"
+#include "server/feed.h"
 #include "server/host_clock.h"
 #include "server/images.h"
 #include "server/log.h"
@@ -157,6 +158,8 @@ static int open_parts(struct app *app, struct error *err)
     if (!app->store && !(app->store = store_open(app->config.state_dir, err)))
         return -1;
     if (events_bound(app->store, app->config.event_rows, err) < 0)
+        return -1;
+    if (!app->feed && !(app->feed = feed_start(app->store, app->config.event_rows, err)))
         return -1;
     if (!app->registry && !(app->registry = registry_new(&limits)))
         return error_set(err, NULL, "out of memory");

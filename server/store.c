@@ -49,6 +49,8 @@ struct store {
     bool broken; /* the last transaction could not be committed */
     bool probing;
     struct error why;
+    void (*told)(void *context);
+    void *told_context;
 
     pthread_mutex_t db_lock; /* store_read against the writer */
     pthread_t writer;
@@ -221,6 +223,15 @@ static void note_outcome(struct store *store, const struct error *failure)
                   LOG_TEXT("detail", failure ? failure->text : NULL));
 }
 
+/* Under the lock, so that nobody is told any more once store_tell() is back. */
+static void tell(struct store *store)
+{
+    (void)pthread_mutex_lock(&store->lock);
+    if (store->told)
+        store->told(store->told_context);
+    (void)pthread_mutex_unlock(&store->lock);
+}
+
 static void run_batch(struct store *store, struct node *batch)
 {
     struct error lost = ERROR_INIT;
@@ -231,6 +242,7 @@ static void run_batch(struct store *store, struct node *batch)
     if (!lost.kind)
         lost.kind = "store-failed";
     note_outcome(store, failed ? &lost : NULL);
+    tell(store);
     while (batch) {
         struct node *node = batch;
         batch = node->next;
@@ -338,6 +350,14 @@ void store_close(struct store *store)
     (void)pthread_mutex_destroy(&store->lock);
     free(store->state_dir);
     free(store);
+}
+
+void store_tell(struct store *store, void (*told)(void *context), void *context)
+{
+    (void)pthread_mutex_lock(&store->lock);
+    store->told = told;
+    store->told_context = context;
+    (void)pthread_mutex_unlock(&store->lock);
 }
 
 void store_submit(struct store *store, const struct store_write *write)

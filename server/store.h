@@ -27,6 +27,8 @@ void store_submit(struct store *store, const struct store_write *write);
 int store_write_now(struct store *store,
                     int (*apply)(sqlite3 *db, void *context, struct error *err), void *context,
                     struct error *err);
+/* `told` is called on the writer thread after each commit; one at a time (NULL: none). */
+void store_tell(struct store *store, void (*told)(void *context), void *context);
 /* Reads every row at start, before the writer runs anything. */
 int store_read(struct store *store, int (*read)(sqlite3 *db, void *context, struct error *err),
                void *context, struct error *err);

@@ -1,5 +1,5 @@
 /* The waker: one thread that resumes a parked stream as soon as its descriptor has something to
- * read, and does not leave it to the ticker's next round.
+ * read (for one that rests: as soon as its client is gone), and does not leave it to the ticker.
  *
  * A descriptor is watched from when its stream parks until whoever is first, ticker or waker,
  * resumes it; http->lock decides. */
@@ -16,7 +16,7 @@ enum { EVENTS_MAX = 64 };
 
 void waker_watch(struct http *http, struct parked *parked)
 {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.ptr = parked};
+    struct epoll_event event = {.events = parked->events | EPOLLONESHOT, .data.ptr = parked};
 
     /* When that fails the ticker is still there. */
     if (parked->fd >= 0)

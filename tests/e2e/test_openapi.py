@@ -125,6 +125,7 @@ def test_lists_are_those_of_the_tables(document, tables):
     assert schema(document, "Sidecar")["enum"] == tables["sidecars"]
     assert schema(document, "CleanupItem")["properties"]["kind"]["enum"] == tables["kinds"]
     assert schema(document, "EventType")["enum"] == tables["events"]
+    assert schema(document, "EventFamily")["enum"] == sorted({f"{name.split('.')[0]}.*" for name in tables["events"]})
     assert schema(document, "ExecSignal")["properties"]["signal"]["enum"] == tables["signals"]
     prefix = tables["problem_prefix"]
     assert set(schema(document, "ProblemType")["enum"]) == {prefix + name for name in tables["problems"]}

@@ -1,5 +1,6 @@
 /* The table of events in pages, and what a supervisor says of egress, made harmless. */
 #include <criterion/criterion.h>
+#include <semaphore.h>
 #include <stdio.h>
 
 #include "base/file.h"
@@ -8,6 +9,7 @@
 #include "server/egress.h"
 #include "server/engine_internal.h"
 #include "server/events.h"
+#include "server/feed.h"
 
 static char directory[64];
 
@@ -73,7 +75,7 @@ static void expect_page(struct store *store, struct events_query query, size_t c
 Test(events, pages, .init = set_up, .fini = tear_down)
 {
     struct store *store = with_events(1000, 20);
-    uint32_t denied = UINT32_C(1) << event_type_parse("egress.denied");
+    uint64_t denied = UINT64_C(1) << event_type_parse("egress.denied");
 
     expect_page(store, (struct events_query){.limit = 7}, 7, 1, 7, 1, false);
     expect_page(store, (struct events_query){.after = 14, .limit = 7}, 6, 15, 20, 1, false);
@@ -235,4 +237,95 @@ Test(report, is_passed_when_all_are)
                      reports[i].packet);
         cr_expect_eq(json_array_size(json_object_get(got, "checks")), reports[i].count);
     }
+}
+
+/* --- The live end --------------------------------------------------------------------------------
+ */
+
+static sem_t rung;
+
+static void on_ring(void *context)
+{
+    (void)context;
+    (void)sem_post(&rung);
+}
+
+/* Submits `count` events and waits until the feed has them, up to the id `last`. */
+static void grow(struct feed *feed, struct store *store, int count, int64_t last)
+{
+    struct events_query query = {.after = last - 1};
+
+    for (int i = 0; i < count; i++) {
+        struct event_list *list = event_list_new(i % 2 ? "two" : "one");
+        event_list_add(list, i % 3 ? "bottle.running" : "egress.denied", NULL);
+        event_list_submit(list, store);
+    }
+    while (query.after < last) {
+        CLEANUP_TEXT struct text out = TEXT_INIT;
+        (void)sem_wait(&rung);
+        cr_assert(feed_take(feed, &query, &out, 1));
+    }
+}
+
+static void expect_taken(struct feed *feed, struct events_query query, const char *const ids[],
+                         int64_t after)
+{
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+    char *rest = NULL;
+    size_t count = 0;
+
+    text_add(&out, "\n");
+    cr_assert(feed_take(feed, &query, &out, SIZE_MAX));
+    cr_expect_eq(query.after, after);
+    for (char *line = strtok_r(out.data, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+        if (strncmp(line, "id: ", 4) != 0)
+            continue;
+        cr_assert(ids[count]);
+        cr_expect_str_eq(line + 4, ids[count++]);
+    }
+    cr_expect_null(ids[count]);
+}
+
+Test(events, live_end, .init = set_up, .fini = tear_down, .timeout = 60)
+{
+    struct store *store = with_events(1000, 5);
+    struct error err = ERROR_INIT;
+    struct feed *feed = feed_start(store, 8, &err);
+    struct events_query query = {.after = 4};
+    CLEANUP_TEXT struct text out = TEXT_INIT;
+
+    cr_assert(feed, "%s", err.text);
+    (void)sem_init(&rung, 0, 0);
+    feed_listen(feed, on_ring, NULL);
+    cr_expect_not(feed_take(feed, &query, &out, SIZE_MAX), "what was there before is the store's");
+    grow(feed, store, 6, 11); /* one, two, one, … and denied, running, running, denied, … */
+    expect_taken(feed, (struct events_query){.after = 5},
+                 (const char *[]){"6", "7", "8", "9", "10", "11", NULL}, 11);
+    expect_taken(feed, (struct events_query){.after = 5, .slug = "two"},
+                 (const char *[]){"7", "9", "11", NULL}, 11);
+    expect_taken(
+        feed,
+        (struct events_query){.after = 5, .slug = "two", .types = event_types_named("egress.*")},
+        (const char *[]){"9", NULL}, 11);
+    grow(feed, store, 4, 15);
+    query.after = 6;
+    cr_expect_not(feed_take(feed, &query, &out, SIZE_MAX), "8 are kept");
+    cr_expect_eq(query.after, 6);
+    expect_taken(feed, (struct events_query){.after = 7},
+                 (const char *[]){"8", "9", "10", "11", "12", "13", "14", "15", NULL}, 15);
+    expect_taken(feed, (struct events_query){.after = 90}, (const char *[]){NULL}, 90);
+    feed_free(feed);
+    store_close(store);
+    (void)sem_destroy(&rung);
+}
+
+Test(events, families)
+{
+    cr_expect_eq(event_types_named("egress.denied"), UINT64_C(1)
+                                                         << event_type_parse("egress.denied"));
+    cr_expect_eq(event_types_named("bottle.*"), (UINT64_C(1) << N_STATES) - 1);
+    for (size_t i = 0; i < 6; i++)
+        cr_expect_eq(
+            event_types_named((const char *[]){"", "*", ".*", "bottle", "bottle.", "bott.*"}[i]),
+            0);
 }
