@@ -183,6 +183,7 @@ int engine_make(struct app *app, struct error *err)
     queue_init(&engine->jobs);
     (void)pthread_mutex_init(&engine->lock, NULL);
     (void)pthread_mutex_init(&engine->job_lock, NULL);
+    (void)pthread_mutex_init(&engine->watch_lock, NULL);
     (void)pthread_cond_init(&engine->settled, NULL);
     (void)pthread_cond_init(&engine->job_wake, NULL);
     engine->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -318,6 +319,7 @@ void engine_free(struct app *app)
     (void)pthread_cond_destroy(&engine->job_wake);
     (void)pthread_cond_destroy(&engine->settled);
     (void)pthread_mutex_destroy(&engine->job_lock);
+    (void)pthread_mutex_destroy(&engine->watch_lock);
     (void)pthread_mutex_destroy(&engine->lock);
     free(engine);
 }

@@ -53,6 +53,19 @@ void engine_stop_bottle(struct app *app, const char *slug, int64_t grace_ms, eng
 void engine_wait(struct app *app, const char *slug, unsigned wanted, int64_t timeout_ms,
                  engine_done *done, void *context);
 
+/* Shows every snapshot of a bottle that is published, in order: no state is missed. */
+struct watcher {
+    struct watcher *prev, *next;
+    const char *slug;
+    /* On the engine's thread and under a lock: quick, and never back into the engine. NULL: the
+     * bottle is no more. */
+    void (*saw)(struct watcher *watcher, struct snapshot *snapshot);
+};
+/* From any thread. False: as many watch as may wait (max_waiters). */
+bool engine_watch(struct app *app, struct watcher *watcher);
+/* It is shown nothing any more once this is back. */
+void engine_unwatch(struct app *app, struct watcher *watcher);
+
 /* Applies a merge patch to the plan and, when the bottle runs, to its supervisor; done once it is
  * in force. Takes the patch over. `if_match` (may be NULL) is an If-Match header. */
 void engine_patch(struct app *app, const char *slug, json_t *patch, const char *if_match,

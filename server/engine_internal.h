@@ -92,6 +92,10 @@ struct engine {
     bool jobs_end;
 
     struct beat beat; /* any thread: one at a time asks */
+    /* Any thread, under `watch_lock`. */
+    pthread_mutex_t watch_lock;
+    struct watcher *watchers;
+    size_t n_watchers;
 
     /* The engine's thread. */
     int wake_fd;

@@ -14,11 +14,11 @@
 #include "base/base64.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "server/output_line.h"
 
 enum {
     EXIT_FIXED_SIZE = 13,
     PIECE_SIZE = 12 * 1024, /* of a whole answer's text; a multiple of 3 */
-    CARRY_MAX = 3,
 };
 
 static const char *const stream_names[] = {"stdout", "stderr"};
@@ -63,55 +63,9 @@ static void say(struct exec_stream *stream, json_t *object)
     json_decref(object);
 }
 
-/* How many bytes at the end are the begin of a UTF-8 sequence whose rest may follow. */
-static size_t cut_sequence(const char *bytes, size_t length)
-{
-    for (size_t back = 1; back <= CARRY_MAX && back <= length; back++) {
-        unsigned char c = (unsigned char)bytes[length - back];
-        if ((c & 0xc0) == 0x80)
-            continue;
-        size_t whole = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc0 ? 2 : 1;
-        return back < whole ? back : 0;
-    }
-    return 0;
-}
-
-/* A member with these bytes: `name` as text, or `base64_name`. */
-static void add_bytes(json_t *object, const char *name, const char *base64_name, const char *bytes,
-                      size_t length)
-{
-    json_t *text = json_stringn(bytes, length);
-
-    if (text) {
-        (void)json_object_set_new(object, name, text);
-        return;
-    }
-    CLEANUP_TEXT struct text encoded = TEXT_INIT;
-    base64_add(&encoded, bytes, length);
-    (void)json_object_set_new(object, base64_name, json_string(encoded.failed ? "" : encoded.data));
-}
-
-static void say_bytes(struct exec_stream *stream, unsigned which, const char *bytes, size_t length)
-{
-    json_t *line = json_pack("{s:s}", "stream", stream_names[which]);
-
-    add_bytes(line, "data", "base64", bytes, length);
-    say(stream, line);
-}
-
 static void say_output(struct exec_stream *stream, unsigned which, const char *bytes, size_t length)
 {
-    struct exec_output *output = &stream->outputs[which];
-    CLEANUP_TEXT struct text whole = TEXT_INIT;
-
-    text_add_bytes(&whole, output->carry, output->carried);
-    text_add_bytes(&whole, bytes, length);
-    if (whole.failed)
-        return;
-    output->carried = cut_sequence(whole.data, whole.length);
-    memcpy(output->carry, whole.data + whole.length - output->carried, output->carried);
-    if (whole.length > output->carried)
-        say_bytes(stream, which, whole.data, whole.length - output->carried);
+    output_say(&stream->say, stream_names[which], &stream->outputs[which].carry, bytes, length);
 }
 
 static void keep_output(struct exec_stream *stream, unsigned which, const char *bytes,
@@ -129,7 +83,7 @@ static size_t next_piece(const char *bytes, size_t left, bool is_text)
 {
     size_t length = left < PIECE_SIZE ? left : PIECE_SIZE;
 
-    return is_text && length < left ? length - cut_sequence(bytes, length) : length;
+    return is_text && length < left ? length - utf8_cut(bytes, length) : length;
 }
 
 static bool is_text(const char *bytes, size_t length)
@@ -175,7 +129,7 @@ static bool render(struct exec_stream *stream)
     const char *bytes = output->text.data ? output->text.data : "";
     if (output->rendered == 0) {
         if ((int64_t)output->text.length < output->bytes) /* where it was cut is no fault of its */
-            output->text.length -= cut_sequence(bytes, output->text.length);
+            output->text.length -= utf8_cut(bytes, output->text.length);
         output->is_text = is_text(bytes, output->text.length);
         text_addf(&stream->say, ", \"%s\": \"", names[stream->rendering][output->is_text]);
     }
@@ -198,8 +152,7 @@ static void say_end(struct exec_stream *stream, uint32_t code, uint32_t signal_n
     bool lost = code == EXEC_LOST;
 
     for (unsigned i = 0; i < 2 && stream->form == EXEC_LINES; i++)
-        if (outputs[i].carried)
-            say_bytes(stream, i, outputs[i].carry, outputs[i].carried);
+        output_flush(&stream->say, stream_names[i], &outputs[i].carry);
     json_t *end =
         json_pack("{s:s, s:o, s:o, s:b, s:o}", "id", stream->id, "exit_code",
                   lost ? json_null() : json_integer(code & 0xff), "signal",

@@ -11,12 +11,12 @@
 #include "base/text.h"
 #include "server/exec_stream.h"
 #include "server/exec_wire.h"
+#include "server/output_line.h"
 
 struct exec_output {
     struct text text; /* of a whole answer */
     int64_t bytes;    /* in all */
-    char carry[4];    /* the begin of a UTF-8 sequence */
-    size_t carried;
+    struct carry carry;
     bool is_text;
     size_t rendered;
 };

@@ -3,10 +3,9 @@
  *
  * Creating with start and wait, starting and stopping with wait are one chain: create → start →
  * wait → reply. The chain is a heap object that the engine's callbacks hand on; each link replies
- * or goes on. */
+ * or goes on. Who wants the progress gets that in place of the wait (progress.c). */
 #include "server/handlers.h"
 
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,21 +13,21 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "server/accept.h"
 #include "server/app.h"
 #include "server/engine.h"
 #include "server/etag.h"
 #include "server/idempotency.h"
-#include "server/log_reader.h"
+#include "server/progress.h"
 #include "server/query.h"
 #include "server/secrets.h"
-#include "server/stage.h"
 
+#define JSON_TYPE "application/json"
+#define LINES_TYPE "application/x-ndjson"
 #define STATE_BIT(state) (1U << (state))
 
 enum {
     ALL_STATES = (1U << N_STATES) - 1,
-    CONSOLE_TAIL_LINES = 20,
-    CONSOLE_TAIL_BYTES = 4096,
 };
 
 struct chain {
@@ -38,8 +37,16 @@ struct chain {
     bool start;    /* it is to be started, by creating or by itself */
     unsigned wait; /* states, 0: do not wait */
     int64_t timeout_ms, began_ms;
+    bool lines; /* the reply is the progress, as NDJSON */
+    struct progress *progress;
     struct problem refusal; /* while what was created is taken back */
 };
+
+static void chain_free(struct chain *chain)
+{
+    progress_free(chain->progress);
+    free(chain);
+}
 
 /* --- Replies ---------------------------------------------------------------------------------- */
 
@@ -62,7 +69,7 @@ static void chain_reply(struct chain *chain, unsigned status, struct snapshot *s
     if (chain->created)
         add_location(chain->request, chain->slug);
     reply_bottle(chain->request, chain->created ? 201 : status, snapshot);
-    free(chain);
+    chain_free(chain);
 }
 
 /* A bottle that was created and lives on is there: Location says where. */
@@ -71,7 +78,7 @@ static void chain_refuse(struct chain *chain, const struct problem *problem)
     if (chain->created)
         add_location(chain->request, chain->slug);
     reply_problem(chain->request, problem);
-    free(chain);
+    chain_free(chain);
 }
 
 static void taken_back(void *context, const struct cleanup_plan *plan,
@@ -98,24 +105,6 @@ static void chain_take_back(struct chain *chain, struct problem *problem)
     engine_delete(request_app(chain->request), chain->slug, NULL, false, taken_back, chain);
 }
 
-/* The last lines of the console: with the bottle taken back, its logs are gone. */
-static json_t *console_tail(const struct chain *chain)
-{
-    CLEANUP_FREE char *stage = stage_path(&request_app(chain->request)->host, chain->slug);
-    char folder[PATH_MAX], bytes[CONSOLE_TAIL_BYTES + 1];
-    size_t length = 0;
-    ssize_t got;
-
-    (void)snprintf(folder, sizeof folder, "%s/logs", stage ? stage : "");
-    struct log_reader *reader = log_reader_new(folder, "console", CONSOLE_TAIL_LINES);
-    while (reader && length < CONSOLE_TAIL_BYTES &&
-           (got = log_reader_present(reader, bytes + length, CONSOLE_TAIL_BYTES - length)) > 0)
-        length += (size_t)got;
-    log_reader_free(reader);
-    bytes[length] = '\0';
-    return json_string_lossy(bytes);
-}
-
 /* --- The links -------------------------------------------------------------------------------- */
 
 static void refuse_failed(struct chain *chain, struct snapshot *snapshot)
@@ -133,7 +122,7 @@ static void refuse_failed(struct chain *chain, struct snapshot *snapshot)
                     snapshot->bottle.reason, chain->slug);
     problem_add_member(&problem, "state", json_string(states[snapshot->bottle.state].name));
     problem_add_member(&problem, "slug", json_string(chain->slug));
-    problem_add_member(&problem, "console", console_tail(chain));
+    problem_add_member(&problem, "console", console_tail(request_app(chain->request), chain->slug));
     chain_take_back(chain, &problem);
 }
 
@@ -157,6 +146,34 @@ static void after_wait(void *context, struct snapshot *snapshot, const struct pr
         chain_reply(chain, 200, snapshot);
 }
 
+/* From here on the reply is a stream, and what it began with stays. */
+static void chain_stream(struct chain *chain, struct snapshot *snapshot)
+{
+    struct progress *progress = chain->progress;
+
+    progress_begin(progress, snapshot);
+    if (chain->created)
+        add_location(chain->request, chain->slug);
+    chain->progress = NULL;
+    reply_stream(chain->request, chain->created ? 201 : 200, LINES_TYPE, progress_stream(progress));
+    chain_free(chain);
+}
+
+/* False: the request was answered. */
+static bool chain_watch(struct chain *chain, struct snapshot *snapshot)
+{
+    struct problem problem = PROBLEM_INIT;
+
+    if (!chain->lines)
+        return true;
+    chain->progress = progress_new(request_app(chain->request), snapshot, chain->wait,
+                                   chain->began_ms + chain->timeout_ms, &problem);
+    if (chain->progress)
+        return true;
+    chain_take_back(chain, &problem);
+    return false;
+}
+
 /* Waits if that was asked for, or replies: 202 while a start or stop is under way. */
 static void chain_wait(struct chain *chain, struct snapshot *snapshot)
 {
@@ -164,8 +181,12 @@ static void chain_wait(struct chain *chain, struct snapshot *snapshot)
     bool under_way = state == STATE_STARTING || state == STATE_STOPPING ||
                      state == STATE_RESTARTING || state == STATE_DELETING;
 
-    if (!chain->wait && chain->start && state == STATE_FAILED) {
+    if ((!chain->wait || chain->progress) && chain->start && state == STATE_FAILED) {
         refuse_failed(chain, snapshot);
+        return;
+    }
+    if (chain->progress) {
+        chain_stream(chain, snapshot);
         return;
     }
     if (!chain->wait) {
@@ -199,10 +220,31 @@ static void after_create(void *context, struct snapshot *snapshot, const struct 
     }
     chain->created = true;
     (void)snprintf(chain->slug, sizeof chain->slug, "%s", snapshot->bottle.slug);
-    if (chain->start)
-        engine_start_bottle(request_app(chain->request), chain->slug, after_change, chain);
-    else
+    if (!chain->start) {
         chain_reply(chain, 201, snapshot);
+        return;
+    }
+    if (!chain_watch(chain, snapshot))
+        return;
+    if (chain->progress)
+        progress_begin(chain->progress, snapshot);
+    engine_start_bottle(request_app(chain->request), chain->slug, after_change, chain);
+}
+
+/* Is the progress of the start wanted, rather than its end? False: the request was answered. */
+static bool choose_form(struct chain *chain)
+{
+    static const char *const offers[] = {JSON_TYPE, LINES_TYPE};
+    struct request *request = chain->request;
+
+    reply_header(request, "Vary", "Accept");
+    chain->lines = accept_choose(request_header(request, "Accept"), offers, COUNT_OF(offers)) == 1;
+    if (!chain->lines || chain->wait)
+        return true;
+    reply_fault(request, "not-acceptable",
+                "%s is the progress up to a state: it needs wait=exited or wait=running",
+                LINES_TYPE);
+    return false;
 }
 
 /* An earlier request of this idempotency key made the bottle, and was not answered. What it came to
@@ -213,9 +255,11 @@ static void go_on(struct chain *chain, const char *slug)
 
     chain->created = true;
     (void)snprintf(chain->slug, sizeof chain->slug, "%s", slug);
-    if (!snapshot || (chain->start && snapshot->bottle.state == STATE_PREPARED))
+    bool starts = !snapshot || (chain->start && snapshot->bottle.state == STATE_PREPARED);
+    bool answered = snapshot && !chain_watch(chain, snapshot);
+    if (!answered && starts)
         engine_start_bottle(request_app(chain->request), slug, after_change, chain);
-    else
+    else if (!answered)
         chain_wait(chain, snapshot);
     snapshot_release(snapshot);
 }
@@ -300,6 +344,10 @@ void handle_bottle_create(struct request *request)
         free(chain);
         return;
     }
+    if (!choose_form(chain)) {
+        free(chain);
+        return;
+    }
     if (idempotency_made(request)[0]) {
         go_on(chain, idempotency_made(request));
         return;
@@ -361,16 +409,29 @@ void handle_bottle_wait(struct request *request)
     engine_wait(request_app(request), slug, wanted, chain->timeout_ms, after_wait, chain);
 }
 
+/* False: the request was answered. */
+static bool begin_start(struct chain *chain)
+{
+    chain->start = true;
+    if (!choose_form(chain)) {
+        free(chain);
+        return false;
+    }
+    /* One that is not there is the engine's to refuse. */
+    struct snapshot *snapshot = registry_get(request_app(chain->request)->registry, chain->slug);
+    bool ret = !snapshot || chain_watch(chain, snapshot);
+    snapshot_release(snapshot);
+    return ret;
+}
+
 void handle_bottle_start(struct request *request)
 {
     const unsigned waitable = STATE_BIT(STATE_RUNNING) | STATE_BIT(STATE_EXITED);
     const char *slug = request_param(request, "slug");
     struct chain *chain = chain_new(request, slug, waitable);
 
-    if (!chain)
-        return;
-    chain->start = true;
-    engine_start_bottle(request_app(request), slug, after_change, chain);
+    if (chain && begin_start(chain))
+        engine_start_bottle(request_app(request), slug, after_change, chain);
 }
 
 void handle_bottle_restart(struct request *request)

@@ -1,8 +1,8 @@
-/* Waiting for a state: a list of waiters, each with a timer.
+/* Waiting for a state: a list of waiters, each with a timer; and watching all of them.
  *
- * Every published snapshot is shown to every waiter, in order, so that a state that lasts a
- * millisecond is not missed. The list is bounded by max_waiters; walking it costs less than making
- * the snapshot. */
+ * Every published snapshot is shown to every waiter and watcher, in order, so that a state that
+ * lasts a millisecond is not missed. The list is bounded by max_waiters; walking it costs less than
+ * making the snapshot. */
 #include <stdio.h>
 #include <utlist.h>
 
@@ -117,10 +117,46 @@ static void run_wait(struct engine *engine, struct message *message)
     snapshot_release(snapshot);
 }
 
+bool engine_watch(struct app *app, struct watcher *watcher)
+{
+    struct engine *engine = app->engine;
+
+    (void)pthread_mutex_lock(&engine->watch_lock);
+    bool listed = engine->n_watchers < (size_t)app->config.max_waiters;
+    if (listed) {
+        DL_APPEND(engine->watchers, watcher);
+        engine->n_watchers++;
+    }
+    (void)pthread_mutex_unlock(&engine->watch_lock);
+    return listed;
+}
+
+void engine_unwatch(struct app *app, struct watcher *watcher)
+{
+    struct engine *engine = app->engine;
+
+    (void)pthread_mutex_lock(&engine->watch_lock);
+    DL_DELETE(engine->watchers, watcher);
+    engine->n_watchers--;
+    (void)pthread_mutex_unlock(&engine->watch_lock);
+}
+
+static void show_watchers(struct engine *engine, const char *slug, struct snapshot *snapshot)
+{
+    struct watcher *watcher;
+
+    (void)pthread_mutex_lock(&engine->watch_lock);
+    DL_FOREACH(engine->watchers, watcher)
+    if (strcmp(watcher->slug, slug) == 0)
+        watcher->saw(watcher, snapshot);
+    (void)pthread_mutex_unlock(&engine->watch_lock);
+}
+
 void waiters_notify(struct engine *engine, struct snapshot *snapshot)
 {
     struct waiter *waiter, *next;
 
+    show_watchers(engine, snapshot->bottle.slug, snapshot);
     DL_FOREACH_SAFE(engine->waiters, waiter, next)
     {
         if (strcmp(waiter->slug, snapshot->bottle.slug) != 0 ||
@@ -135,6 +171,7 @@ void waiters_gone(struct engine *engine, const char *slug)
 {
     struct waiter *waiter, *next;
 
+    show_watchers(engine, slug, NULL);
     DL_FOREACH_SAFE(engine->waiters, waiter, next)
     {
         if (strcmp(waiter->slug, slug) != 0)
