@@ -19,8 +19,12 @@
 
 enum { LINE_MAX_BYTES = 8192, EVENTS = 64 };
 
+enum phase { HEAD, SIZE, DATA, DATA_END };
+
 struct reader {
     int fd;
+    enum phase phase;
+    size_t left; /* of a chunk */
     bool begun, stalled, wrong, gap, back;
     long long last; /* the id of the last event */
     size_t length;
@@ -46,7 +50,7 @@ static void connect_reader(struct reader *reader, bool resumes)
     if (reader->fd < 0 || connect(reader->fd, (struct sockaddr *)&address, sizeof address) < 0)
         fail("connect");
     int length = snprintf(head, sizeof head,
-                          "GET /events HTTP/1.0\r\nHost: x\r\nAccept: text/event-stream\r\n");
+                          "GET /events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n");
     if (resumes)
         length += snprintf(head + length, sizeof head - (size_t)length, "Last-Event-ID: %lld\r\n",
                            reader->last);
@@ -57,6 +61,7 @@ static void connect_reader(struct reader *reader, bool resumes)
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, reader->fd, &event) < 0)
         fail("epoll");
     reader->length = 0;
+    reader->phase = HEAD;
 }
 
 /* An event has to be the next one; a gap has to begin where this reader is. */
@@ -83,17 +88,47 @@ static void take_line(struct reader *reader)
     }
 }
 
-/* There are no chunks: HTTP/1.0 was asked for. */
+/* A byte of a line; true: it is whole. */
+static bool add_byte(struct reader *reader, char byte)
+{
+    if (byte != '\n') {
+        if (byte != '\r' && reader->length < LINE_MAX_BYTES - 1)
+            reader->line[reader->length++] = byte;
+        return false;
+    }
+    reader->line[reader->length] = '\0';
+    reader->length = 0;
+    return true;
+}
+
+/* What frames the chunks. An event's line may go on in the next chunk: it is kept aside there. */
+static void take_frame_byte(struct reader *reader, char byte)
+{
+    if (reader->phase == DATA_END) {
+        reader->phase = byte == '\n' ? SIZE : DATA_END;
+        reader->left = 0;
+    } else if (reader->phase == HEAD) {
+        if (add_byte(reader, byte) && reader->line[0] == '\0')
+            reader->phase = SIZE;
+    } else if (byte == '\n') {
+        reader->phase = DATA;
+    } else if (byte != '\r') {
+        reader->left =
+            reader->left * 16 + (size_t)(byte <= '9' ? byte - '0' : (byte | 32) - 'a' + 10);
+    }
+}
+
 static void take_bytes(struct reader *reader, const char *bytes, size_t length)
 {
     for (size_t i = 0; i < length; i++) {
-        if (bytes[i] == '\n') {
-            reader->line[reader->length] = '\0';
-            take_line(reader);
-            reader->length = 0;
-        } else if (reader->length < LINE_MAX_BYTES - 1) {
-            reader->line[reader->length++] = bytes[i];
+        if (reader->phase != DATA) {
+            take_frame_byte(reader, bytes[i]);
+            continue;
         }
+        if (add_byte(reader, bytes[i]))
+            take_line(reader);
+        if (--reader->left == 0)
+            reader->phase = DATA_END;
     }
 }
 
@@ -121,6 +156,10 @@ static void run(struct reader *readers, size_t count,
             if (got > 0) {
                 take_bytes(reader, bytes, (size_t)got);
                 continue;
+            }
+            if (!reader->begun) {
+                (void)fprintf(stderr, "readers: the answer ended: %s\n", reader->line);
+                exit(EXIT_FAILURE);
             }
             (void)close(reader->fd);
             reader->back = true;
