@@ -200,7 +200,7 @@ static const struct field resource_rows[] = {
     {.name = "disk_mib",
      .type = FIELD_INTEGER,
      .offset = offsetof(struct spec, disk_mib),
-     .max = 1048576,
+     .max = DISK_MAX_MIB,
      .doc = "The size in MiB of a disk for what the guest writes, kept over stop and start; "
             "without it, or 0, that is "
             "in memory, and gone with each stop. 16 at least."},

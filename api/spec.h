@@ -27,6 +27,7 @@ struct secret_ref {
 };
 
 /* A secret's value in bytes, and how many a plan may have (total: with their names). */
+enum { DISK_MAX_MIB = 1024 * 1024 };
 enum { SECRETS_MAX = 64, SECRET_VALUE_MAX = 65536, SECRETS_TOTAL_MAX = 262144 };
 
 /* Whether and when the command is run again. */

@@ -28,6 +28,8 @@ struct host {
     unsigned tsc_khz;
     int64_t boot_timeout_ms, sidecar_timeout_ms, kvm_probe_ms, log_bytes;
     int64_t gvproxy_memory_mib, sidecar_memory_mib, vm_overhead_mib, bottle_pids;
+    int64_t shim_memory_mib; /* 0: no limit */
+    int64_t max_disk_mib;    /* that a plan may ask for */
     int64_t bottle_cpu_weight;
     bool cgroups;                /* as configured */
     char cgroup_parent[1024];    /* of the bottles' groups; "" where there can be none */

@@ -24,7 +24,8 @@ void bind_disk(json_t *vm, const struct plan *plan, const char *jail)
 
 static json_t *resources_encode(const struct host *host, int64_t memory_mib)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "vm_mib", (json_int_t)memory_mib,
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "shim_mib",
+                     (json_int_t)host->shim_memory_mib, "vm_mib", (json_int_t)memory_mib,
                      "vm_overhead_mib", (json_int_t)host->vm_overhead_mib, "gvproxy_mib",
                      (json_int_t)host->gvproxy_memory_mib, "sidecar_mib",
                      (json_int_t)host->sidecar_memory_mib, "pids", (json_int_t)host->bottle_pids);

@@ -209,6 +209,7 @@ int cgroup_make(const char *path, const struct host *host, const struct plan *pl
 {
     int64_t memory_mib =
         plan->spec.memory_mib + host->vm_overhead_mib + host->gvproxy_memory_mib +
+        host->shim_memory_mib +
         host->sidecar_memory_mib * (int64_t)(plan->network.n_forwards + plan->n_mounts);
     const struct {
         const char *controller, *file;

@@ -7,7 +7,12 @@
 
 #include "base/error.h"
 
-enum { LISTEN_MAX = 8 };
+enum {
+    LISTEN_MAX = 8,
+    /* A body that is refused is read to this bound all the same, so that the client gets to the
+       answer. */
+    DISCARD_MAX = 16 * 1024 * 1024,
+};
 
 struct config {
     char *config_file;
@@ -38,6 +43,7 @@ struct config {
         kvm_probe_ms;  /* 60000, 10000, 10000; as durations */
     int64_t log_bytes; /* per log file before it is rotated once: 8 MiB */
     int64_t gvproxy_memory_mib, sidecar_memory_mib; /* what each such process may use */
+    int64_t shim_memory_mib;                        /* 0: no limit */
     int64_t vm_overhead_mib; /* of a VM's process, beyond its guest's memory */
     int64_t bottle_cpu_weight;
     bool cgroups;
@@ -51,6 +57,8 @@ struct config {
     char *secret_roots; /* DIR[:DIR…] */
     char *secret_env;   /* NAME[,NAME…] */
     int64_t files_max_bytes, files_timeout_ms;
+    int64_t max_disk_mib;   /* of a plan */
+    int64_t max_body_bytes; /* of JSON, and whatever else is kept whole */
     int64_t max_bottles, max_running, max_connections, max_waiters;
     int64_t event_rows; /* events that are kept */
     int64_t idle_timeout_ms, head_timeout_ms, body_timeout_ms;

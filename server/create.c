@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
+#include "server/disk.h"
 #include "server/engine_internal.h"
 #include "server/images.h"
 #include "server/log.h"
@@ -265,6 +266,7 @@ void engine_create(struct app *app, struct spec *spec, engine_record *record, en
         return;
     }
     mounts_check(&app->host, &creation->spec, &problem);
+    disk_check(&app->host, &creation->spec, &problem);
     if (problem.type) {
         finish(creation, NULL, &problem);
         problem_free(&problem);

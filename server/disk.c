@@ -75,3 +75,11 @@ int disk_ensure(const struct host *host, const struct plan *plan, unsigned uid, 
         return error_errno(err, "stage-unwritable", "%s", path);
     return 0;
 }
+
+void disk_check(const struct host *host, const struct spec *spec, struct problem *problem)
+{
+    if (spec->disk_mib > host->max_disk_mib)
+        problem_add_fault(problem, "/resources/disk_mib", "out-of-range",
+                          "this daemon gives a bottle at most %lld MiB (max_disk_mib)",
+                          (long long)host->max_disk_mib);
+}

@@ -170,7 +170,8 @@ static json_t *daemon_limits(const struct config *config)
 
 void handle_limits(struct request *request)
 {
-    json_t *http = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "body_bytes", BODY_MAX, "json_depth",
+    json_t *http = json_pack("{s:I, s:i, s:i, s:i, s:i, s:i}", "body_bytes",
+                             (json_int_t)request_app(request)->config.max_body_bytes, "json_depth",
                              JSON_DEPTH_MAX, "uri_bytes", URI_LENGTH_MAX, "query_parameters",
                              QUERY_MAX, "head_bytes", HEAD_BYTES_MAX, "headers", HEAD_LINES_MAX);
 

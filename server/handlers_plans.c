@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "server/accept.h"
 #include "server/app.h"
+#include "server/disk.h"
 #include "server/etag.h"
 #include "server/images.h"
 #include "server/registry.h"
@@ -95,6 +96,7 @@ void handle_plan_dry_run(struct request *request)
     if (spec_decode(body, &spec, &problem) == 0) {
         secrets_check(request_app(request)->secrets, &spec, &problem);
         mounts_check(&request_app(request)->host, &spec, &problem);
+        disk_check(&request_app(request)->host, &spec, &problem);
     }
     if (problem.type) {
         reply_problem(request, &problem);

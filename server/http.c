@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/util.h"
+#include "server/app.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/tls.h"
@@ -270,14 +271,25 @@ static enum MHD_Result queue_or_suspend(struct request *request)
     return queued;
 }
 
+uint64_t request_body_max(const struct request *request)
+{
+    return (uint64_t)request->http->app->config.max_body_bytes;
+}
+
+static void refuse_body(struct request *request)
+{
+    problem_set(&request->early, "body-too-large", "a body may have %llu bytes",
+                (unsigned long long)request_body_max(request));
+}
+
 /* What else may be wrong with a request whose body is there. */
 static void check_whole(struct request *request)
 {
     (void)pthread_mutex_lock(&request->http->lock);
     const bool stopping = request->http->stopping;
     (void)pthread_mutex_unlock(&request->http->lock);
-    if (!request->early.type && request->received > BODY_MAX)
-        problem_set(&request->early, "body-too-large", "a body may have %d bytes", BODY_MAX);
+    if (!request->early.type && request->received > request_body_max(request))
+        refuse_body(request);
     if (!request->early.type && request->body.failed)
         problem_set(&request->early, "internal", "out of memory");
     if (!request->early.type && stopping)
@@ -338,7 +350,7 @@ static void answer_by_hand(struct request *request)
     CLEANUP_TEXT struct text answer = TEXT_INIT;
 
     if (!request->early.type)
-        problem_set(&request->early, "body-too-large", "a body may have %d bytes", BODY_MAX);
+        refuse_body(request);
     CLEANUP_FREE char *body = problem_words(request, &request->early);
     request->status = (unsigned)request->early.type->status;
     text_addf(&answer,
@@ -375,7 +387,7 @@ static enum MHD_Result take_piece(struct request *request, const char *data, siz
     if (request->worker.take && !request->early.type)
         return give_worker(request, data, length);
     request->received += *length;
-    if (!request->early.type && request->received <= BODY_MAX)
+    if (!request->early.type && request->received <= request_body_max(request))
         text_add_bytes(&request->body, data, *length);
     else
         text_free(&request->body);

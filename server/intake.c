@@ -245,10 +245,11 @@ static void check_body(struct tally *tally)
         return;
     if (request->options || request->match.route->body == BODY_NONE)
         problem_set(&request->early, "bad-request", "this call takes no body");
-    else if (request->declared > BODY_MAX && request->match.route->body != BODY_STREAM)
-        problem_set(&request->early, "body-too-large",
-                    "a body may have %d bytes, this one has %llu", BODY_MAX,
-                    (unsigned long long)request->declared);
+    else if (request->declared > request_body_max(request) &&
+             request->match.route->body != BODY_STREAM)
+        problem_set(
+            &request->early, "body-too-large", "a body may have %llu bytes, this one has %llu",
+            (unsigned long long)request_body_max(request), (unsigned long long)request->declared);
     else if ((type && request->match.route->body == BODY_JSON && !is_json(type)) ||
              (encoding && strcasecmp(encoding, "identity") != 0))
         problem_set(&request->early, "unsupported-media-type",

@@ -126,6 +126,8 @@ static void fill_host(struct app *app)
         .log_bytes = config->log_bytes,
         .gvproxy_memory_mib = config->gvproxy_memory_mib,
         .sidecar_memory_mib = config->sidecar_memory_mib,
+        .shim_memory_mib = config->shim_memory_mib,
+        .max_disk_mib = config->max_disk_mib,
         .vm_overhead_mib = config->vm_overhead_mib,
         .bottle_pids = config->bottle_pids,
         .bottle_cpu_weight = config->bottle_cpu_weight,

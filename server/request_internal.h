@@ -24,10 +24,6 @@
 #include "server/routes.h"
 
 enum {
-    BODY_MAX = 1024 * 1024,
-    /* A body that is refused is read to this bound all the same, so that the client gets to the
-       answer. */
-    DISCARD_MAX = 16 * 1024 * 1024,
     REQUEST_ID_SIZE = 65,
     HEADER_POOL = 64 * 1024, /* per connection: the request's headers and the response's */
     RESPONSE_HEADERS_MAX = 16,
@@ -143,6 +139,9 @@ struct request {
 
 /* Is the method one of those that change something? */
 bool method_changes(const char *method);
+/* The bytes of a body that is kept whole (max_body_bytes). */
+uint64_t request_body_max(const struct request *request);
+
 /* intake.c: looks at all that came before the body; leaves the match, or a problem in
  * request->early. */
 void intake(struct request *request, const char *method);

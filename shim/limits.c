@@ -115,6 +115,21 @@ int limits_join(const struct launch *launch, struct error *err)
     return 0;
 }
 
+int limits_own(const struct launch *launch, struct error *err)
+{
+    rlim_t bytes = (rlim_t)(launch->resources.shim_mib * MIB);
+    struct rlimit limit;
+
+    if (bytes == 0)
+        return 0;
+    if (getrlimit(RLIMIT_DATA, &limit) < 0)
+        return error_errno(err, "launch-failed", "the supervisor's memory");
+    limit.rlim_cur = bytes < limit.rlim_max ? bytes : limit.rlim_max;
+    return setrlimit(RLIMIT_DATA, &limit) < 0
+               ? error_errno(err, "launch-failed", "the supervisor's memory")
+               : 0;
+}
+
 static int set_one(const char *name, size_t length, const char *text)
 {
     int64_t value;

@@ -27,6 +27,9 @@ enum limits_kind {
 /* Enters the bottle's control group, where it has one: it and all that it starts. While it still
  * may: the group is the daemon's. */
 int limits_join(const struct launch *launch, struct error *err);
+/* The memory that the supervisor itself may write to. Only its soft limit: what it starts has
+ * limits of its own, which may be higher. */
+int limits_own(const struct launch *launch, struct error *err);
 /* As root: lets the bottle's programs open more files than the daemon may. Who serves one of the
  * host's directories holds a descriptor for each file that the guest remembers. */
 void limits_raise_files(void);

@@ -36,7 +36,8 @@ static int run(struct launch *launch, struct error *err)
 {
     CLEANUP_CLOSE int log_dir = -1;
 
-    if (limits_join(launch, err) < 0 || staging_enter(launch, &log_dir, err) < 0)
+    if (limits_join(launch, err) < 0 || limits_own(launch, err) < 0 ||
+        staging_enter(launch, &log_dir, err) < 0)
         return -1;
     if (!launch->probe)
         return supervisor_run(launch, log_dir, SHIM_READY_FD, err);

@@ -300,6 +300,7 @@ static void read_resources(struct reader *reader, const json_t *object, struct r
 
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         *rows[i].field = integer_of(reader, object, rows[i].key, 1, 1 << 24);
+    ret->shim_mib = integer_of(reader, object, "shim_mib", 0, 1 << 24);
 }
 
 static void read_bottle(struct reader *reader, const json_t *spec, struct launch *ret)

@@ -12,10 +12,10 @@
  * writable)],…],"dev_kvm":bool,"agent_fd":N(,"disk_mib":N)(,"template":
  * {"argv","binds","env","qmp_fd","state","state_fd"})(,"cold_reason")}, "cgroup": "path" of the
  * group to enter (none: absent), "resources":
- * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","pids"}, "secrets": N of those that come
- * beside it (none: absent), "probe": true only to find out whether a VM boots: then gvproxy,
- * forwards, sidecars and guest are absent, "save": {"state", "qmp_fd"} with a probe: a template is
- * made of it, "guest":
+ * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","shim_mib","pids"}, "secrets": N of those
+ * that come beside it (none: absent), "probe": true only to find out whether a VM boots: then
+ * gvproxy, forwards, sidecars and guest are absent, "save": {"state", "qmp_fd"} with a probe: a
+ * template is made of it, "guest":
  * {"hostname","guest_ip","gateway","mac","workdir","user","command":[…],"env":[["NAME","value"],…]},
  * "mounts": absent, or {"uid","gid": whose all of it is in the guest,
  * "list":[{"tag","root","below","target","read_only"},…]}; "vm" then has "fs": {"binary","of_qemu":
@@ -74,6 +74,7 @@ struct resources {
     int64_t vm_mib;          /* the guest's memory */
     int64_t vm_overhead_mib; /* what the VM's process may use beyond it */
     int64_t gvproxy_mib, sidecar_mib;
+    int64_t shim_mib; /* 0: no limit */
     int64_t disk_mib; /* the largest file that the VM may write: its disk */
     int64_t pids;     /* processes and threads of the whole bottle */
 };

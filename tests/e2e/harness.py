@@ -35,6 +35,9 @@ USERS = {"same user": None, **({"ordinary user": OTHER_USER} if os.getuid() == 0
 HISTORY = "events"
 # Daemons make no templates of their own (one more boot, in the background): the tests' have some in common.
 DEFAULTS = {"log_level": "debug", "template_after": template_pool.NEVER}
+# A program with a sanitizer sets aside more address space than any limit allows, and all takes its time.
+if sanitizer.is_in(BUILD):
+    DEFAULTS |= {"shim_memory_mib": 0, "boot_timeout": "2m", "sidecar_timeout": "60s"}
 SLOW = {"kvm_probe": "60s", "boot_timeout": "2m", "sidecar_timeout": "60s"}  # KVM may be a nested one
 # The ways to run a bottle's VM: tests marked `backends` run once for each (conftest.py). A library that is
 # not there keeps "auto" from smolmachines.

@@ -7,6 +7,10 @@ def folder(build):
     return build / "reports" / "programs"
 
 
+def is_in(build):
+    return (build / "obj" / "tests" / "sanitize" / "options.o").exists()
+
+
 def prepare(build):
     """Makes the folder of the reports, for every user that a bottle may run as. Without a sanitizer it stays empty."""
     folder(build).mkdir(parents=True, exist_ok=True)

@@ -546,6 +546,7 @@ while True:
 """
 
 
+@pytest.mark.plain
 def test_crumbs_are_not_kept(puppets):
     """Every byte of output and of the input's window in a frame of its own, to a reader that does not read."""
     with puppet(puppets) as shim:
@@ -571,6 +572,7 @@ def wait_quiet(pid):
         time.sleep(0.02)
 
 
+@pytest.mark.plain
 def test_a_guest_that_does_not_read(puppets):
     """What bottled says waits in bottled, not in the supervisor, which goes on working."""
     with puppet(puppets) as shim:

@@ -7,7 +7,7 @@ static const char good_spec[] =
     "\"daemon_uid\":0,\"kvm_gid\":-1,\"token\":\"secret\",\"boot_timeout_ms\":1000,"
     "\"sidecar_timeout_ms\":1000,\"bwrap\":\"/usr/bin/bwrap\","
     "\"resources\":{\"vm_mib\":256,\"vm_overhead_mib\":64,\"gvproxy_mib\":100,"
-    "\"sidecar_mib\":200,\"pids\":300},"
+    "\"sidecar_mib\":200,\"shim_mib\":0,\"pids\":300},"
     "\"gvproxy\":{\"binary\":\"/g\",\"config\":\"/c\",\"cell\":\"/h\",\"dynamic\":false},"
     "\"forwards\":[{\"sidecar\":\"pipelock\",\"gateway_port\":8888,\"host_port\":20001}],"
     "\"rules\":[\"*.example.org:8443\",{\"host\":\"Inner.example.\",\"private\":true}],"
