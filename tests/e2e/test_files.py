@@ -470,6 +470,7 @@ def test_what_is_no_archive(box, data):
     assert "b" not in listed(box, "/broken")
 
 
+@pytest.mark.plain
 def test_memory_stays_flat(box, tmp_path):
     """The large one is `make bench ARGS=files`."""
     (shim,) = box.processes_named("bottle-shim")
