@@ -204,6 +204,7 @@ ELSEWHERE = {
     "files_max_bytes": "e2e/test_files.py",
     "template_max_mib": "unit/test_templates.c",
     "bottle_pids": "unit/test_cgroup.c",
+    "idempotency_rows": "e2e/test_idempotency.py",
 }
 
 
