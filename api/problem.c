@@ -58,6 +58,7 @@ const struct problem_type problem_types[] = {
     {"launch-failed", "The bottle could not be started", 500},
     {"egress-not-applied", "The running bottle did not take the new egress", 500},
     {"secrets-not-applied", "The running bottle did not take the secrets", 500},
+    {"pause-failed", "The bottle's machine could not be paused, or resumed", 500},
     {"report-failed", "The confinement could not be tried from inside the guest", 500},
     {"launch-unavailable", "This backend can prepare a bottle but not start it", 501},
     {"files-failed", "The guest did not copy the files", 502},

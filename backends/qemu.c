@@ -141,6 +141,7 @@ int qemu_launch(const struct host *host, const struct plan *plan, json_t **ret_v
     }
     *ret_vm = qemu_vm_encode(host, qemu, image, argv, qemu_is_kvm(plan));
     json_decref(argv);
+    (void)json_object_set_new(*ret_vm, "qmp_fd", json_integer(QEMU_QMP_FD));
     bind_disk(*ret_vm, plan, QEMU_JAIL_DISK);
     if (plan->n_mounts > 0 && add_server(host, *ret_vm, err) < 0) {
         json_decref(*ret_vm);

@@ -29,13 +29,16 @@ static int reseed(const uint8_t *entropy, struct error *err)
     return result;
 }
 
-int fresh_apply(const struct start_message *start, struct error *err)
+int fresh_time(uint64_t wall_ms, struct error *err)
 {
-    const struct timespec now = {.tv_sec = (time_t)(start->wall_ms / 1000),
-                                 .tv_nsec = (long)(start->wall_ms % 1000) * 1000000};
+    const struct timespec now = {.tv_sec = (time_t)(wall_ms / 1000),
+                                 .tv_nsec = (long)(wall_ms % 1000) * 1000000};
 
-    if (reseed(start->entropy, err) < 0)
-        return -1;
     return clock_settime(CLOCK_REALTIME, &now) < 0 ? error_errno(err, NULL, "setting the clock")
                                                    : 0;
+}
+
+int fresh_apply(const struct start_message *start, struct error *err)
+{
+    return reseed(start->entropy, err) < 0 ? -1 : fresh_time(start->wall_ms, err);
 }

@@ -8,3 +8,5 @@
 /* Before anything else is done for START: nothing random may be drawn before. A machine that booted
  * by itself is none the worse for it. */
 int fresh_apply(const struct start_message *start, struct error *err);
+/* Sets the wall clock. */
+int fresh_time(uint64_t wall_ms, struct error *err);

@@ -16,6 +16,7 @@
  *                            < SIGNAL(number)                 to the command's process group
  *                            < STOP(milliseconds)             SIGTERM to it; so long may what it
  *                                                             leaves take to end as well
+ *                            < TIME(now)                      the machine stood still until now
  *                            < REPORT(id, ports)              while the command runs, any number
  *   CHECK(id, …)             >                                one for each check
  *   REPORT_END(id)           >
@@ -53,7 +54,7 @@
 #define AGENT_PORT_NAME "bottled.agent"
 
 enum {
-    PROTOCOL_VERSION = 3,
+    PROTOCOL_VERSION = 4,
     FRAME_HEADER_SIZE = 8,
     GUEST_PAYLOAD_MAX = 64 * 1024,
     START_PAYLOAD_MAX = 2 * 1024 * 1024, /* and EXEC's */
@@ -92,6 +93,7 @@ enum frame_type {
     FRAME_EXEC_RESIZE = 71, /* u32 id, u16 rows, u16 columns */
     FRAME_SECRETS = 72,     /* see struct secrets_message */
     FRAME_STOP = 73,        /* u32 milliseconds */
+    FRAME_TIME = 74,        /* u64 milliseconds of the wall clock since 1970 */
     FRAME_WAKE = 78,        /* empty. The machine was restored from a template: this host has not
                                heard its HELLO */
     /* both ways */

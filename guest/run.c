@@ -16,6 +16,7 @@
 #include "base/util.h"
 #include "guest/command.h"
 #include "guest/exec.h"
+#include "guest/fresh.h"
 #include "guest/output.h"
 #include "guest/report.h"
 #include "guest/watch.h"
@@ -174,6 +175,10 @@ static bool obey(struct run *run, enum run_end *ret)
         }
         if (frame.type == FRAME_STOP && frame.length == 4) {
             stop(run, get_u32(frame.payload));
+            continue;
+        }
+        if (frame.type == FRAME_TIME && frame.length == 8) {
+            (void)fresh_time(get_u64(frame.payload), NULL); /* a wrong time is no end */
             continue;
         }
         if (frame.type != FRAME_SIGNAL || frame.length != 4)

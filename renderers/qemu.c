@@ -3,9 +3,10 @@
  * Theory: the machine has only what a bottle needs. One serial port is the console (stdout of
  * QEMU); one virtio-net card is the wire to gvproxy (datagrams over a pair of Unix sockets, opened
  * by path); one read-only disk is the image; one virtio-serial port is the agent's channel, an
- * inherited descriptor. -nodefaults and -no-user-config keep anything else off, and QEMU's own
- * seccomp filter stays on. pic and pit are left at the machine's defaults: without them Debian's
- * kernel prints nothing under TCG.
+ * inherited descriptor; the monitor is another, by which the shim stops the processors and lets
+ * them go on. -nodefaults and -no-user-config keep anything else off, and QEMU's own seccomp filter
+ * stays on. pic and pit are left at the machine's defaults: without them Debian's kernel prints
+ * nothing under TCG.
  *
  * A template is a machine whose memory is a file. It is made with the file shared, so that the file
  * is the memory; then QEMU saves the devices only. A bottle maps the same file for itself alone:
@@ -187,10 +188,9 @@ static int check_config(const struct qemu_config *config, struct error *err)
 
     if (good && !config->probe)
         good = check_jail_path(config->image) && check_mac(config->guest_mac) &&
-               (!config->disk || check_jail_path(config->disk));
+               (!config->disk || check_jail_path(config->disk)) && config->qmp_fd >= FIRST_FREE_FD;
     if (good && config->template_ram)
-        good = !config->probe && check_jail_path(config->template_ram) &&
-               config->qmp_fd >= FIRST_FREE_FD;
+        good = !config->probe && check_jail_path(config->template_ram);
     good = good && (config->template_ram || !config->template_make) &&
            (!config->template_ram || config->n_mounts == 0);
     return good ? 0 : error_set(err, NULL, "qemu.json: the machine is not well-formed");
@@ -211,7 +211,7 @@ static json_t *argv_of(const struct qemu_config *config, enum machine machine)
     if (config->disk)
         add_disk(&arguments, config);
     add_agent_port(&arguments, config);
-    if (machine != MACHINE_COLD)
+    if (!config->probe)
         add_monitor(&arguments, config, machine);
     add_mounts(&arguments, config);
     add(&arguments, "-sandbox");

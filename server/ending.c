@@ -149,6 +149,7 @@ void supervisor_ended(struct runner *runner, const char *how)
     report_end(runner, "wrong-state", "it ended while its confinement was being tried");
     reload_end(runner, "wrong-state", "it ended while its secrets were read again");
     exec_end(runner, "wrong-state", "it ended while it was being asked");
+    pause_end(runner, "wrong-state", "it ended while it was being asked");
     patch_supervisor_gone(runner);
     if (runner->phase == PHASE_DELETE) {
         delete_supervisor_gone(runner);

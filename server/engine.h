@@ -41,6 +41,9 @@ void engine_create(struct app *app, struct spec *spec, engine_record *record, en
                    void *context);
 /* Idempotent. done as soon as it is under way (or already there). */
 void engine_start_bottle(struct app *app, const char *slug, engine_done *done, void *context);
+/* Idempotent. done once its machine's processors stand still, or go on. */
+void engine_pause_bottle(struct app *app, const char *slug, bool pause, engine_done *done,
+                         void *context);
 /* Stops it, if it runs, and starts it again; done as soon as that is under way. */
 void engine_restart_bottle(struct app *app, const char *slug, int64_t grace_ms, engine_done *done,
                            void *context);

@@ -135,6 +135,8 @@ enum verb {
     VERB_EXEC_RESULT,
     VERB_RELOAD,
     VERB_RESTART,
+    VERB_PAUSE,
+    VERB_RESUME,
     VERB_EXPIRE, /* the engine's own: its time is over */
     VERB_AGAIN,  /* the engine's own: it is to be started again */
 };
@@ -194,6 +196,7 @@ struct launch;
 struct patch;
 struct reload;
 struct report;
+struct pausing;
 
 struct runner {
     UT_hash_handle hh;
@@ -243,6 +246,7 @@ struct runner {
     struct report *report;                 /* under way */
     int64_t guest_heard_ms[N_GUEST_KINDS]; /* of the last of each that was told */
     struct reload *reload;                 /* of its secrets, under way */
+    struct pausing *pausing;               /* or its resuming, under way */
     struct op *exec_asks;                  /* EXEC_RESULT: the supervisor was asked */
 
     char template_key[SHA256_HEX_SIZE]; /* of what was launched; "": it is to have none, or was told
@@ -376,6 +380,11 @@ json_t *report_encode(const json_t *packet);
 void report_end(struct runner *runner, const char *type, const char *words);
 /* guest_events.c: something happened in the guest. */
 void guest_heard(struct runner *runner, const json_t *packet);
+/* pause.c */
+void pause_op(struct runner *runner, struct op *op);
+void pause_heard(struct runner *runner, const json_t *packet);
+/* Ends a pause or resume that is under way, and those that wait behind it, with a problem. */
+void pause_end(struct runner *runner, const char *type, const char *words);
 /* reload.c */
 void reload_op(struct runner *runner, struct op *op);
 void reload_heard(struct runner *runner, const json_t *packet);

@@ -169,7 +169,8 @@ static const struct {
     const char *member;
     void (*take)(struct runner *runner, const json_t *packet);
 } packet_rows[] = {{"egress", egress_heard},  {"applied", patch_applied}, {"report", report_heard},
-                   {"secrets", reload_heard}, {"guest", guest_heard},     {"exec", exec_heard}};
+                   {"secrets", reload_heard}, {"guest", guest_heard},     {"exec", exec_heard},
+                   {"paused", pause_heard}};
 
 static int take_packet(struct runner *runner, const char *bytes, size_t length, struct error *err)
 {
@@ -398,7 +399,8 @@ void follow_adopt(struct runner *runner)
     engine->adopting++;
     (void)pthread_mutex_unlock(&engine->lock);
     runner->adopting = true;
-    runner->sidecars_ready = row->state == STATE_RUNNING || row->state == STATE_STOPPING;
+    runner->sidecars_ready =
+        row->state == STATE_RUNNING || row->state == STATE_PAUSED || row->state == STATE_STOPPING;
     runner->pid_saved = true;
     runner->phase = PHASE_LIVE;
     runner_set_live(runner, true);

@@ -15,8 +15,8 @@ handler handle_metrics;
 handler handle_plan_dry_run, handle_bottle_plan, handle_plan_file;
 /* handlers_bottles.c */
 handler handle_bottle_create, handle_bottle_list, handle_bottle_get, handle_bottle_wait;
-handler handle_bottle_start, handle_bottle_restart, handle_bottle_stop, handle_bottle_delete,
-    handle_cleanup_plan;
+handler handle_bottle_start, handle_bottle_stop, handle_bottle_delete, handle_cleanup_plan;
+handler handle_bottle_restart, handle_bottle_pause, handle_bottle_resume;
 handler handle_orphans_plan, handle_orphans_remove;
 handler handle_bottle_patch;
 /* handlers_images.c */

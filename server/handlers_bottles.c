@@ -449,6 +449,25 @@ void handle_bottle_restart(struct request *request)
     engine_restart_bottle(request_app(request), slug, grace_ms, after_change, chain);
 }
 
+static void pause_or_resume(struct request *request, bool pause)
+{
+    const char *slug = request_param(request, "slug");
+    struct chain *chain = chain_new(request, slug, STATE_BIT(pause ? STATE_PAUSED : STATE_RUNNING));
+
+    if (chain)
+        engine_pause_bottle(request_app(request), slug, pause, after_change, chain);
+}
+
+void handle_bottle_pause(struct request *request)
+{
+    pause_or_resume(request, true);
+}
+
+void handle_bottle_resume(struct request *request)
+{
+    pause_or_resume(request, false);
+}
+
 void handle_bottle_stop(struct request *request)
 {
     const unsigned waitable = STATE_BIT(STATE_STOPPED) | STATE_BIT(STATE_EXITED);

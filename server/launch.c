@@ -266,8 +266,11 @@ void start_op(struct runner *runner, struct op *op)
     if (runner->row.state == STATE_STARTING || runner->row.state == STATE_RUNNING)
         op_answer_present(engine, op);
     else if (!state->can_start || runner->phase != PHASE_REST)
-        op_refuse(op, "wrong-state", "%s is %s: it can be started once it is stopped", op->slug,
-                  state->name);
+        op_refuse(op, "wrong-state",
+                  runner->row.state == STATE_PAUSED
+                      ? "%s is %s: resume it, or restart it"
+                      : "%s is %s: it can be started once it is stopped",
+                  op->slug, state->name);
     else if (engine->n_live >= most)
         op_refuse(
             op, "too-many-bottles",

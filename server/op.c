@@ -161,6 +161,15 @@ void engine_start_bottle(struct app *app, const char *slug, engine_done *done, v
     op_submit(app, op);
 }
 
+void engine_pause_bottle(struct app *app, const char *slug, bool pause, engine_done *done,
+                         void *context)
+{
+    struct op *op = op_new(slug, pause ? VERB_PAUSE : VERB_RESUME, context);
+
+    op->done = done;
+    op_submit(app, op);
+}
+
 void engine_restart_bottle(struct app *app, const char *slug, int64_t grace_ms, engine_done *done,
                            void *context)
 {

@@ -137,6 +137,7 @@ static void run_now(struct runner *runner, struct op *op)
         [VERB_REPORT] = report_op, [VERB_SHOW] = show_op,
         [VERB_EXEC] = exec_op,     [VERB_EXEC_RESULT] = exec_result_op,
         [VERB_RELOAD] = reload_op, [VERB_RESTART] = restart_op,
+        [VERB_PAUSE] = pause_op,   [VERB_RESUME] = pause_op,
         [VERB_EXPIRE] = expire_op, [VERB_AGAIN] = again_op};
 
     verbs[op->verb](runner, op);
@@ -163,6 +164,7 @@ void runner_refuse_all(struct runner *runner)
     report_end(runner, "shutting-down", words);
     reload_end(runner, "shutting-down", words);
     exec_end(runner, "shutting-down", words);
+    pause_end(runner, "shutting-down", words);
     delete_refuse(runner);
 }
 

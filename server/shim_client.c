@@ -251,6 +251,15 @@ int shim_stop(int fd, int64_t grace_ms, struct error *err)
     return send_packet(fd, text, length, err);
 }
 
+int shim_pause(int fd, int64_t id, bool pause, struct error *err)
+{
+    char text[64];
+    int length = snprintf(text, sizeof text, "{\"op\":\"pause\",\"id\":%lld,\"pause\":%s}",
+                          (long long)id, pause ? "true" : "false");
+
+    return send_packet(fd, text, length, err);
+}
+
 int shim_report(int fd, int64_t id, struct error *err)
 {
     char text[64];

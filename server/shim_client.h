@@ -68,6 +68,8 @@ bool shim_named(pid_t pid);
 int shim_connect(const char *run_dir, pid_t *ret_pid, struct error *err);
 int shim_hello(int fd, const char *token, struct error *err);
 int shim_stop(int fd, int64_t grace_ms, struct error *err);
+/* Pauses the machine, or lets it go on; the answer is a packet with "paused". */
+int shim_pause(int fd, int64_t id, bool pause, struct error *err);
 /* Sends {"rules", "files"}; the answer is a packet with "applied". */
 int shim_egress(int fd, int64_t id, const json_t *egress, struct error *err);
 /* Hands on secrets in a memfd; the answer is a packet with "secrets". `signal`: for the command, 0:

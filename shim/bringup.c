@@ -121,7 +121,7 @@ static int start_vm(struct supervisor *sup, struct error *err)
     CLEANUP_CLOSE int guest_end = -1;
     CLEANUP_CLOSE int monitor_end = -1;
     CLEANUP_CLOSE int filter = filter_open(serves ? FILTER_VM_FS : FILTER_VM, err);
-    struct spawn_fd fds[4 + MOUNTS_MAX];
+    struct spawn_fd fds[5 + MOUNTS_MAX];
     size_t n_fds = 0;
 
     if (filter < 0)
@@ -131,7 +131,8 @@ static int start_vm(struct supervisor *sup, struct error *err)
         return error_set(err, NULL, "out of memory");
     loop_timer_cancel(sup->loop, &sup->server_lost);
     if (agent_open(&sup->agent, sup->loop, &guest_end, err) < 0 ||
-        (restores && restore_begin(sup, &monitor_end, err) < 0))
+        (restores && restore_begin(sup, &monitor_end, err) < 0) ||
+        (!restores && launch->qmp_fd && pause_open(sup, &monitor_end, err) < 0))
         return -1;
     sup->boots++;
     sup->hello = false;
@@ -140,6 +141,8 @@ static int start_vm(struct supervisor *sup, struct error *err)
     if (restores) {
         fds[n_fds++] = (struct spawn_fd){monitor_end, launch->template.qmp_fd};
         fds[n_fds++] = (struct spawn_fd){launch->template.state_file, launch->template.state_fd};
+    } else if (monitor_end >= 0) {
+        fds[n_fds++] = (struct spawn_fd){monitor_end, launch->qmp_fd};
     }
     size_t first = n_fds;
     int result = 0;

@@ -52,20 +52,32 @@ static pid_t first_child(pid_t parent)
     return word && number_parse(word, 2, INT32_MAX, &pid) == 0 ? (pid_t)pid : 0;
 }
 
-int child_inner(const struct child *child)
+/* The process so many levels below, 0 when there is none. */
+static pid_t descend(pid_t pid, unsigned levels)
 {
-    pid_t init = child->pid > 0 ? first_child(child->pid) : 0;
-    pid_t inner = init ? first_child(init) : 0;
-    uint64_t start_time = inner ? process_start_time(inner) : 0;
+    while (pid > 0 && levels-- > 0)
+        pid = first_child(pid);
+    return pid;
+}
+
+int child_below(const struct child *child, unsigned levels)
+{
+    pid_t inner = descend(child->pid, levels);
+    uint64_t start_time = inner > 0 ? process_start_time(inner) : 0;
     CLEANUP_CLOSE int pidfd = start_time ? process_open(inner, start_time) : -1;
 
     /* Numbers may have been given anew while we read; what is in its place now, seen from above, is
      * what the descriptor holds. */
-    if (pidfd < 0 || first_child(child->pid) != init || first_child(init) != inner) {
+    if (pidfd < 0 || descend(child->pid, levels) != inner) {
         errno = ESRCH;
         return -1;
     }
     return steal_fd(&pidfd);
+}
+
+int child_inner(const struct child *child)
+{
+    return child_below(child, 2);
 }
 
 /* The `count` first words of a line of the table; false when it has fewer. */

@@ -22,8 +22,10 @@ struct child {
 int child_start(struct child *child, const char *const *argv, const struct spawn_fd *fds,
                 size_t n_fds, struct error *err);
 void child_kill(const struct child *child);
-/* A pidfd of the program that runs in the child's jail: bubblewrap's child's first child, told by
- * the chain of parents down from ours, which is not reaped. -1 with errno when it is not there. */
+/* A pidfd of the first child of the first child … of ours, which is not reaped, so many levels
+ * down. -1 with errno when it is not there. */
+int child_below(const struct child *child, unsigned levels);
+/* The same of the program that runs in the child's jail: bubblewrap's child's first child. */
 int child_inner(const struct child *child);
 /* True when a socket of our own user listens on 127.0.0.1:port. Our own: a stranger who took the
  * port must not be taken for the sidecar. Source: /proc/net/tcp, see proc(5). */

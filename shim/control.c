@@ -110,6 +110,15 @@ static void stop(struct client *client, const json_t *request, const char *id, i
     owner->stop(owner->context, json_member_integer(request, "grace_ms", 0));
 }
 
+static void halt(struct client *client, const json_t *request, const char *id, int fd)
+{
+    const struct control_owner *owner = &client->control->owner;
+
+    (void)id, (void)fd;
+    owner->pause(owner->context, json_member_integer(request, "id", 0),
+                 !json_is_false(json_object_get(request, "pause")));
+}
+
 static void report(struct client *client, const json_t *request, const char *id, int fd)
 {
     const struct control_owner *owner = &client->control->owner;
@@ -155,6 +164,7 @@ static const struct {
     void (*run)(struct client *client, const json_t *request, const char *id, int fd);
 } ops[] = {
     {"stop", false, false, stop},
+    {"pause", false, false, halt},
     {"status", false, false, status},
     {"report", false, false, report},
     {"egress", true, false, egress},

@@ -13,6 +13,8 @@ struct control;
 struct control_owner {
     json_t *(*status)(void *context); /* a fresh status object */
     void (*stop)(void *context, int64_t grace_ms);
+    /* Of its machine's processors, or (false) their going on; to be answered by control_send. */
+    void (*pause)(void *context, int64_t id, bool pause);
     void (*report)(void *context, int64_t id); /* to be answered by control_send */
     /* Takes the descriptor over; to be answered by control_answer to that client. */
     void (*egress)(void *context, uint64_t client, int64_t id, int fd);

@@ -454,7 +454,7 @@ void exec_request(struct supervisor *sup, const char *id, int fd)
     sup->execs.count++;
     if (loop_add(sup->loop, &exec->source, NULL) < 0)
         exec_free(exec);
-    else if (sup->phase != PHASE_RUNNING || sup->ended || sup->agent.source.fd < 0)
+    else if (!supervisor_serves(sup) || sup->agent.source.fd < 0)
         lose(exec, "the bottle's command does not run");
     else if (sup->execs.count > EXECS_MAX)
         lose(exec, "too many programs run beside the bottle's command");

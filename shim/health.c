@@ -220,6 +220,16 @@ struct health *health_new(struct loop *loop, const char *directory,
     return health;
 }
 
+void health_hold(struct health *health, bool hold)
+{
+    hang_up(health);
+    health->asking = false;
+    health->misses = health->excused = 0;
+    loop_timer_cancel(health->loop, &health->timer);
+    if (!hold)
+        set_timer(health, INTERVAL_MS);
+}
+
 void health_free(struct health *health)
 {
     if (!health)

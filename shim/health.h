@@ -28,6 +28,9 @@ struct health;
 struct health *health_new(struct loop *loop, const char *directory,
                           const struct health_owner *owner, struct error *err);
 void health_free(struct health *health);
+/* Asks no more for a while, or begins anew: one whose guest stands still may have to wait for it.
+ */
+void health_hold(struct health *health, bool hold);
 
 enum { HEALTH_MISSES = 2, HEALTH_EXCUSED_MAX = 20 };
 

@@ -11,7 +11,7 @@
  * away. The first packet must be {"op":"hello","token":"…"}; a wrong token ends the connection. The
  * answer, and then every change, is a status:
  *
- *   {"state": "starting" | "running" | "stopping" | "stopped" | "exited" | "failed",
+ *   {"state": "starting" | "running" | "paused" | "stopping" | "stopped" | "exited" | "failed",
  *    "reason": "…" | null, "exit_code": N | null, "started_ms": N, "finished_ms": N,
  *    "pid": N, "start_time": N, "boots": N,
  *    "ran_ms": N (how long the command runs, or ran, by a clock that nobody sets),
@@ -23,6 +23,10 @@
  * one that is over first holds), {"op":"status"}, {"op":"report","id":N}, {"op":"egress","id":N}
  * and
  * {"op":"secrets","id":N,"signal":N} (ids from 1 on).
+ *
+ * {"op":"pause","id":N,"pause":true} stops the machine's processors, with false they go on; the
+ * answer, after the status that says so and within five seconds, is {"paused": N, "error": null |
+ * "…"}. One at a time; a stop lifts it.
  *
  * What the bottle tried to reach comes by itself, every 500 ms at most and only when there is news:
  *

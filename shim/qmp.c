@@ -42,7 +42,7 @@ static int say(int fd, const char *text, int pass, struct error *err)
         header->cmsg_len = CMSG_LEN(sizeof pass);
         memcpy(CMSG_DATA(header), &pass, sizeof pass);
     }
-    return sendmsg(fd, &message, MSG_NOSIGNAL) == (ssize_t)strlen(text)
+    return sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)strlen(text)
                ? 0
                : error_errno(err, NULL, "speaking to QEMU's monitor");
 }
@@ -71,11 +71,20 @@ static int error_of(const json_t *object, struct error *err)
     return 1;
 }
 
-int qmp_take_line(struct text *said, struct error *err)
+int qmp_take_event(struct text *said, char ret_event[QMP_EVENT_SIZE], struct error *err)
 {
     CLEANUP_JSON json_t *object = take_object(said);
+    const char *event = json_member_string(object, "event");
 
+    (void)snprintf(ret_event, QMP_EVENT_SIZE, "%s", event ? event : "");
     return object ? error_of(object, err) : -1;
+}
+
+int qmp_take_line(struct text *said, struct error *err)
+{
+    char event[QMP_EVENT_SIZE];
+
+    return qmp_take_event(said, event, err);
 }
 
 /* The answer to the last command, or NULL. */
@@ -149,6 +158,16 @@ int qmp_save(int fd, int state, int64_t until_ms, struct error *err)
 out:
     text_free(&monitor.said);
     return result < 0 ? error_wrap(err, "saving the machine") : 0;
+}
+
+int qmp_begin(int fd, struct error *err)
+{
+    return say(fd, capabilities, -1, err);
+}
+
+int qmp_halt(int fd, bool halt, struct error *err)
+{
+    return say(fd, halt ? "{\"execute\":\"stop\"}\n" : "{\"execute\":\"cont\"}\n", -1, err);
 }
 
 int qmp_restore(int fd, int state, struct error *err)

@@ -240,6 +240,16 @@ static void finish(struct supervisor *sup)
     control_send(sup->control, json_pack("{s:I, s:o}", "report", id, "checks", checks));
 }
 
+void report_abort(struct supervisor *sup, const char *why)
+{
+    json_int_t id = sup->report.id;
+
+    loop_timer_cancel(sup->loop, &sup->report_deadline);
+    sup->report.id = 0;
+    if (id)
+        control_send(sup->control, json_pack("{s:I, s:s}", "report", id, "error", why));
+}
+
 static void on_late(struct loop_timer *timer)
 {
     finish(timer->data);
@@ -255,7 +265,7 @@ void report_request(struct supervisor *sup, int64_t id)
 
     if (sup->report.id)
         wrong = "another report is under way";
-    else if (id <= 0 || sup->phase != PHASE_RUNNING || sup->ended)
+    else if (id <= 0 || !supervisor_serves(sup))
         wrong = "the command does not run";
     put_u32(payload, sup->report.asked + 1);
     payload[4] = (uint8_t)launch->n_forwards;

@@ -30,3 +30,5 @@ int report_frame(struct supervisor *sup, const struct frame *frame);
 /* Adds the checks on one jailed program of the child `pid` to an array: that its processes have no
  * rights and a filter, and, when `lonely`, a network of their own that has lo and nothing else. */
 void report_add_program(json_t *checks, const char *name, pid_t pid, bool lonely);
+/* Ends a report that is under way with a fault. */
+void report_abort(struct supervisor *sup, const char *why);

@@ -85,6 +85,10 @@ void restore_succeeded(struct supervisor *sup)
     if (!sup->restore.under_way)
         return;
     sup->restore.done = true;
+    /* From here on the monitor is for pausing. What it still says of the restoring is no news. */
+    loop_remove(sup->loop, &sup->restore.monitor);
+    pause_take(sup, sup->restore.monitor.fd);
+    sup->restore.under_way = false;
     restore_end(sup);
 }
 

@@ -1,8 +1,8 @@
 /* A bottle's start from a template: the machine's first seconds, from its process to its HELLO.
  *
- * The saved devices go to the VMM over its monitor, of which we hold the only other end, and let go
- * of it at HELLO. Whatever goes wrong before that (QEMU refuses, ends, or nothing is heard) makes
- * the bottle boot cold: the command has not been sent yet. */
+ * The saved devices go to the VMM over its monitor, of which we hold the only other end; at HELLO
+ * it becomes the one for pausing (shim/pause.h). Whatever goes wrong before that (QEMU refuses,
+ * ends, or nothing is heard) makes the bottle boot cold: the command has not been sent yet. */
 #pragma once
 
 #include <stdbool.h>

@@ -119,7 +119,7 @@ void secrets_request(struct supervisor *sup, int64_t id, uint32_t signal, int fd
         answer(sup, id, err.text);
     } else if (sup->secrets.id || id <= 0) {
         answer(sup, id, "another reload is under way");
-    } else if (sup->phase != PHASE_RUNNING || sup->ended) {
+    } else if (!supervisor_serves(sup)) {
         answer(sup, id, "the command does not run");
     } else if (send_frame(sup, sup->secrets.asked + 1, signal, &secrets) < 0) {
         answer(sup, id, "the agent's channel is closed");

@@ -353,6 +353,8 @@ int launch_decode(const char *bytes, size_t length, struct launch *ret, struct e
         json_object_get(vm, "disk_mib") ? integer_of(&reader, vm, "disk_mib", 0, 1 << 24) : 0;
     launch.dev_kvm = json_is_true(json_object_get(vm, "dev_kvm"));
     launch.agent_fd = (int)integer_of(&reader, vm, "agent_fd", 3, 64);
+    if (json_object_get(vm, "qmp_fd"))
+        launch.qmp_fd = (int)integer_of(&reader, vm, "qmp_fd", 3, 64);
     if (!launch.probe)
         read_bottle(&reader, spec, &launch);
     else

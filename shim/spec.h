@@ -9,7 +9,7 @@
  *                "config": null |
  * {"path","name","check":[…],"complaint"|null,"hangs_up","in_force"}}], "vm":
  * {"name","argv":[…],"binds":[["host","jail"(,true:
- * writable)],…],"dev_kvm":bool,"agent_fd":N(,"disk_mib":N)(,"template":
+ * writable)],…],"dev_kvm":bool,"agent_fd":N(,"qmp_fd":N)(,"disk_mib":N)(,"template":
  * {"argv","binds","env","qmp_fd","state","state_fd"})(,"cold_reason")}, "cgroup": "path" of the
  * group to enter (none: absent), "resources":
  * {"vm_mib","vm_overhead_mib","gvproxy_mib","sidecar_mib","shim_mib","pids"}, "secrets": N of those
@@ -122,6 +122,7 @@ struct launch {
     int fs_fd;
     bool dev_kvm;
     int agent_fd;
+    int qmp_fd; /* of a VM that has a monitor; 0: it has none */
     struct vm_template template;
     const char *cold_reason;       /* why there is no template; NULL where there is one */
     struct vm_template save;       /* of a probe: where a template is made; state NULL: nowhere */

@@ -65,7 +65,10 @@ static json_t *status_encode(void *context)
 {
     struct supervisor *sup = context;
     json_t *processes = json_array();
-    const char *state = sup->phase == PHASE_OVER ? sup->outcome : phase_names[sup->phase];
+    const char *state = sup->phase == PHASE_OVER ? sup->outcome
+                        : sup->phase == PHASE_RUNNING && sup->pause.paused
+                            ? "paused"
+                            : phase_names[sup->phase];
 
     const struct child *const fixed[] = {&sup->gvproxy, &sup->vm};
     for (size_t i = 0; i < COUNT_OF(fixed); i++)
@@ -98,6 +101,11 @@ static void set_phase(struct supervisor *sup, enum phase phase)
         return;
     sup->phase = phase;
     control_broadcast(sup->control);
+}
+
+bool supervisor_serves(const struct supervisor *sup)
+{
+    return sup->phase == PHASE_RUNNING && !sup->ended && !sup->pause.paused;
 }
 
 /* ── the end ── */
@@ -163,6 +171,7 @@ static void begin_ending(struct supervisor *sup)
     egress_change_end(sup);
     execs_lost(sup, "the bottle ended first");
     secrets_end(sup, "the bottle ended first");
+    pause_close(sup, "the bottle ended first");
     sup->deadline.callback = on_ending_late;
     loop_timer_set(sup->loop, &sup->deadline, clock_monotonic_ms() + ENDING_TIMEOUT_MS);
     agent_close(&sup->agent);
@@ -328,6 +337,7 @@ static void on_vm_end(struct supervisor *sup, int status)
     char words[96];
 
     agent_close(&sup->agent);
+    pause_close(sup, "its machine ended");
     if (sup->restore.under_way) {
         sink_drain(&sup->vm.error);
         restore_fail(sup, sup->vm.error.last[0] ? sup->vm.error.last : "the VM ended");
@@ -444,6 +454,7 @@ static void on_stop(void *context, int64_t grace_ms)
         hasten(sup, until_ms);
         return;
     }
+    pause_lift(sup, "the bottle is being stopped");
     set_phase(sup, PHASE_STOPPING);
     if (sup->ended)
         return;
@@ -452,6 +463,11 @@ static void on_stop(void *context, int64_t grace_ms)
                          grace_ms < UINT32_MAX ? (uint32_t)grace_ms : UINT32_MAX);
     sup->deadline.callback = on_grace_over;
     loop_timer_set(sup->loop, &sup->deadline, until_ms);
+}
+
+static void on_pause(void *context, int64_t id, bool pause)
+{
+    pause_request(context, id, pause);
 }
 
 static void on_report(void *context, int64_t id)
@@ -523,50 +539,12 @@ static int watch_signals(struct supervisor *sup, struct error *err)
     return loop_add(sup->loop, &sup->signals, err);
 }
 
-static int open_logs(struct supervisor *sup, int log_dir, struct error *err)
-{
-    off_t bound = (off_t)sup->launch->log_bytes;
-
-    sup->gvproxy.name = "gvproxy";
-    sup->vm.name = sup->launch->vm.name;
-    sup->vm.split = true;
-    if (sink_open(&sup->gvproxy.out, sup->loop, log_dir, "gvproxy", bound, err) < 0 ||
-        sink_open(&sup->vm.out, sup->loop, log_dir, "console", bound, err) < 0 ||
-        sink_open(&sup->vm.error, sup->loop, log_dir, "vmm", bound, err) < 0 ||
-        sink_open(&sup->command, sup->loop, log_dir, "command", bound, err) < 0)
-        return -1;
-    for (size_t i = 0; i < sup->launch->n_mounts; i++) {
-        sup->servers[i].name = "virtiofsd";
-        if (sink_open(&sup->servers[i].out, sup->loop, -1, "virtiofsd", bound, err) < 0)
-            return -1;
-    }
-    for (size_t i = 0; i < sup->launch->n_sidecars; i++) {
-        sup->sidecars[i].name = sup->launch->sidecars[i].program.name;
-        if (sink_open(&sup->sidecars[i].out, sup->loop, log_dir, sup->sidecars[i].name, bound,
-                      err) < 0)
-            return -1;
-    }
-    return 0;
-}
-
-static void close_logs(struct supervisor *sup)
-{
-    sink_close(&sup->gvproxy.out);
-    sink_close(&sup->vm.out);
-    sink_close(&sup->vm.error);
-    sink_close(&sup->command);
-    for (size_t i = 0; i < sup->launch->n_sidecars; i++)
-        sink_close(&sup->sidecars[i].out);
-    for (size_t i = 0; i < sup->launch->n_mounts; i++)
-        sink_close(&sup->servers[i].out);
-}
-
 int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct error *err)
 {
     struct supervisor *sup = calloc(1, sizeof *sup);
-    const struct control_owner owner = {status_encode,  on_stop,      on_report,
-                                        on_egress,      on_secrets,   on_exec,
-                                        on_exec_result, on_exec_tell, sup};
+    const struct control_owner owner = {status_encode, on_stop,    on_pause, on_report,
+                                        on_egress,     on_secrets, on_exec,  on_exec_result,
+                                        on_exec_tell,  sup};
     int result = -1;
 
     if (!sup || !(sup->loop = loop_new(err))) {
@@ -580,7 +558,7 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
     sup->agent.on_end = supervisor_on_agent_end;
     sup->agent.on_room = on_agent_room;
     sup->agent.context = sup;
-    if (watch_signals(sup, err) < 0 || open_logs(sup, log_dir, err) < 0 ||
+    if (watch_signals(sup, err) < 0 || logs_open(sup, log_dir, err) < 0 ||
         !(sup->control = control_new(sup->loop, launch, &owner, err)) ||
         !(sup->tell = egress_tell_new(sup->loop, sup->control, err)))
         goto out;
@@ -588,7 +566,7 @@ int supervisor_run(struct launch *launch, int log_dir, int ready_fd, struct erro
     (void)close(ready_fd);
     bringup_begin(sup);
     result = loop_run(sup->loop, err);
-    close_logs(sup);
+    logs_close(sup);
     egress_change_free(sup);
     execs_free(sup);
 out:

@@ -9,6 +9,7 @@
 #include "shim/egress_tell.h"
 #include "shim/exec.h"
 #include "shim/health.h"
+#include "shim/pause.h"
 #include "shim/relay.h"
 #include "shim/report.h"
 #include "shim/restore.h"
@@ -37,6 +38,7 @@ struct supervisor {
     struct secrets secrets;
     struct loop_timer report_deadline;
     struct restore restore;
+    struct pause pause;
     enum phase phase;
     bool cell_ready, hello, sidecars_ready, start_sent, stop_requested, restarting_vm;
     bool ended; /* the guest said how its command ended */
@@ -65,6 +67,12 @@ void bringup_discard_vm(struct supervisor *sup);
 /* One that served a directory has ended: in the next moment the VM has too, or all is over. */
 void bringup_server_ended(struct supervisor *sup, struct child *server, int status);
 
+/* logs.c: the sinks of all that the bottle's programs say. */
+int logs_open(struct supervisor *sup, int log_dir, struct error *err);
+void logs_close(struct supervisor *sup);
+
+/* Whether the guest can be asked for anything beside its command. */
+bool supervisor_serves(const struct supervisor *sup);
 /* Ends the bottle: `stopped` when that was asked for, `exited` when the command had ended, else
  * `failed` with the reason. */
 void supervisor_fail(struct supervisor *sup, const char *format, ...)

@@ -135,6 +135,7 @@ def run_unconfined(script):
         argv = json.loads(files["qemu.json"])["argv"]
         for inside, outside in places.items():
             argv = [argument.replace(inside, outside) for argument in argv]
+        argv = without_monitor(argv)
         gvproxy = shutil.which("gvproxy", path=f"{harness.ROOT}/.tools/bin:{os.environ['PATH']}")
         with running([gvproxy, "-config", str(config)], base / "gvproxy.log") as proxy:
             wait_file(base / "net.sock", proxy)
@@ -161,6 +162,13 @@ def boot(argv, base, plan, command):
                     if attempt == 2:
                         raise AssertionError((base / "console.log").read_text(errors="replace")[-3000:])
     return None
+
+
+def without_monitor(argv):
+    """Nobody has its other end here."""
+    at = next(place for place, argument in enumerate(argv) if argument.startswith("socket,id=qmp,"))
+    assert argv[at - 1] == "-chardev" and argv[at + 1 : at + 3] == ["-mon", "chardev=qmp,mode=control"], argv
+    return argv[: at - 1] + argv[at + 3 :]
 
 
 def agent_descriptor(argv):

@@ -83,6 +83,7 @@ def test_qemu_json_is_one_argument_vector():
         "image": "/vm/image",
         "guest_mac": "5a:94:ef:00:00:32",
         "agent_fd": 3,
+        "qmp_fd": 6,
     }
     read = json.loads(rendering.render("qemu.json", {"qemu": qemu}))
     assert list(read) == ["argv"]

@@ -39,6 +39,12 @@ static void on_stop(void *context, int64_t grace_ms)
     MUST(trusted);
 }
 
+static void on_pause(void *context, int64_t id, bool pause)
+{
+    (void)context, (void)id, (void)pause;
+    MUST(trusted);
+}
+
 static void on_report(void *context, int64_t id)
 {
     (void)context, (void)id;
@@ -101,9 +107,9 @@ static void remove_folder(void)
 /* The supervisor's place is its working directory; the fuzzer's own is where its files are. */
 static struct control *listen_there(void)
 {
-    static const struct control_owner owner = {on_status,      on_stop,      on_report,
-                                               on_egress,      on_secrets,   on_exec,
-                                               on_exec_result, on_exec_tell, NULL};
+    static const struct control_owner owner = {on_status,    on_stop,    on_pause, on_report,
+                                               on_egress,    on_secrets, on_exec,  on_exec_result,
+                                               on_exec_tell, NULL};
     static struct launch launch = {.token = TOKEN};
     int home = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 

@@ -21,6 +21,7 @@ static const struct qemu_config qemu = {
     .memory_mib = 256,
     .guest_mac = "5a:94:ef:00:00:32",
     .agent_fd = 3,
+    .qmp_fd = 6,
 };
 
 Test(disk, in_qemus_machine_after_the_image)

@@ -283,6 +283,7 @@ Test(mounts, in_qemus_machine)
                                  .memory_mib = 256,
                                  .guest_mac = "5a:94:ef:00:00:32",
                                  .agent_fd = 5,
+                                 .qmp_fd = 6,
                                  .mount_fd = 16};
     struct text without = TEXT_INIT, with = TEXT_INIT, refused = TEXT_INIT;
 
