@@ -219,6 +219,7 @@ struct runner {
     bool heard;              /* it has sent a status over this connection */
     struct shim_status said; /* the last status */
     int64_t running_ms;      /* since when the command runs, monotonic; 0: not heard of */
+    bool start_bound;        /* `kill` is the deadline of its coming up */
     bool has_final;          /* `said` is final */
     bool pid_saved;
     struct op *starter; /* waits for pid_saved and heard */

@@ -1,10 +1,10 @@
 /* Following a supervisor: its ready line, its socket, its statuses, its pidfd; and asking it to
  * stop.
  *
- * Spawned: pidfd and ready pipe → "ok" → connect, hello → first status (heard). Adopted: pidfd by
- * pid and start time → connect, hello → first status. Each stretch has one deadline, the kill
- * timer, and missing it ends in SIGKILL by pidfd; so every path leads to the pidfd saying that the
- * process is gone, which is the only thing that ends a bottle here (ending.c). */
+ * Spawned: pidfd and ready pipe → "ok" → connect, hello → first status (heard) → come up. Adopted:
+ * pidfd by pid and start time → connect, hello → first status. Each stretch has one deadline, the
+ * kill timer, and missing it ends in SIGKILL by pidfd; so every path leads to the pidfd saying that
+ * the process is gone, which is the only thing that ends a bottle here (ending.c). */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,6 +28,10 @@ enum {
     ADOPT_MS = 10000,        /* for a supervisor that lives to be reached after a restart */
     ADOPT_PIDLESS_MS = 3000, /* for one whose pid was not stored any more to open its socket */
     ADOPT_RETRY_MS = 50,
+    /* From its first status to the one that says that the bottle came up, beyond what its own
+     * deadlines give it: one that is stuck itself says nothing. */
+    START_BOOTS = 4,
+    START_MARGIN_MS = 5000,
     END_MS = 10000, /* from its last status, or its socket's end, to its own end */
 };
 
@@ -145,6 +149,22 @@ static void note_template(struct runner *runner, const struct shim_status *statu
     runner->template_key[0] = '\0';
 }
 
+/* The stretch in which the bottle comes up. */
+static void bound_start(struct runner *runner, enum bottle_state state)
+{
+    const struct host *host = &runner->engine->app->host;
+
+    if (state == STATE_STARTING && !runner->start_bound)
+        follow_kill_at(runner,
+                       host->sidecar_timeout_ms + START_BOOTS * host->boot_timeout_ms +
+                           START_MARGIN_MS,
+                       "it neither brought the bottle up in time nor said why");
+    else if (state != STATE_STARTING && runner->start_bound && !runner->stop_requested &&
+             runner->phase == PHASE_LIVE)
+        loop_timer_cancel(runner->engine->loop, &runner->kill);
+    runner->start_bound = state == STATE_STARTING;
+}
+
 static void take_status(struct runner *runner, const struct shim_status *status)
 {
     if (runner->has_final)
@@ -153,6 +173,7 @@ static void take_status(struct runner *runner, const struct shim_status *status)
     if (!runner->heard)
         note_heard(runner);
     note_template(runner, status);
+    bound_start(runner, status->state);
     if (shim_status_final(status)) {
         runner->has_final = true;
         follow_kill_at(runner, END_MS, "it did not end after its last status");
@@ -347,7 +368,7 @@ static void forget_supervisor(struct runner *runner)
 {
     runner->said = (struct shim_status){0};
     runner->has_final = runner->heard = runner->pid_saved = runner->stop_requested = false;
-    runner->child = runner->killed = false;
+    runner->child = runner->killed = runner->start_bound = false;
     runner->ready_length = 0;
     runner->running_ms = 0;
     runner->template_told = false;

@@ -1,4 +1,9 @@
 """bottled is killed and started again: its bottles neither end nor get lost."""
+import os
+import signal
+import sqlite3
+import subprocess
+
 import processes
 import pytest
 
@@ -78,3 +83,42 @@ def test_prepared_bottles_survive(daemon):
     assert daemon.get("/bottles").json() == listed
     for slug, plan in before.items():
         assert daemon.get(f"/bottles/{slug}/plan").json() == plan
+
+
+def test_supervisor_that_is_stuck_while_starting(new_daemon):
+    """Nothing comes from it any more: the bottle ends as failed all the same, and can be started again."""
+    daemon = new_daemon(config={"boot_timeout": "1s", "sidecar_timeout": "100ms"}).start()
+    daemon.create({"slug": "stuck", "command": ["true"]})
+    assert daemon.post("/bottles/stuck/start").status == 202
+    (shim,) = daemon.processes_named("bottle-shim")
+    os.kill(shim.pid, signal.SIGSTOP)
+    bottle = daemon.wait("stuck", "failed", timeout=30)
+    assert bottle["state"] == "failed" and "neither brought the bottle up" in bottle["reason"], bottle
+    assert daemon.own_processes() == []
+    assert daemon.post("/bottles/stuck/start").status == 202
+
+
+def test_a_reused_pid_is_left_alone(daemon):
+    """The stored pid is another process now; also one that began at the very moment that is stored."""
+    daemon.create({"slug": "lost", "command": GATED}, "?start=true&wait=running")
+    shims = daemon.processes_named("bottle-shim")
+    daemon.kill()
+    processes.end_processes(shims)
+    foreign = subprocess.Popen(["sleep", "1000"])
+    processes.waited_for.add(foreign.pid)
+    try:
+        began = processes.Process(foreign.pid).start_time
+        for start_time in (began + 1, began):
+            with sqlite3.connect(daemon.state_dir / "bottled.db") as database:
+                database.execute(
+                    "UPDATE bottles SET state = 'running', shim_pid = ?, shim_start_time = ?, shim_token = 'x'", (foreign.pid, start_time)
+                )
+            daemon.start()
+            assert daemon.bottle("lost")["state"] == "failed", daemon.bottle("lost")
+            daemon.stop()
+        assert foreign.poll() is None, "a process that is not ours was ended"
+    finally:
+        foreign.kill()
+        foreign.wait()
+        processes.waited_for.discard(foreign.pid)
+    daemon.start()

@@ -55,7 +55,6 @@ static struct qemu_config qemu_config(void)
         .cpus = 1,
         .memory_mib = 256,
         .guest_mac = "5a:94:ef:00:00:32",
-        .tsc_khz = 2000000,
         .agent_fd = 3,
         .qmp_fd = 6,
     };
