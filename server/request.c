@@ -302,6 +302,7 @@ struct stream_body {
     struct http *http;
     struct MHD_Connection *connection;
     bool tcp;
+    struct identity identity; /* whose right to it may end before it does */
 };
 
 static enum park stream_park(struct stream_body *body, unsigned rings)
@@ -322,6 +323,8 @@ static ssize_t stream_read(void *context, uint64_t position, char *out, size_t r
     enum park park = PARK_RANG;
 
     (void)position;
+    if (!access_holds(body->http->access, &body->identity))
+        return MHD_CONTENT_READER_END_WITH_ERROR;
     while (park == PARK_RANG) {
         unsigned rings = atomic_load(&body->http->rings);
         ssize_t length = body->stream.next(body->stream.context, out, room);
@@ -361,7 +364,8 @@ void reply_stream(struct request *request, unsigned status, const char *content_
         *body = (struct stream_body){.stream = stream,
                                      .http = request->http,
                                      .connection = request->connection,
-                                     .tcp = request->listener->tcp};
+                                     .tcp = request->listener->tcp,
+                                     .identity = request->identity};
         response = MHD_create_response_from_callback(stream.sized ? stream.size : MHD_SIZE_UNKNOWN,
                                                      STREAM_BLOCK, stream_read, body, stream_end);
     }

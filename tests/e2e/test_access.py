@@ -1,4 +1,5 @@
 """Who may call: every route for every kind of caller; tokens, their ends, and the limit on wrong ones."""
+import http.client
 import os
 import re
 import stat
@@ -143,6 +144,37 @@ def test_a_revoked_token_is_refused_by_the_next_request(place):
         assert door.get("/version", value).status == 200
         doors.token_command(daemon, "revoke", f"short-{number}")
         assert door.get("/version", value).status == 401
+
+
+def test_a_stream_of_a_revoked_token_says_no_more(new_daemon):
+    """What happens after the revocation does not reach who listened before it."""
+    daemon = new_daemon()
+    door = doors.Door(doors.open_to_tcp(daemon))
+    connections = {}
+    for name in ("stays", "goes"):
+        value = doors.make_token(daemon, name, "read")
+        connections[name] = connection = door.connect()
+        connection.request("GET", "/events", headers={"Authorization": f"Bearer {value}", "Accept": "text/event-stream"})
+    streams = {name: connection.getresponse() for name, connection in connections.items()}
+    daemon.create({"command": ["true"], "slug": "before"})
+    for stream in streams.values():
+        read_until(stream, b"before")
+    doors.token_command(daemon, "revoke", "goes")
+    daemon.create({"command": ["true"], "slug": "after"})
+    read_until(streams["stays"], b"after")
+    with pytest.raises(http.client.IncompleteRead) as left:
+        streams["goes"].read()
+    assert b"after" not in left.value.partial
+    for connection in connections.values():
+        connection.close()
+
+
+def read_until(stream, word):
+    seen = b""
+    while word not in seen:
+        piece = stream.read1(65536)
+        assert piece, f"it ended with {seen!r}"
+        seen += piece
 
 
 def test_commands_at_once_lose_no_token(place):
