@@ -22,6 +22,7 @@ T ?= 60
 FUZZ ?= *
 PYTEST_ARGS ?= -ra --timeout=300
 E2E ?= tests/e2e
+LOAD ?= 10
 TOOLS := .tools
 ifeq ($(origin CC),default)
 CC := gcc
@@ -184,6 +185,11 @@ test-asan: ## the unit tests under AddressSanitizer, LeakSanitizer and UBSan
 e2e-asan: ## the end-to-end tests with bottled and bottle-shim under the same (E2E='tests/e2e/test_x.py …' for some)
 	@$(MAKE) --no-print-directory BUILD=build-asan SANITIZE=address,undefined build test-programs
 	@BUILD=build-asan $(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm and not plain' $(E2E)
+
+.PHONY: tsan-load
+tsan-load: ## bottled under ThreadSanitizer, with many clients at once for LOAD seconds (10) and a few real bottles
+	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=thread build test-programs
+	@BUILD=build-tsan LOAD_SECONDS=$(LOAD) $(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) tests/e2e/test_load.py
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for T seconds (T=60; FUZZ=name for one), with clang's libFuzzer, ASan and UBSan

@@ -71,6 +71,7 @@ const struct problem_type problem_types[] = {
     {"too-many-copies", "The limit on copies of files is reached", 503},
     {"too-many-imports", "The limit on imports is reached", 503},
     {"too-many-waiters", "The limit on waiting requests is reached", 503},
+    {"too-many-readers", "The limit on clients that follow the events is reached", 503},
     {"too-many-connections", "The limit on connections is reached", 503},
     {"not-ready", "bottled can not do its work right now", 503},
     {"shutting-down", "bottled is ending", 503},

@@ -64,6 +64,7 @@ struct config {
     int64_t idle_timeout_ms, head_timeout_ms, body_timeout_ms;
     int64_t idempotency_rows, idempotency_age_ms;
     int64_t event_heartbeat_ms;
+    int64_t max_event_readers; /* streams of events at one time */
     bool check_only, print_only, stop_bottles;
 };
 

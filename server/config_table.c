@@ -130,6 +130,7 @@ const struct config_key config_keys[] = {
     DURATION("body_timeout", body_timeout_ms, "30s", 100, 3600000,
              "how long a client may take over a body, or pause in a file or archive; then 408"),
     INTEGER(max_waiters, "512", 1, 65536, "requests that wait for a state at one time"),
+    INTEGER(max_event_readers, "256", 1, 65536, "clients that follow the events at one time"),
     INTEGER(event_rows, "100000", 1000, 10000000, "events that are kept; the oldest go"),
     DURATION("event_heartbeat", event_heartbeat_ms, "15s", 100, 600000,
              "how long a stream of events may be silent before it says that it is still there"),

@@ -5,6 +5,7 @@
  * one says where the stream begins, later ones where a filtered or silent stream has got to. */
 #include "server/event_stream.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "api/spec.h"
@@ -18,6 +19,8 @@ enum {
     SCAN_EVENTS = 500, /* of the store's, at one time */
     RETRY_MS = 1000,   /* when the client is to come back */
 };
+
+static atomic_llong n_readers;
 
 struct event_reader {
     struct app *app;
@@ -135,14 +138,24 @@ static void done(void *context)
 
     text_free(&reader->say);
     free(reader);
+    (void)atomic_fetch_sub(&n_readers, 1);
 }
 
-struct event_reader *event_reader_new(struct app *app, const struct events_query *query)
+struct event_reader *event_reader_new(struct app *app, const struct events_query *query,
+                                      struct error *err)
 {
-    struct event_reader *reader = calloc(1, sizeof *reader);
+    const long long most = app->config.max_event_readers;
+    bool room = atomic_fetch_add(&n_readers, 1) < most;
+    struct event_reader *reader = room ? calloc(1, sizeof *reader) : NULL;
 
-    if (!reader)
+    if (!reader) {
+        (void)atomic_fetch_sub(&n_readers, 1);
+        (void)error_set(err, room ? "internal" : "too-many-readers",
+                        room ? "out of memory"
+                             : "as many clients follow the events as this daemon takes "
+                               "(max_event_readers); read them in pages, or try again later");
         return NULL;
+    }
     reader->app = app;
     reader->query = *query;
     if (query->slug) {

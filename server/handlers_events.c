@@ -63,9 +63,10 @@ static void stream(struct request *request, struct events_query *query)
 {
     if (read_place(request, query) < 0)
         return;
-    struct event_reader *reader = event_reader_new(request_app(request), query);
+    struct error err = ERROR_INIT;
+    struct event_reader *reader = event_reader_new(request_app(request), query, &err);
     if (!reader) {
-        reply_fault(request, "internal", "out of memory");
+        reply_error(request, &err);
         return;
     }
     reply_header(request, "X-Accel-Buffering", "no");

@@ -170,7 +170,7 @@ def test_many_readers(new_daemon):
     """EVENT_READERS readers (ten of them stalled) while EVENTS events are made; `make events` sets them."""
     n_readers, n_events = int(os.environ.get("EVENT_READERS", 300)), int(os.environ.get("EVENTS", 3000))
     rows = max(1000, n_events // 4)
-    config = {"max_connections": 2 * n_readers + 100, "event_rows": rows, "log_level": "warning"}
+    config = {"max_connections": 2 * n_readers + 100, "max_event_readers": n_readers, "event_rows": rows, "log_level": "warning"}
     daemon = new_daemon(config=config).start()
     before = resident_kib(daemon.pid)
     readers = subprocess.Popen([READERS, daemon.socket, str(n_readers), "10"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

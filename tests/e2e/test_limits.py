@@ -99,6 +99,17 @@ def waiters(daemon, limit):
         assert {problem_of(wires.answered()) for _ in range(limit)} == {(404, "not-found")}
 
 
+def readers(daemon, limit):
+    follow = get("/events").replace(b"\r\n\r\n", b"\r\nAccept: text/event-stream\r\n\r\n")
+    with Wires(daemon) as wires:
+        for _ in range(limit):
+            assert wires.send(follow).until(b"\r\n").startswith(b"HTTP/1.1 200")
+        assert problem_of(wires.send(follow).answer()) == (503, "too-many-readers")
+        assert daemon.get("/events?limit=1").status == 200
+        wires.all[0].sock.close()
+        until(lambda: wires.send(follow).until(b"\r\n").startswith(b"HTTP/1.1 200"))
+
+
 # --- What is measured -------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +200,7 @@ LIMITS = {
     "max_bottles": (2, bottles, True, {}),
     "max_running": (2, running, True, {}),
     "max_connections": (8, connections, True, {"max_waiters": 4}),
+    "max_event_readers": (2, readers, True, {"event_heartbeat": "200ms"}),
     "max_waiters": (2, waiters, True, {}),
     "max_body_bytes": (2048, body, True, {}),
     "max_disk_mib": (64, disk, True, {}),
