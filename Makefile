@@ -76,6 +76,7 @@ HEADERS := $(foreach folder,base renderers api backends shim guest server tests/
 
 LIB := $(BUILD)/libbottled.a
 STATIC_LIB := $(BUILD)/libbase-static.a
+DOCS_FILES := index.html page.js swagger-ui-bundle.js swagger-ui.css LICENSE NOTICE
 # Each is made once its source is there.
 PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 	$(if $(wildcard shim/main.c),$(BUILD)/bottle-shim) \
@@ -84,7 +85,8 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 	$(if $(wildcard guest/init.c),$(BUILD)/bottle-init) \
 	$(if $(wildcard shim/owner.c),$(BUILD)/bottle-owner.so) \
 	$(if $(wildcard shim/private.c),$(BUILD)/bottle-private.so) \
-	$(if $(wildcard openapi.yaml),$(BUILD)/openapi.yaml)
+	$(if $(wildcard openapi.yaml),$(BUILD)/openapi.yaml) \
+	$(addprefix $(BUILD)/docs/,$(DOCS_FILES))
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
@@ -132,7 +134,7 @@ clean: ## remove what was built (not .tools)
 
 .PHONY: test
 test: ## set up, build, and run every test: the tree's own rules, units, end to end, attacks
-	@tools/setup
+	@tools/setup tests
 	@$(MAKE) --no-print-directory build units test-programs
 	@$(MAKE) --no-print-directory layers
 	@$(MAKE) --no-print-directory unit
@@ -353,6 +355,17 @@ $(BUILD)/test-tools/mount-attacker: tests/attacks/mount_attacker.c Makefile | $(
 	@mkdir -p $(@D)
 	@echo "  LINK    $@ (static)"
 	@$(CC) -D_GNU_SOURCE $(CFLAGS) $(HARDEN) -static-pie $(LDFLAGS) -o $@ $<
+
+# The page of GET /docs: ours, and the renderer.
+$(BUILD)/docs/%: docs/page/%
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(BUILD)/docs/%: $(TOOLS)/docs/%
+	@mkdir -p $(@D)
+	@cp $< $@
+
+$(TOOLS)/docs/%: | $(TOOLS)/stamp ;
 
 $(BUILD)/openapi.yaml: openapi.yaml
 	@mkdir -p $(@D)

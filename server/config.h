@@ -25,6 +25,7 @@ struct config {
     char *libexec_dir;  /* default: where bottled itself lies */
     char *guest_dir;    /* default: <libexec_dir>/guest */
     char *openapi_file; /* default: <libexec_dir>/openapi.yaml, made there by the build */
+    char *docs_dir;     /* default: <libexec_dir>/docs, likewise */
     bool insecure_listen;
     char *tls_cert, *tls_key;
     char *token_file;                  /* must not be readable by others */

@@ -140,7 +140,8 @@ int config_fill_paths(struct config *config, struct error *err)
     if (length > 1 && config->libexec_dir[length - 1] == '/')
         config->libexec_dir[length - 1] = '\0';
     if (fill(&config->guest_dir, config->libexec_dir, "guest", err) < 0 ||
-        fill(&config->openapi_file, config->libexec_dir, "openapi.yaml", err) < 0)
+        fill(&config->openapi_file, config->libexec_dir, "openapi.yaml", err) < 0 ||
+        fill(&config->docs_dir, config->libexec_dir, "docs", err) < 0)
         return -1;
     return fill_tools(config, exe, err);
 }

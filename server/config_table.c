@@ -56,6 +56,7 @@ const struct config_key config_keys[] = {
     PATH(guest_dir, NULL,
          "the guest's kernel, boot root and images (default: guest in libexec_dir)"),
     PATH(openapi_file, NULL, "what /openapi.yaml answers (default: openapi.yaml in libexec_dir)"),
+    PATH(docs_dir, NULL, "the page of /docs (default: docs in libexec_dir)"),
     {"log_level", CONFIG_CHOICE, AT(log_level), "info", 0, 0, "error|warning|info|debug",
      "error|warning|info|debug", "what is logged to stderr; changes are in any case", true},
     {"log_format", CONFIG_CHOICE, AT(log_format), "logfmt", 0, 0, "logfmt|json", "logfmt|json",

@@ -9,6 +9,8 @@ typedef void handler(struct request *request);
 /* handlers_meta.c */
 handler handle_healthz, handle_readyz, handle_version, handle_openapi, handle_backends,
     handle_limits;
+/* handlers_docs.c */
+handler handle_docs, handle_docs_file;
 /* handlers_metrics.c */
 handler handle_metrics;
 /* handlers_plans.c */

@@ -152,6 +152,16 @@ static void check_origin(struct tally *tally)
         reply_header(request, "Vary", "Origin");
 }
 
+/* A page that a browser opens can show no token; what it loads by itself can't, either. */
+static bool is_open(const struct tally *tally)
+{
+    struct route_match match;
+
+    return tally->claim.tcp && !tally->claim.authorization &&
+           route_find(tally->request->method, &tally->request->uri, &match) == ROUTE_FOUND &&
+           route_open(match.route);
+}
+
 /* Who: a browser's question in advance comes without credentials. */
 static void check_peer(struct tally *tally)
 {
@@ -160,8 +170,9 @@ static void check_peer(struct tally *tally)
     int64_t wait_s;
     char words[24];
 
-    if (request->preflight || access_identify(request->http->access, &tally->claim,
-                                              &request->identity, &wait_s, &err) == 0)
+    if (request->preflight || is_open(tally) ||
+        access_identify(request->http->access, &tally->claim, &request->identity, &wait_s, &err) ==
+            0)
         return;
     problem_from_error(&request->early, &err);
     if (wait_s > 0) {
@@ -209,7 +220,7 @@ static void check_role(struct tally *tally)
 {
     struct request *request = tally->request;
 
-    if (request->options || request->identity.role >= request->match.route->role)
+    if (request->options || is_open(tally) || request->identity.role >= request->match.route->role)
         return;
     problem_set(&request->early, "forbidden-role", "this call is for the role %s; \"%s\" has %s",
                 role_names[request->match.route->role], request->identity.name,

@@ -40,6 +40,8 @@ const struct route routes[] = {
      ROLE_READ,
      "The description of this interface",
      {{0}}},
+    {"GET", "/docs", handle_docs, BODY_NONE, ROLE_READ, "A page to read and try it", {{0}}},
+    {"GET", "/docs/{name}", handle_docs_file, BODY_NONE, ROLE_READ, "A file of that page", {{0}}},
     {"GET",
      "/backends",
      handle_backends,
@@ -305,6 +307,16 @@ const struct route routes[] = {
      {{0}}},
 };
 const size_t n_routes = COUNT_OF(routes);
+
+static handler *const open_handlers[] = {handle_openapi, handle_docs, handle_docs_file};
+
+bool route_open(const struct route *route)
+{
+    for (size_t i = 0; i < COUNT_OF(open_handlers); i++)
+        if (route->handle == open_handlers[i])
+            return true;
+    return false;
+}
 
 /* Those that may not be done twice; all other POSTs may. */
 static const struct {

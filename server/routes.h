@@ -34,6 +34,9 @@ struct route {
         query[ROUTE_QUERY_MAX]; /* what the query string may hold; ends at a NULL name */
 };
 
+/* Needs a TCP client no token? Then the answer holds nothing of this machine. */
+bool route_open(const struct route *route);
+
 /* What an Idempotency-Key of a POST rests on; see idempotency.h. */
 enum route_retry { RETRY_AGAIN, RETRY_ONCE, RETRY_WRITES, RETRY_UNKEPT };
 enum route_retry route_retry(const struct route *route);

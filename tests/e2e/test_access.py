@@ -50,6 +50,8 @@ def verdict(reply):
 
 def expected(route, caller):
     """What it has to say to a caller ("unix", "other", "none", a kind of token, or a role)."""
+    if caller == "none" and route["open"]:
+        return "in"
     if caller in ("none", "wrong", "revoked", "expired"):
         return "401"
     if caller == "other":

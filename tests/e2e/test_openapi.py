@@ -101,9 +101,10 @@ def test_routes_are_those_of_the_table(document, tables):
             parameters = [resolve(document, p) for p in item.get("parameters", []) + item[method].get("parameters", [])]
             query = {p["name"]: repeatable(document, p) for p in parameters if p["in"] == "query"}
             assert {p["name"] for p in parameters if p["in"] == "path"} == set(re.findall(r"{(\w+)}", path)), path
-            described[method.upper(), path] = (item[method]["x-role"], "requestBody" in item[method], query)
+            who = item[method]["x-role"], item[method].get("x-open", False)
+            described[method.upper(), path] = (who, "requestBody" in item[method], query)
     rows = {
-        (row["method"], row["path"]): (row["role"], row["body"], {q["name"]: q["repeatable"] for q in row["query"]})
+        (row["method"], row["path"]): ((row["role"], row["open"]), row["body"], {q["name"]: q["repeatable"] for q in row["query"]})
         for row in tables["routes"]
     }
     assert described == rows

@@ -67,10 +67,11 @@ static json_t *encode_routes(void)
             json_array_append_new(query,
                                   json_pack("{s:s, s:b}", "name", routes[i].query[k].name,
                                             "repeatable", (int)routes[i].query[k].repeatable));
-        json_array_append_new(ret, json_pack("{s:s, s:s, s:s, s:b, s:o}", "method",
+        json_array_append_new(ret, json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "method",
                                              routes[i].method, "path", routes[i].pattern, "role",
                                              role_names[routes[i].role], "body",
-                                             routes[i].body != BODY_NONE, "query", query));
+                                             routes[i].body != BODY_NONE, "open",
+                                             (int)route_open(&routes[i]), "query", query));
     }
     return ret;
 }
