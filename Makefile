@@ -19,6 +19,7 @@ BACKEND ?= auto
 SANITIZE ?=
 UNIT ?= *
 T ?= 60
+N ?= 1000
 FUZZ ?= *
 PYTEST_ARGS ?= -ra --timeout=300
 E2E ?= tests/e2e
@@ -170,6 +171,18 @@ attack-kvm: build $(TEST_TOOLS) $(ATTACK_GUEST) ## the same on the backends that
 .PHONY: failpoints
 failpoints: build $(FAILPOINTS) ## die, and fail, at every call that changes something (ARGS='--life bottles --action crash --sample 20' for some)
 	@tests/failpoints/walk $(ARGS)
+
+.PHONY: crash
+crash: build ## kill bottled N times (N=1000) under a mixed load, and look after each (ARGS='--seed S' for the same again)
+	@tests/endurance/crash --rounds $(N) $(ARGS)
+
+.PHONY: soak
+soak: build ## random calls for T seconds, while random parts are killed (ARGS='--seed S')
+	@tests/endurance/soak --seconds $(T) $(ARGS)
+
+.PHONY: lifecycles
+lifecycles: build ## N lives with a microVM, 10,000 without: nothing of bottled grows (ARGS='--prepared M --minutes N')
+	@tests/endurance/lifecycles --machines $(N) $(ARGS)
 
 .PHONY: bench
 bench: build $(OPEN_PROGRAMS) ## figures of this machine (ARGS='boot egress' for some)

@@ -140,12 +140,15 @@ int process_open(pid_t pid, uint64_t start_time)
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (pidfd < 0)
         return -1;
-    if (process_start_time(pid) != start_time) {
-        (void)close(pidfd);
-        errno = ESRCH;
-        return -1;
-    }
-    return pidfd;
+    uint64_t found = process_start_time(pid);
+    if (found == start_time && found)
+        return pidfd;
+    /* Of one that lives and can't be looked at it is not known who it is. */
+    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+    int unknown = !found && poll(&ended, 1, 0) == 0 ? EIO : ESRCH;
+    (void)close(pidfd);
+    errno = unknown;
+    return -1;
 }
 
 int pidfd_kill(int pidfd, int signal_number)

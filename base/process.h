@@ -27,7 +27,8 @@ struct spawn {
 int process_spawn(const struct spawn *spawn, pid_t *ret_pid, int *ret_pidfd, struct error *err);
 /* 0 when there is no such process. */
 uint64_t process_start_time(pid_t pid);
-/* A pidfd for exactly that process, or -1 when it is gone or the pid has been reused. */
+/* A pidfd for exactly that process, or -1: ESRCH when it is gone or the pid has been reused; with
+ * another errno it is not known (descriptors or memory are short). */
 int process_open(pid_t pid, uint64_t start_time);
 int pidfd_kill(int pidfd, int signal_number);
 /* Reaps a child by its pidfd without blocking: 1 and the wait status, 0 still running, -1 errno. */

@@ -470,7 +470,7 @@ void delete_resume(struct runner *runner)
         if (fd < 0)
             row->shim_pid = 0;
     }
-    int pidfd = row->shim_pid ? shim_open(row->shim_pid, row->shim_start_time) : -1;
+    int pidfd = row->shim_pid ? must_find_shim(row) : -1;
     if (pidfd >= 0) {
         runner_set_live(runner, true);
         follow_end(runner, pidfd);

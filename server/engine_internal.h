@@ -299,6 +299,9 @@ void start_op(struct runner *runner, struct op *op);
 /* follow.c */
 void follow_spawned(struct runner *runner, int pidfd, int ready_fd);
 void follow_adopt(struct runner *runner);
+/* A pidfd of the supervisor on record, -1: it is gone. Ends the daemon where that can't be told (as
+ * must_alloc): one that lives must not be taken for dead. */
+int must_find_shim(const struct bottle_row *row);
 /* Watches a pidfd for the supervisor's end. */
 void follow_end(struct runner *runner, int pidfd);
 /* Notes the request, and stores and publishes `stopping`. */

@@ -410,6 +410,17 @@ void adoption_over(struct runner *runner)
     (void)pthread_mutex_unlock(&engine->lock);
 }
 
+int must_find_shim(const struct bottle_row *row)
+{
+    int pidfd = shim_open(row->shim_pid, row->shim_start_time);
+
+    if (pidfd >= 0 || errno == ESRCH)
+        return pidfd;
+    log_event(LEVEL_ERROR, "a supervisor can not be looked for: ending; the bottles run on",
+              LOG_TEXT("slug", row->slug), LOG_TEXT("detail", strerror(errno)));
+    abort();
+}
+
 void follow_adopt(struct runner *runner)
 {
     struct engine *engine = runner->engine;
@@ -434,7 +445,7 @@ void follow_adopt(struct runner *runner)
         return;
     }
     if (row->shim_pid) {
-        int pidfd = shim_open(row->shim_pid, row->shim_start_time);
+        int pidfd = must_find_shim(row);
         if (pidfd < 0) {
             supervisor_ended(runner, gone_meanwhile);
             return;

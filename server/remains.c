@@ -173,8 +173,10 @@ int processes_end(const struct shim_process *processes, size_t count, int64_t pa
 
     for (size_t i = 0; i < count; i++) {
         CLEANUP_CLOSE int pidfd = process_open(processes[i].pid, processes[i].start_time);
-        if (pidfd < 0)
+        if (pidfd < 0) {
+            result = errno == ESRCH ? result : -1;
             continue;
+        }
         (void)pidfd_kill(pidfd, SIGKILL);
         if (await_death(pidfd, until) < 0)
             result = -1;

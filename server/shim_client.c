@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -181,6 +183,15 @@ int shim_spawn(const char *binary, const json_t *spec, int secrets_fd, int log_f
         return -1;
     /* Our child and not reaped: the pid is its own, dead or alive. */
     spawned.start_time = process_start_time(spawned.pid);
+    if (!spawned.start_time) {
+        /* Who is not known by it could not be found again. */
+        int status;
+        error_errno(err, NULL, "looking at the supervisor that was started");
+        (void)pidfd_kill(spawned.pidfd, SIGKILL);
+        (void)waitpid(spawned.pid, &status, 0);
+        (void)close(spawned.pidfd);
+        return -1;
+    }
     spawned.ready_fd = steal_fd(&ready);
     *ret = spawned;
     return 0;
@@ -192,17 +203,22 @@ bool shim_named(pid_t pid)
 
     (void)snprintf(path, sizeof path, "/proc/%d/comm", (int)pid);
     CLEANUP_FREE char *name = file_read(path, 64, NULL, NULL);
-    return name && strcmp(name, "bottle-shim\n") == 0;
+    if (name && strcmp(name, "bottle-shim\n") == 0)
+        return true;
+    if (name || errno == ENOENT)
+        errno = ESRCH;
+    return false;
 }
 
 int shim_open(pid_t pid, uint64_t start_time)
 {
     int pidfd = process_open(pid, start_time);
 
-    /* Asked while the pidfd holds the pid: a process that is gone has no name. */
     if (pidfd < 0 || shim_named(pid))
         return pidfd;
+    int saved = errno;
     (void)close(pidfd);
+    errno = saved;
     return -1;
 }
 

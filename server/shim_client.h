@@ -61,7 +61,7 @@ int shim_spawn(const char *binary, const json_t *spec, int secrets_fd, int log_f
 /* A pidfd for the supervisor on record, or -1: it is gone, or its pid is somebody else's by now
  * (also one that happens to have begun at the same tick of another boot). */
 int shim_open(pid_t pid, uint64_t start_time);
-/* Whether a process is called as supervisors are. */
+/* Whether a process is called as supervisors are; false with errno ESRCH: it is not. */
 bool shim_named(pid_t pid);
 /* Connects to <run_dir>/shim.sock without blocking; the descriptor, and the pid that listens there.
  */

@@ -21,6 +21,7 @@ import processes
 LIVE = {"starting", "running", "stopping", "paused", "deleting"}
 AT_REST = {"prepared", "stopped", "exited", "failed", "restarting"}
 SETTLED = ",".join(sorted(AT_REST - {"restarting"}))
+DYING_S = 5  # where a hundred others want the processor
 DIGEST = re.compile(r"^[0-9a-f]{64}\.erofs$")
 
 
@@ -279,7 +280,8 @@ def processes_are_owned(world):
         while pid in parents and pid not in shims:
             pid = parents[pid]
         ours = world.daemon.process is not None and pid == world.daemon.process.pid and world.answers
-        if pid not in shims and not ours and not busy:
+        # What a killed supervisor had started is killed with it, by the kernel, and may still be going.
+        if pid not in shims and not ours and not busy and not processes.wait_gone(process.pid, DYING_S):
             yield f"process {process} is of no bottle that runs"
     for slug, row in world.live.items():
         if world.answers and row["state"] == "running" and not alive(row["shim_pid"], row["shim_start_time"]):
