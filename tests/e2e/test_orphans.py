@@ -84,7 +84,9 @@ def test_lost_rows(orphaned):
 @pytest.mark.skipif(os.getuid() != 0, reason="lets only root see where it is")
 def test_supervisor_without_its_directory(daemon):
     daemon.create({"slug": "runs", **PLAN}, "?start=true&wait=running&timeout=60s")
+    (shim,) = daemon.processes_named("bottle-shim")
     daemon.kill()
+    os.kill(shim.pid, signal.SIGSTOP)  # it might notice what is taken from it, and end
     shutil.rmtree(invariants.World(daemon).run_dir("runs"))
     shutil.rmtree(daemon.state_dir / "bottles" / "runs")
     forget(daemon, "runs")
