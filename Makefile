@@ -241,7 +241,7 @@ lint: layers tidy openapi-check ## the tree's own rules, clang-tidy, openapi.yam
 .PHONY: layers
 layers: ## includes go downwards, banned calls, banned words, sizes
 	@python3 tests/lint/layers
-	@for script in $$(grep -rlE '^#!.*\b(ba)?sh$$' .ci guest tests tools); do bash -n $$script || exit 1; done
+	@for script in $$(grep -rlE '^#!.*\b(ba)?sh$$' .ci docs guest tests tools); do bash -n $$script || exit 1; done
 
 .PHONY: openapi-check
 openapi-check:
