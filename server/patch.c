@@ -369,6 +369,7 @@ static void submit(struct patch *patch)
     } else {
         runner->row.generation++;
         runner->row.updated_ms = clock_wall_ms();
+        (void)clocks_show(&runner->row);
         renew(patch);
     }
     patch->row = runner->row;

@@ -38,6 +38,7 @@ class Ledger:
     def __init__(self):
         self.lock = threading.Lock()
         self.there, self.under_way, self.mixed = {}, collections.Counter(), set()
+        self.mortal = set()  # those that end by themselves
 
     def begin(self, method, path, body):
         """The slug of a write that is noted, or None."""
@@ -56,7 +57,11 @@ class Ledger:
         """`reply` None: it was cut off."""
         with self.lock:
             self.under_way[slug] -= 1
-            if slug in self.mixed:
+            if method != "DELETE" and _has(body, "ttl_seconds"):
+                self.mortal.add(slug)
+            if slug in self.mortal:
+                self.there[slug] = self.UNKNOWN
+            elif slug in self.mixed:
                 self.there[slug] = self.UNKNOWN
                 if not self.under_way[slug]:
                     self.mixed.discard(slug)
@@ -85,6 +90,11 @@ def _json(body):
         return json.loads(body)
     except (TypeError, ValueError):
         return None
+
+
+def _has(body, name):
+    value = _json(body) if not isinstance(body, dict) else body
+    return isinstance(value, dict) and name in value
 
 
 def _member(body, name):
