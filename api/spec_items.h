@@ -11,5 +11,5 @@ extern const struct field field_mount;
 struct spec;
 void spec_check_mounts(const struct spec *spec, struct problem *problem);
 void spec_free_mounts(struct spec *spec);
-#define WORKDIR_PATTERN "^/$|^(/([^./][^/]*|[.][^./][^/]*|[.][.][^/]+))+$"
+#define WORKDIR_PATTERN "^/$|^(/([^./\\x00][^/\\x00]*|[.][^./\\x00][^/\\x00]*|[.][.][^/\\x00]+))+$"
 const char *workdir_check(const char *value);

@@ -10,7 +10,7 @@
 /* The guest's own: what is mounted there a command could not do without. */
 static const char *const kept[] = {"/proc", "/sys", "/dev"};
 
-#define TARGET_PATTERN "^(/([^./][^/]*|[.][^./][^/]*|[.][.][^/]+))+$"
+#define TARGET_PATTERN "^(/([^./\\x00][^/\\x00]*|[.][^./\\x00][^/\\x00]*|[.][.][^/\\x00]+))+$"
 
 static const char *target_check(const char *value)
 {

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/util.h"
+#include "server/uri.h"
 
 enum {
     FDS_MAX = 1 << 20,
@@ -151,7 +152,7 @@ static void begin(struct front *front, const struct head *head)
 static bool worth_reading(const struct front *front)
 {
     const char *bytes = front->raw + front->start;
-    const size_t length = available(front), limit = 8 * 1024 + 64;
+    const size_t length = available(front), limit = URI_LENGTH_MAX + 64;
 
     if (front->ended || length == RAW_SIZE || (front->scanned < limit && length >= limit))
         return true;
