@@ -34,7 +34,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 
 # --- Flags -----------------------------------------------------------------------------------
 
-LIBRARIES := libmicrohttpd jansson yaml-0.1 sqlite3 libseccomp libsystemd nettle gnutls
+LIBRARIES := libmicrohttpd jansson yaml-0.1 sqlite3 libseccomp libsystemd nettle gnutls zlib
 LDLIBS := $(shell pkg-config --libs $(LIBRARIES) 2>/dev/null) -lpthread
 WARNINGS := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2
 CPPFLAGS := -I. -D_GNU_SOURCE

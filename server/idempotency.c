@@ -335,7 +335,8 @@ static char *headers_text(const struct request *request, const char *content_typ
     if (content_type)
         (void)json_array_append_new(all, json_pack("[s, s]", "Content-Type", content_type));
     for (const struct header *header = request->reply_headers; header; header = header->next)
-        if (strcmp(header->name, "Connection") != 0)
+        if (strcmp(header->name, "Connection") != 0 && strcmp(header->name, "Vary") != 0 &&
+            strcmp(header->name, "Content-Encoding") != 0)
             (void)json_array_append_new(all, json_pack("[s, s]", header->name, header->value));
     return json_text(all);
 }

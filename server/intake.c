@@ -12,6 +12,7 @@
 
 #include "base/number.h"
 #include "base/util.h"
+#include "server/negotiate.h"
 
 /* What is counted while the headers are copied. */
 struct tally {
@@ -195,7 +196,8 @@ static void check_route(struct tally *tally)
     }
     switch (route_find(request->method, &request->uri, &request->match)) {
     case ROUTE_FOUND:
-        if (route_check_query(request->match.route, &request->uri, &err) < 0)
+        if (route_check_query(request->match.route, &request->uri, &err) < 0 ||
+            negotiate_media(request->match.route, request_header(request, "Accept"), &err) < 0)
             problem_from_error(&request->early, &err);
         return;
     case ROUTE_OPTIONS:

@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "server/log.h"
+#include "server/negotiate.h"
 #include "server/request_internal.h"
 
 #define JSON_TYPE "application/json"
@@ -139,7 +140,7 @@ void reply_header(struct request *request, const char *name, const char *value)
     request->n_reply_headers++;
 }
 
-static bool has_header(const struct request *request, const char *name)
+bool reply_has_header(const struct request *request, const char *name)
 {
     for (const struct header *header = request->reply_headers; header; header = header->next)
         if (strcasecmp(header->name, name) == 0)
@@ -158,7 +159,7 @@ static void dress(const struct request *request, struct MHD_Response *response,
         /* What a guest wrote into a log is text, whatever a browser would like to see in it. */
         (void)MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     }
-    if (!has_header(request, "Cache-Control"))
+    if (!reply_has_header(request, "Cache-Control"))
         (void)MHD_add_response_header(response, "Cache-Control", "no-store");
     if (request->id[0])
         (void)MHD_add_response_header(response, "X-Request-Id", request->id);
@@ -181,12 +182,16 @@ void reply_shared(struct request *request, unsigned status, const char *content_
                   struct shared_bytes *bytes)
 {
     struct MHD_Response *response = NULL;
+    struct shared_bytes *sent =
+        bytes ? negotiate_pack(request, content_type, bytes->data, bytes->length) : NULL;
 
-    if (bytes)
-        response = MHD_create_response_from_buffer_with_free_callback_cls(
-            bytes->length, bytes->data, drop_shared, shared_bytes_ref(bytes));
-    if (bytes && !response)
-        shared_bytes_unref(bytes);
+    if (bytes && !sent)
+        sent = shared_bytes_ref(bytes);
+    if (sent)
+        response = MHD_create_response_from_buffer_with_free_callback_cls(sent->length, sent->data,
+                                                                          drop_shared, sent);
+    if (sent && !response)
+        shared_bytes_unref(sent);
     dress(request, response, content_type);
     answer(request, status, content_type, bytes ? bytes->data : NULL, bytes ? bytes->length : 0,
            response);

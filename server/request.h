@@ -43,6 +43,7 @@ void shared_bytes_unref(struct shared_bytes *bytes);
 /* Adds a response header; before the reply. Values are copied; line breaks are refused (dropped).
  */
 void reply_header(struct request *request, const char *name, const char *value);
+bool reply_has_header(const struct request *request, const char *name);
 /* Steals `body`. */
 void reply_json(struct request *request, unsigned status, json_t *body);
 void reply_shared(struct request *request, unsigned status, const char *content_type,

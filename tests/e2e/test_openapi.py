@@ -110,6 +110,40 @@ def test_routes_are_those_of_the_table(document, tables):
     assert described == rows
 
 
+def operations(document):
+    for path, item in document["paths"].items():
+        for method in METHODS & set(item):
+            yield method.upper(), path, item[method], item.get("parameters", []) + item[method].get("parameters", [])
+
+
+def test_answers_are_of_the_media_types_of_the_table(document, tables):
+    rows = {(row["method"], row["path"]): row["media"] for row in tables["routes"]}
+    for method, path, operation, _ in operations(document):
+        media = set()
+        for status, response in operation["responses"].items():
+            if status.startswith("2"):
+                media |= set(resolve(document, response).get("content", {}))
+        if rows[method, path] is None:
+            assert len(media) > 1, path
+        else:
+            assert media <= set(rows[method, path]), (method, path)
+            assert media == set(rows[method, path]) or not media, (method, path)
+
+
+def test_every_post_has_an_idempotency_key(document, tables):
+    retries = {(row["method"], row["path"]): row["retry"] for row in tables["routes"]}
+    for method, path, _, parameters in operations(document):
+        headers = {resolve(document, one)["name"] for one in parameters if resolve(document, one)["in"] == "header"}
+        assert ("Idempotency-Key" in headers) == (method == "POST" and path != "/session"), (method, path)
+        assert method == "POST" or retries[method, path] == 0, "only a POST has a key"
+
+
+def test_every_problem_is_explained(document, tables):
+    """With its status and title, as the table has them."""
+    words = re.findall(r"^- `([a-z-]+)` \((\d+)\): (.+)$", schema(document, "ProblemType")["description"], re.M)
+    assert words == [(name, str(status), tables["titles"][name]) for name, status in tables["problems"].items()]
+
+
 def repeatable(document, parameter):
     return resolve(document, parameter["schema"]).get("type") == "array" and parameter.get("explode", True)
 

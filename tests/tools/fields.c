@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "server/events.h"
+#include "server/negotiate.h"
 #include "server/routes.h"
 
 static json_t *encode_problems(void)
@@ -67,12 +68,24 @@ static json_t *encode_routes(void)
             json_array_append_new(query,
                                   json_pack("{s:s, s:b}", "name", routes[i].query[k].name,
                                             "repeatable", (int)routes[i].query[k].repeatable));
-        json_array_append_new(ret, json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "method",
-                                             routes[i].method, "path", routes[i].pattern, "role",
-                                             role_names[routes[i].role], "body",
-                                             routes[i].body != BODY_NONE, "open",
-                                             (int)route_open(&routes[i]), "query", query));
+        json_t *media = route_media(&routes[i]) ? json_array() : json_null();
+        for (const char *const *one = route_media(&routes[i]); one && *one; one++)
+            json_array_append_new(media, json_string(*one));
+        json_array_append_new(
+            ret, json_pack("{s:s, s:s, s:s, s:b, s:b, s:o, s:o, s:i}", "method", routes[i].method,
+                           "path", routes[i].pattern, "role", role_names[routes[i].role], "body",
+                           routes[i].body != BODY_NONE, "open", (int)route_open(&routes[i]),
+                           "query", query, "media", media, "retry", (int)route_retry(&routes[i])));
     }
+    return ret;
+}
+
+static json_t *encode_titles(void)
+{
+    json_t *ret = json_object();
+
+    for (size_t i = 0; i < n_problem_types; i++)
+        json_object_set_new(ret, problem_types[i].name, json_string(problem_types[i].title));
     return ret;
 }
 
@@ -82,13 +95,13 @@ int main(void)
 
     for (int i = 0; event_type(i); i++)
         json_array_append_new(events, json_string(event_type(i)));
-    CLEANUP_JSON json_t *all =
-        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "signals", encode_signals(),
-                  "events", events, "fields", spec_fields_encode(), "exec", exec_fields_encode(),
-                  "problems", encode_problems(), "states", encode_names(state_name, N_STATES),
-                  "kinds", encode_names(kind_name, N_CLEANUP_KINDS), "sidecars",
-                  encode_names(sidecar_name, N_SIDECARS), "routes", encode_routes(),
-                  "problem_prefix", PROBLEM_URI_PREFIX);
+    CLEANUP_JSON json_t *all = json_pack(
+        "{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "signals", encode_signals(),
+        "events", events, "fields", spec_fields_encode(), "exec", exec_fields_encode(), "problems",
+        encode_problems(), "titles", encode_titles(), "states", encode_names(state_name, N_STATES),
+        "kinds", encode_names(kind_name, N_CLEANUP_KINDS), "sidecars",
+        encode_names(sidecar_name, N_SIDECARS), "routes", encode_routes(), "problem_prefix",
+        PROBLEM_URI_PREFIX);
     CLEANUP_FREE char *text = json_text(all);
 
     return text && puts(text) >= 0 ? EXIT_SUCCESS : EXIT_FAILURE;
