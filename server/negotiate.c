@@ -17,6 +17,8 @@ static const struct {
 } rows[] = {
     {handle_openapi, {"application/yaml"}},
     {handle_metrics, {"text/plain"}},
+    {handle_docs, {"text/html"}},
+    {handle_docs_file, {NULL}},
     {handle_bottle_create, {"application/json", "application/x-ndjson"}},
     {handle_bottle_start, {"application/json", "application/x-ndjson"}},
     {handle_bottle_plan, {"application/json", "text/plain"}},
