@@ -50,6 +50,10 @@ MODE += -fno-sanitize-recover=undefined
 endif
 endif
 
+# One tree is clang's, instrumented for all that looks into programs while they run: it says as well whether clang
+# takes the code.
+ASAN := BUILD=build-asan CC=clang SANITIZE=address,undefined,fuzzer-no-link
+
 # --- What is made of what --------------------------------------------------------------------
 
 OBJ := $(BUILD)/obj
@@ -130,7 +134,7 @@ run: build ## start bottled with its state in $(BUILD)/run (ARGS='--listen 127.0
 
 .PHONY: clean
 clean: ## remove what was built (not .tools)
-	rm -rf $(BUILD) build-asan build-tsan build-clang build-fuzz
+	rm -rf $(BUILD) build-asan build-tsan
 
 ##@ Tests
 
@@ -195,11 +199,11 @@ golden: units ## make the golden files of the unit tests anew, to be read before
 
 .PHONY: test-asan
 test-asan: ## the unit tests under AddressSanitizer, LeakSanitizer and UBSan
-	@$(MAKE) --no-print-directory BUILD=build-asan SANITIZE=address,undefined unit
+	@$(MAKE) --no-print-directory $(ASAN) unit
 
 .PHONY: e2e-asan
 e2e-asan: ## the end-to-end tests with bottled and bottle-shim under the same (E2E='tests/e2e/test_x.py …' for some)
-	@$(MAKE) --no-print-directory BUILD=build-asan SANITIZE=address,undefined build test-programs
+	@$(MAKE) --no-print-directory $(ASAN) build test-programs
 	@BUILD=build-asan $(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm and not plain' $(E2E)
 
 .PHONY: tsan-load
@@ -209,7 +213,8 @@ tsan-load: ## bottled under ThreadSanitizer, with many clients at once for LOAD 
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for T seconds (T=60; FUZZ=name for one), with clang's libFuzzer, ASan and UBSan
-	@tests/fuzz/build-and-run $(T) '$(FUZZ)'
+	@$(MAKE) --no-print-directory $(ASAN) fuzzers
+	@tests/fuzz/run build-asan $(T) '$(FUZZ)'
 
 .PHONY: test-tsan
 test-tsan: ## the unit tests under ThreadSanitizer
@@ -225,7 +230,7 @@ events: build $(TEST_TOOLS) ## a thousand readers of the events, ten of them sta
 check: ## everything that is checked without running the programs: format, lint, both compilers
 	@$(MAKE) --no-print-directory format-check lint
 	@$(MAKE) --no-print-directory CC=gcc programs units
-	@$(MAKE) --no-print-directory BUILD=build-clang CC=clang programs units
+	@$(MAKE) --no-print-directory $(ASAN) programs units
 	@echo 'check: format, lint, gcc and clang are clean'
 
 .PHONY: format

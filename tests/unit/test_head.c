@@ -187,7 +187,7 @@ Test(front, refusals_have_numbers)
     cr_expect_eq(front_refused("*"), HEAD_OK);
     for (int i = HEAD_OK + 1; i < N_HEAD_FAULTS; i++) {
         (void)snprintf(target, sizeof target, "!%d", i);
-        cr_expect_eq(front_refused(target), i);
+        cr_expect_eq((int)front_refused(target), i);
     }
     cr_expect_neq(front_refused("!0"), HEAD_OK);
     cr_expect_neq(front_refused("!999"), HEAD_OK);
