@@ -212,10 +212,12 @@ static bool pass(struct front *front, enum state next)
  * that may be here. */
 static ssize_t line_length(const struct front *front, size_t most)
 {
-    const char *bytes = front->raw + front->start;
     const size_t length = available(front) < most + 2 ? available(front) : most + 2;
-    const char *feed = length ? memchr(bytes, '\n', length) : NULL;
 
+    if (length == 0)
+        return -1;
+    const char *bytes = front->raw + front->start;
+    const char *feed = memchr(bytes, '\n', length);
     if (feed)
         return feed > bytes && feed[-1] == '\r' && !memchr(bytes, '\r', (size_t)(feed - bytes - 1))
                    ? feed - bytes - 1

@@ -93,6 +93,8 @@ Test(cleanup, tag_is_of_what_would_be_removed)
     cr_assert_str_neq(before, after);
     b.count--;
     free(b.items[b.count].name);
+    free(b.items[b.count].reason);
+    free(b.items[b.count].action);
     b.items[0].name[11] = '3';
     cleanup_tag(&b, after);
     cr_assert_str_neq(before, after, "another process is another plan");
