@@ -24,6 +24,7 @@ FUZZ ?= *
 PYTEST_ARGS ?= -ra --timeout=300
 E2E ?= tests/e2e
 LOAD ?= 10
+TIMES ?= 20
 TOOLS := .tools
 ifeq ($(origin CC),default)
 CC := gcc
@@ -206,6 +207,10 @@ e2e-asan: ## the end-to-end tests with bottled and bottle-shim under the same (E
 	@$(MAKE) --no-print-directory $(ASAN) build test-programs
 	@BUILD=build-asan $(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm and not plain' $(E2E)
 
+.PHONY: valgrind-shim
+valgrind-shim: build $(BUILD)/valgrind/bottle-shim ## TIMES (20) starts and stops of a bottle, each supervisor under valgrind: nothing leaks
+	@tests/netns/enter $(PYTHON) tests/valgrind/shim $(TIMES)
+
 .PHONY: tsan-load
 tsan-load: ## bottled under ThreadSanitizer, with many clients at once for LOAD seconds (10) and a few real bottles
 	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=thread build test-programs
@@ -329,6 +334,16 @@ $(OPEN)/bottle-cell: $(OPEN)/obj-static/shim/cell.o $(STATIC_LIB)
 $(OPEN)/bottle-krun $(OPEN)/bottle-owner.so $(OPEN)/bottle-private.so $(OPEN)/guest $(OPEN)/openapi.yaml: $(OPEN)/%: | programs guest
 	@mkdir -p $(@D)
 	@ln -sfn ../$(@F) $@
+
+# What it starts by its own name is the plain one.
+$(BUILD)/valgrind/obj/%.o: %.c Makefile | $(TOOLS)/stamp
+	@mkdir -p $(@D)
+	@echo "  CC      $< (valgrind)"
+	@$(CC) $(CPPFLAGS) -DSHIM_SELF='"$(abspath $(BUILD))/bottle-shim"' $(CFLAGS) $(MODE) -MMD -MP -c -o $@ $<
+
+$(BUILD)/valgrind/bottle-shim: $(BUILD)/valgrind/obj/shim/limits.o $(BUILD)/valgrind/obj/shim/mounts.o $(OBJ)/shim/main.o $(LIB)
+	@echo "  LINK    $@"
+	@$(CC) $(MODE) -pie $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/bottle-cell: $(STATIC)/shim/cell.o $(STATIC)/shim/lonely.o $(STATIC_LIB)
 $(BUILD)/bottle-init: $(GUEST_SOURCES:%.c=$(STATIC)/%.o) $(STATIC_LIB)

@@ -84,7 +84,7 @@ void limits_add(struct argv *argv, enum limits_kind kind, const struct launch *l
 {
     struct rlimit own;
 
-    argv_add_list(argv, (const char *const[]){"/proc/self/exe", LIMITS_FLAG, NULL});
+    argv_add_list(argv, (const char *const[]){SHIM_SELF, LIMITS_FLAG, NULL});
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         int64_t value = rows[i].by_kind[kind];
         if (value == MEMORY)

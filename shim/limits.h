@@ -23,6 +23,11 @@ enum limits_kind {
 };
 
 #define LIMITS_FLAG "--limited"
+/* The shim itself, to be started once more. Under valgrind /proc/self/exe would be valgrind: its
+ * tests have another (make valgrind-shim). */
+#ifndef SHIM_SELF
+#define SHIM_SELF "/proc/self/exe"
+#endif
 
 /* Enters the bottle's control group, where it has one: it and all that it starts. While it still
  * may: the group is the daemon's. */

@@ -15,6 +15,7 @@
 #include "backends/mounts.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "shim/limits.h"
 
 #define MOUNTS_DIR "fs"
 int mounts_copy(const struct launch *launch, int *ret, struct error *err)
@@ -67,7 +68,7 @@ void mounts_add(struct argv *argv, const struct launch *launch, size_t first, si
 {
     if (launch->uid || count == 0)
         return;
-    argv_add_list(argv, (const char *const[]){"/proc/self/exe", MOUNTED_FLAG, NULL});
+    argv_add_list(argv, (const char *const[]){SHIM_SELF, MOUNTED_FLAG, NULL});
     for (size_t i = first; i < first + count; i++) {
         const struct shared_mount *mount = &launch->mounts[i];
         argv_add_list(argv, (const char *const[]){mount->read_only ? "ro" : "rw", mount->root,
