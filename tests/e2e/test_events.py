@@ -101,8 +101,14 @@ def stats(daemon, slug):
     return daemon.get(f"/bottles/{slug}/stats").json()["egress"]
 
 
+def egress_metrics(daemon):
+    lines = daemon.get("/metrics").text.splitlines()
+    return {line.split()[0]: int(line.split()[1]) for line in lines if line.startswith("bottled_egress_")}
+
+
 def test_egress_events_and_counters(fake):  # noqa: F811
     fake.start("talks")
+    counted = egress_metrics(fake.daemon)
     zero = {"allowed": 0, "denied": 0, "bytes_out": 0, "bytes_in": 0}
     assert stats(fake.daemon, "talks") == zero
     before = fake.daemon.get("/bottles/talks")
@@ -115,6 +121,9 @@ def test_egress_events_and_counters(fake):  # noqa: F811
     assert (found[1]["detail"]["host"], found[1]["detail"]["port"], found[1]["detail"]["why"]) == ("evil.example", 22, "no rule")
     told = {"allowed": 3, "denied": 1, "bytes_out": 10, "bytes_in": 99}
     assert stats(fake.daemon, "talks") == told
+    grown = {name: count - counted[name] for name, count in egress_metrics(fake.daemon).items()}
+    assert grown == {'bottled_egress_total{verdict="allowed"}': 3, 'bottled_egress_total{verdict="denied"}': 1,
+                     'bottled_egress_bytes_total{direction="out"}': 10, 'bottled_egress_bytes_total{direction="in"}': 99}
     after = fake.daemon.get("/bottles/talks")
     assert (after.json(), after.headers["ETag"]) == (before.json(), before.headers["ETag"]), "a counter is no change"
     fake.say("talks", packet([], allowed=2, denied=1))
