@@ -212,7 +212,7 @@ void http_stop(struct http *http)
             (void)close(listener->fd);
         listener->daemon = NULL;
         listener->fd = -1;
-        if (!listener->tcp && !listener->inherited)
+        if (!listener->tcp)
             listen_unlink(listener->address, listener->inode);
     }
 }

@@ -56,7 +56,6 @@ static int take_inherited(struct http *http, bool ret_kinds[2], struct error *er
             return error_set(err, NULL, "more than %zu sockets were passed",
                              COUNT_OF(http->listeners));
         listener->fd = socket.fd;
-        listener->inherited = true;
         (void)snprintf(listener->address, sizeof listener->address, "%s", socket.address);
         ret_kinds[socket.tcp] = true;
         http->n_listeners++;

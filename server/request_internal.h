@@ -36,9 +36,8 @@ struct listener {
     struct MHD_Daemon *daemon;
     bool tcp;
     int fd;                /* until libmicrohttpd closes it */
-    ino_t inode;           /* of the Unix socket */
+    ino_t inode;           /* of the Unix socket's file; 0: it is not ours */
     char address[128];     /* path, or "127.0.0.1:8080" */
-    bool inherited;        /* from the service manager, whose file the socket is */
     int64_t n_connections; /* under the lock */
 };
 
