@@ -27,9 +27,11 @@ struct feed {
     pthread_t thread;
     bool runs;
 
-    pthread_mutex_t lock; /* up to `listener` */
+    pthread_mutex_t lock; /* up to `ending`; never held for long: the store's writer waits for it */
     pthread_cond_t told_one;
     bool told, ending;
+
+    pthread_mutex_t listen_lock; /* up to `listener`; held while it rings */
     void (*ring)(void *context);
     void *listener;
 
@@ -128,10 +130,10 @@ static int follow(struct feed *feed)
                       LOG_TEXT("detail", err.text));
             return RETRY_MS;
         }
-        (void)pthread_mutex_lock(&feed->lock);
+        (void)pthread_mutex_lock(&feed->listen_lock);
         if (round.count && feed->ring)
             feed->ring(feed->listener);
-        (void)pthread_mutex_unlock(&feed->lock);
+        (void)pthread_mutex_unlock(&feed->listen_lock);
     } while (round.count == ROUND_EVENTS);
     return ROUND_MS;
 }
@@ -193,6 +195,7 @@ struct feed *feed_start(struct store *store, int64_t rows, struct error *err)
     feed->store = store;
     feed->rows = rows < FEED_EVENTS ? rows : FEED_EVENTS;
     (void)pthread_mutex_init(&feed->lock, NULL);
+    (void)pthread_mutex_init(&feed->listen_lock, NULL);
     (void)pthread_cond_init(&feed->told_one, NULL);
     (void)pthread_rwlock_init(&feed->ring_lock, NULL);
     if (events_ends(store, &ends, err) == 0) {
@@ -225,16 +228,17 @@ void feed_free(struct feed *feed)
     drop_all(feed, feed->last);
     (void)pthread_rwlock_destroy(&feed->ring_lock);
     (void)pthread_cond_destroy(&feed->told_one);
+    (void)pthread_mutex_destroy(&feed->listen_lock);
     (void)pthread_mutex_destroy(&feed->lock);
     free(feed);
 }
 
 void feed_listen(struct feed *feed, void (*ring)(void *context), void *context)
 {
-    (void)pthread_mutex_lock(&feed->lock);
+    (void)pthread_mutex_lock(&feed->listen_lock);
     feed->ring = ring;
     feed->listener = context;
-    (void)pthread_mutex_unlock(&feed->lock);
+    (void)pthread_mutex_unlock(&feed->listen_lock);
 }
 
 static bool wanted(const struct events_query *query, const struct kept *kept)

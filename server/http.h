@@ -22,6 +22,7 @@ void http_touch(struct http *http);
  * ends the listeners. Replies that come later are dropped: handlers' callbacks may still run until
  * http_free. */
 void http_stop(struct http *http);
-/* Asks the streams that rest (struct stream) again. From any thread. */
-void http_ring(void *http);
+/* Asks the streams that rest (struct stream) again; `context` is the struct http. From any thread.
+ */
+void http_ring(void *context);
 void http_free(struct http *http);
