@@ -32,7 +32,9 @@ def begun(daemon, query="", place=None):
     return stream
 
 
-def test_what_happens_from_now_on(daemon):
+def test_what_happens_from_now_on(new_daemon):
+    """At once, and not when the next heartbeat is due."""
+    daemon = new_daemon(config={"event_heartbeat": "10m"}).start()
     make(daemon, "before")
     with begun(daemon) as stream:
         assert stream.place == 1
