@@ -196,6 +196,14 @@ soak: build ## random calls for T seconds, while random parts are killed (ARGS='
 lifecycles: build ## N lives with a microVM, 10,000 without: nothing of bottled grows (ARGS='--prepared M --minutes N')
 	@tests/endurance/lifecycles --machines $(N) $(ARGS)
 
+.PHONY: contract
+contract: build ## openapi.yaml against a bottled that runs, by schemathesis (N=100 requests an operation and phase)
+	@tests/contract/run $(or $(N),100)
+
+.PHONY: creates
+creates: build ## idempotent creates by clients that crash, on a bottled that is killed (ARGS='10000 20')
+	@tests/bench/creates $(ARGS)
+
 .PHONY: bench
 bench: build $(OPEN_PROGRAMS) ## figures of this machine (ARGS='boot egress' for some)
 	@tests/bench/bench $(ARGS)
