@@ -88,7 +88,7 @@ class Ledger:
 def _json(body):
     try:
         return json.loads(body)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return None
 
 
