@@ -215,8 +215,9 @@ static int move_logs(const struct remains *remains, struct error *err)
 
 static bool is_log(const struct remains *remains, const struct cleanup_item *item)
 {
-    size_t length = remains->stage_dir ? strlen(remains->stage_dir) : 0;
-
+    if (!remains->stage_dir)
+        return false;
+    size_t length = strlen(remains->stage_dir);
     return item->kind == CLEANUP_FILE && strncmp(item->name, remains->stage_dir, length) == 0 &&
            strncmp(item->name + length, "/logs/", 6) == 0;
 }

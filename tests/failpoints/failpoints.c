@@ -235,6 +235,9 @@ static const char *class_of(int fd)
 
 /* --- The calls -------------------------------------------------------------------------------- */
 
+/* The C library's own names for parameters are reserved ones. */
+/* NOLINTBEGIN(readability-inconsistent-declaration-parameter-name) */
+
 #define REAL(name)                                                                                 \
     static __typeof__(name) *real;                                                                 \
     if (!real)                                                                                     \
@@ -375,6 +378,8 @@ int posix_spawn(pid_t *restrict pid, const char *restrict path,
     return real(pid, path, actions, attributes, argv,
                 own_path ? with_board(environment, more) : environment);
 }
+
+/* NOLINTEND(readability-inconsistent-declaration-parameter-name) */
 
 /* --- Beginning -------------------------------------------------------------------------------- */
 

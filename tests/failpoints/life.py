@@ -20,6 +20,7 @@ import fake_shim  # noqa: E402
 import harness  # noqa: E402
 
 START_TIMEOUT = 15
+ANSWER_S = 130
 
 
 class Died(Exception):
@@ -30,7 +31,7 @@ class World:
     """One daemon, in folders of its own, and its client."""
 
     def __init__(self, board=None, library=None, program="bottled", fake=False):
-        self.daemon = harness.Daemon(config={"log_level": "info", "boot_timeout": "20s"})
+        self.daemon = harness.Daemon(config={"log_level": "info", "boot_timeout": "60s"})
         self.preload = board.environment(library, program) if board else {}
         self.beside = pathlib.Path(tempfile.mkdtemp(prefix="bx", dir="/tmp"))
         self.beside.chmod(0o755)
@@ -79,9 +80,9 @@ class World:
     def ask(self, method, path, body=None, expect=(200,), **options):
         """A call; its reply where it is one of `expect`, else None (strict: a fault)."""
         try:
-            reply = self.daemon.request(method, path, body=body, timeout=40, **options)
+            reply = self.daemon.request(method, path, body=body, timeout=ANSWER_S, **options)
         except TimeoutError:
-            self.wrong.append(f"{method} {path} was not answered within 40 s:\n{self.daemon.output.text()[-2000:]}")
+            self.wrong.append(f"{method} {path} was not answered within {ANSWER_S} s:\n{self.daemon.output.text()[-2000:]}")
             return None
         except (OSError, http.client.HTTPException) as error:
             if self.daemon.process.poll() is not None or self.ended():
@@ -190,9 +191,9 @@ def starts(world):
 def machine(world):
     """One real microVM."""
     world.start()
-    world.ask("POST", "/bottles?start=true&wait=running&timeout=30s", plan("vm", resources={"disk_mib": 64}), (201,))
+    world.ask("POST", "/bottles?start=true&wait=running&timeout=100s", plan("vm", resources={"disk_mib": 64}), (201,))
     world.ask("POST", "/bottles/vm/exec", {"command": ["true"]})
-    world.ask("POST", "/bottles/vm/stop?wait=stopped&timeout=30s&grace=1s")
+    world.ask("POST", "/bottles/vm/stop?wait=stopped&timeout=100s&grace=1s")
     world.ask("DELETE", "/bottles/vm", expect=(200, 404))
     world.stop()
 
