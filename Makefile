@@ -268,6 +268,10 @@ layers: ## includes go downwards, banned calls, banned words, sizes
 	@python3 tests/lint/layers
 	@for script in $$(grep -rlE '^#!.*\b(ba)?sh$$' .ci docs guest tests tools); do bash -n $$script || exit 1; done
 
+.PHONY: analyze
+analyze: ## gcc's -fanalyzer on the programs (minutes)
+	@tests/lint/analyze
+
 .PHONY: openapi-check
 openapi-check:
 	@$(if $(wildcard openapi.yaml),$(PYTHON) -m openapi_spec_validator openapi.yaml,true)
