@@ -486,10 +486,11 @@ static struct patch *patch_new(struct runner *runner)
 
 static bool tag_matches(struct runner *runner, const struct op *op)
 {
-    struct snapshot *snapshot = registry_get(runner->engine->app->registry, runner->slug);
+    struct registry *registry = runner->engine->app->registry;
+    struct snapshot *snapshot = op->if_match ? registry_get(registry, runner->slug) : NULL;
     char tag[sizeof snapshot->etag] = "";
 
-    if (!op->if_match || !snapshot)
+    if (!snapshot)
         return true;
     (void)snprintf(tag, sizeof tag, "%.*s", (int)strlen(snapshot->etag) - 2, snapshot->etag + 1);
     snapshot_release(snapshot);
