@@ -34,9 +34,8 @@ static int read_types(struct request *request, uint64_t *ret)
 
 /* Where a stream goes on: at the client's last event when it comes back (a browser does that with
  * the query that it began with), else where it asks for, else at what comes next. */
-static int read_place(struct request *request, struct events_query *query)
+static int read_place(struct request *request, int64_t seen, struct events_query *query)
 {
-    const char *id = request_header(request, "Last-Event-ID");
     struct events_ends ends;
     struct error err = ERROR_INIT;
 
@@ -45,11 +44,9 @@ static int read_place(struct request *request, struct events_query *query)
                     JSON_TYPE);
         return -1;
     }
-    if (id && number_parse(id, 0, INT64_MAX - 1, &query->after) < 0) {
-        reply_fault(request, "bad-request", "Last-Event-ID: the id of an event, as it was given");
-        return -1;
-    }
-    if (id || request_query(request, "after"))
+    if (seen >= 0)
+        query->after = seen;
+    if (seen >= 0 || request_query(request, "after"))
         return 0;
     if (events_ends(request_app(request)->store, &ends, &err) < 0) {
         reply_error(request, &err);
@@ -59,9 +56,9 @@ static int read_place(struct request *request, struct events_query *query)
     return 0;
 }
 
-static void stream(struct request *request, struct events_query *query)
+static void stream(struct request *request, int64_t seen, struct events_query *query)
 {
-    if (read_place(request, query) < 0)
+    if (read_place(request, seen, query) < 0)
         return;
     struct error err = ERROR_INIT;
     struct event_reader *reader = event_reader_new(request_app(request), query, &err);
@@ -88,7 +85,9 @@ void handle_events(struct request *request)
 {
     static const char *const offers[] = {JSON_TYPE, STREAM_TYPE};
     int form = accept_choose(request_header(request, "Accept"), offers, COUNT_OF(offers));
+    const char *id = request_header(request, "Last-Event-ID");
     struct events_query query = {.limit = LIMIT_DEFAULT, .slug = request_query(request, "slug")};
+    int64_t seen = -1;
 
     if (form < 0) {
         reply_fault(request, "not-acceptable", "the events are to be had as %s or %s", offers[0],
@@ -103,9 +102,13 @@ void handle_events(struct request *request)
         reply_fault(request, "invalid-query", "slug: no bottle can have that name");
         return;
     }
+    if (id && number_parse(id, 0, INT64_MAX - 1, &seen) < 0) {
+        reply_fault(request, "bad-request", "Last-Event-ID: the id of an event, as it was given");
+        return;
+    }
     reply_header(request, "Vary", "Accept");
     if (form == 1)
-        stream(request, &query);
+        stream(request, seen, &query);
     else
         page(request, &query);
 }

@@ -125,6 +125,7 @@ def test_a_silent_stream_says_that_it_is_there(new_daemon):
         ("?slug=A", {}, 400, "invalid-query"),
         ("", {"Last-Event-ID": "x"}, 400, "bad-request"),
         ("", {"Last-Event-ID": "-1"}, 400, "bad-request"),
+        ("", {"Last-Event-ID": "x", "Accept": "application/json"}, 400, "bad-request"),
         ("", {"Accept": "text/html"}, 406, "not-acceptable"),
     ],
 )
