@@ -34,6 +34,6 @@ void pause_take(struct supervisor *sup, int fd);
 /* The machine is gone, or about to be. */
 void pause_close(struct supervisor *sup, const char *why);
 /* A request of bottled's, to be answered by {"paused": id, "error"}: pause it, or let it go on. */
-void pause_request(struct supervisor *sup, int64_t id, bool pause);
+void pause_request(struct supervisor *sup, int64_t id, bool wanted);
 /* Lets it go on for what comes next (a stop), without waiting for it. */
 void pause_lift(struct supervisor *sup, const char *why);

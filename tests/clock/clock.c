@@ -30,43 +30,43 @@ static void map_it(void)
     offset_ms = at;
 }
 
-int clock_gettime(clockid_t clock, struct timespec *now)
+int clock_gettime(clockid_t clock_id, struct timespec *tp)
 {
-    int result = (int)syscall(SYS_clock_gettime, clock, now);
+    int result = (int)syscall(SYS_clock_gettime, clock_id, tp);
 
-    if (result < 0 || (clock != CLOCK_REALTIME && clock != CLOCK_REALTIME_COARSE))
+    if (result < 0 || (clock_id != CLOCK_REALTIME && clock_id != CLOCK_REALTIME_COARSE))
         return result;
     (void)pthread_once(&once, map_it);
     int64_t ms = atomic_load(offset_ms);
-    now->tv_sec += (time_t)(ms / 1000);
-    now->tv_nsec += (long)(ms % 1000) * 1000000;
-    if (now->tv_nsec < 0) {
-        now->tv_sec--;
-        now->tv_nsec += NSEC;
-    } else if (now->tv_nsec >= NSEC) {
-        now->tv_sec++;
-        now->tv_nsec -= NSEC;
+    tp->tv_sec += (time_t)(ms / 1000);
+    tp->tv_nsec += (long)(ms % 1000) * 1000000;
+    if (tp->tv_nsec < 0) {
+        tp->tv_sec--;
+        tp->tv_nsec += NSEC;
+    } else if (tp->tv_nsec >= NSEC) {
+        tp->tv_sec++;
+        tp->tv_nsec -= NSEC;
     }
     return result;
 }
 
-int gettimeofday(struct timeval *restrict now, void *restrict zone)
+int gettimeofday(struct timeval *restrict tv, void *restrict tz)
 {
     struct timespec precise;
 
-    (void)zone;
+    (void)tz;
     (void)clock_gettime(CLOCK_REALTIME, &precise);
-    now->tv_sec = precise.tv_sec;
-    now->tv_usec = precise.tv_nsec / 1000;
+    tv->tv_sec = precise.tv_sec;
+    tv->tv_usec = precise.tv_nsec / 1000;
     return 0;
 }
 
-time_t time(time_t *ret)
+time_t time(time_t *timer)
 {
     struct timespec now;
 
     (void)clock_gettime(CLOCK_REALTIME, &now);
-    if (ret)
-        *ret = now.tv_sec;
+    if (timer)
+        *timer = now.tv_sec;
     return now.tv_sec;
 }
