@@ -16,7 +16,6 @@
 #include "server/log.h"
 
 #define FILE_NAME "tokens.json"
-#define LOCK_NAME "tokens.lock"
 
 enum { FILE_MAX = 256 * 1024, PATH_SIZE = 512, RANDOM_BYTES = 32 };
 
@@ -84,15 +83,16 @@ static char *encode(const struct tokens *tokens)
 
 /* --- The file ------------------------------------------------------------------------------- */
 
-/* An open file that nobody else can have written or read; what it is goes to *ret_status. */
-static int open_file(const char *path, struct stat *ret_status, struct error *err)
+/* An open file that nobody but root and the owner of the state directory can have written or read;
+ * what it is goes to *ret_status. */
+static int open_file(const char *path, uid_t owner, struct stat *ret_status, struct error *err)
 {
     CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 
     if (fd < 0 || fstat(fd, ret_status) < 0)
         return error_errno(err, errno == ENOENT ? "not-found" : NULL, "%s", path);
     if (!S_ISREG(ret_status->st_mode) || ret_status->st_mode & 0077 ||
-        (ret_status->st_uid != 0 && ret_status->st_uid != geteuid()))
+        (ret_status->st_uid != 0 && ret_status->st_uid != owner))
         return error_set(err, NULL, "%s has to be a file of bottled's user and for nobody else",
                          path);
     return steal_fd(&fd);
@@ -118,13 +118,15 @@ static int path_of(const char *state_dir, const char *name, char ret[PATH_SIZE],
 int tokens_read(const char *state_dir, struct tokens *ret, struct error *err)
 {
     char path[PATH_SIZE];
-    struct stat status;
+    struct stat status, folder;
     struct error why = ERROR_INIT;
 
     ret->count = 0;
     if (path_of(state_dir, FILE_NAME, path, err) < 0)
         return -1;
-    CLEANUP_CLOSE int fd = open_file(path, &status, &why);
+    if (stat(state_dir, &folder) < 0)
+        return error_errno(err, NULL, "%s", state_dir);
+    CLEANUP_CLOSE int fd = open_file(path, folder.st_uid, &status, &why);
     if (fd >= 0)
         return read_open(fd, path, ret, err);
     if (why.kind && strcmp(why.kind, "not-found") == 0)
@@ -134,8 +136,9 @@ int tokens_read(const char *state_dir, struct tokens *ret, struct error *err)
     return -1;
 }
 
-/* Writes the file for the owner of the state directory, whoever we are. */
-static int write_file(const char *state_dir, const struct tokens *tokens, struct error *err)
+/* Writes the file for the owner of the state directory (`held`), whoever we are. */
+static int write_file(const char *state_dir, int held, const struct tokens *tokens,
+                      struct error *err)
 {
     CLEANUP_FREE char *text = encode(tokens);
     char path[PATH_SIZE], fresh[PATH_SIZE];
@@ -156,22 +159,16 @@ static int write_file(const char *state_dir, const struct tokens *tokens, struct
         (void)unlink(fresh);
         return -1;
     }
-    CLEANUP_CLOSE int fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd) < 0)
-        return error_errno(err, NULL, "%s", state_dir);
-    return 0;
+    return fsync(held) < 0 ? error_errno(err, NULL, "%s", state_dir) : 0;
 }
 
-/* Held while the file is read, changed and written. */
+/* The directory's own lock, held while the file is read, changed and written. */
 static int lock(const char *state_dir, struct error *err)
 {
-    char path[PATH_SIZE];
+    CLEANUP_CLOSE int fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    if (path_of(state_dir, LOCK_NAME, path, err) < 0)
-        return -1;
-    CLEANUP_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0 || flock(fd, LOCK_EX) < 0)
-        return error_errno(err, NULL, "%s", path);
+        return error_errno(err, NULL, "%s", state_dir);
     return steal_fd(&fd);
 }
 
@@ -204,7 +201,7 @@ int token_create(const char *state_dir, const char *name, enum role role, int64_
     *token = (struct token){.role = role, .created_ms = clock_wall_ms(), .expires_ms = expires_ms};
     (void)snprintf(token->name, sizeof token->name, "%s", name);
     sha256_hex(ret_value, length, token->digest);
-    return write_file(state_dir, &tokens, err);
+    return write_file(state_dir, held, &tokens, err);
 }
 
 int token_revoke(const char *state_dir, const char *name, struct error *err)
@@ -218,7 +215,7 @@ int token_revoke(const char *state_dir, const char *name, struct error *err)
         if (strcmp(tokens.rows[i].name, name) != 0)
             continue;
         memmove(&tokens.rows[i], &tokens.rows[i + 1], (--tokens.count - i) * sizeof *tokens.rows);
-        return write_file(state_dir, &tokens, err);
+        return write_file(state_dir, held, &tokens, err);
     }
     return error_set(err, "not-found", "there is no token \"%s\"; bottled token list shows all",
                      name);
@@ -290,7 +287,7 @@ void watch_refresh(struct token_watch *watch)
     if (watch->fd >= 0)
         (void)close(watch->fd);
     watch->tokens.count = 0;
-    watch->fd = open_file(watch->path, &watch->seen, &err);
+    watch->fd = open_file(watch->path, geteuid(), &watch->seen, &err);
     if (watch->fd < 0 && err.kind && strcmp(err.kind, "not-found") == 0)
         return;
     bool faulty = watch->fd < 0 || read_open(watch->fd, watch->path, &watch->tokens, &err) < 0;

@@ -148,6 +148,20 @@ def test_a_revoked_token_is_refused_by_the_next_request(place):
         assert door.get("/version", value).status == 401
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="to be another user takes root")
+def test_root_makes_tokens_for_a_users_daemon(new_daemon):
+    """The file is the daemon's user's, whoever ran the command; and both can go on with it."""
+    daemon = new_daemon(uid=harness.OTHER_USER)
+    door = doors.Door(doors.open_to_tcp(daemon))
+    value = doors.make_token(daemon, "one", "read")
+    assert door.get("/version", value).status == 200
+    argv = [str(harness.BUILD / "bottled"), "token", "revoke", "one", "--state-dir", str(daemon.state_dir)]
+    revoke = lambda: subprocess.run(argv, capture_output=True, timeout=30, env=daemon.environment()).returncode
+    assert doors.as_user(harness.OTHER_USER, revoke) == 0
+    assert door.get("/version", value).status == 401
+    assert door.get("/version", doors.make_token(daemon, "two", "read")).status == 200
+
+
 def test_a_stream_of_a_revoked_token_says_no_more(new_daemon):
     """What happens after the revocation does not reach who listened before it."""
     daemon = new_daemon()

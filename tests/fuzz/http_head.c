@@ -133,7 +133,7 @@ static void release(struct request *request)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
-    static struct app app = {.config.max_body_bytes = 1024 * 1024};
+    static struct app app = {.config.max_body_bytes = 1 << 20};
     static struct http http = {.app = &app, .run_number = 7};
     const struct config config = {.state_dir = "/nonexistent",
                                   .token_file = "",
