@@ -242,6 +242,16 @@ static void work(struct request *request)
     (void)pthread_mutex_unlock(&http->lock);
 }
 
+/* Asks the handler. Where that leaves the answer to a worker, nobody owes it but within work(). */
+static void handle(struct request *request)
+{
+    request->match.route->handle(request);
+    (void)pthread_mutex_lock(&request->http->lock);
+    if (request->worker.look && !request->answered)
+        request->references--;
+    (void)pthread_mutex_unlock(&request->http->lock);
+}
+
 /* Queues the response if it is there; suspends until it is otherwise. */
 static enum MHD_Result queue_or_suspend(struct request *request)
 {
@@ -335,7 +345,7 @@ static enum MHD_Result dispatch(struct request *request)
     else if (verdict == CLAIM_REPLAYS)
         idempotency_replay(request);
     else
-        request->match.route->handle(request);
+        handle(request);
     return queue_or_suspend(request);
 }
 
