@@ -145,6 +145,8 @@ void alarms_follow(struct engine *engine, const struct bottle_row *row)
 
     if (at_ms) {
         set(engine, row->slug, at_ms);
+        if (at_ms > host_clock_ms()) /* one that was told of has been given more time */
+            take(engine->alarms, row->slug)->told = false;
         return;
     }
     HASH_FIND_STR(engine->alarms->by_slug, row->slug, alarm);
