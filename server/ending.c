@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/log.h"
+#include "server/stage.h"
 
 enum { DEATH_MS = 10000 };
 
@@ -18,6 +19,7 @@ struct sweep {
     struct job job;
     struct runner *runner;
     char *run_dir;
+    unsigned uid;
     struct shim_process processes[SHIM_PROCESSES_MAX];
     size_t n_processes;
     struct error err;
@@ -48,7 +50,8 @@ static void sweep_work(struct job *job)
 {
     struct sweep *sweep = (struct sweep *)job;
 
-    if (processes_end(sweep->processes, sweep->n_processes, DEATH_MS) < 0)
+    if (processes_end(sweep->processes, sweep->n_processes, DEATH_MS) < 0 ||
+        strays_end(sweep->run_dir, sweep->uid, DEATH_MS) < 0)
         (void)error_set(&sweep->err, NULL, "a process is alive after SIGKILL");
     else
         (void)directory_remove(sweep->run_dir, NULL, &sweep->err);
@@ -86,6 +89,7 @@ static void end_saved(struct runner *runner, const struct error *failure)
     sweep->job = (struct job){.message.run = swept, .work = sweep_work};
     sweep->runner = runner;
     sweep->run_dir = strdup(runner->run_dir);
+    sweep->uid = stage_uid(&runner->engine->app->host, &runner->row.allocation);
     if (!sweep->run_dir)
         abort();
     memcpy(sweep->processes, runner->said.processes, sizeof sweep->processes);

@@ -316,6 +316,10 @@ void supervisor_ended(struct runner *runner, const char *how);
 /* Kills what is left of the processes (by pidfd) and waits for their deaths; any thread. -1: one
  * lives on. */
 int processes_end(const struct shim_process *processes, size_t count, int64_t patience_ms);
+/* Ends processes of the bottle's user (0: ours) that are in its run directory: what a supervisor
+ * had just started when it was killed, too young yet to die with it. Any thread. -1: one lives on.
+ */
+int strays_end(const char *run_dir, unsigned uid, int64_t patience_ms);
 /* delete.c */
 void delete_op(struct runner *runner, struct op *op);
 void delete_resume(struct runner *runner);

@@ -317,7 +317,10 @@ int remains_remove(const struct remains *remains, bool keep_logs, struct cleanup
     struct error why = ERROR_INIT;
     int result = 0;
 
-    if (processes_end(remains->processes, remains->n_processes, DEATH_MS) < 0) {
+    /* Where no bottle has it, only a bottle's own user is proof enough. */
+    bool strays = remains->run_dir && (remains->slug[0] || remains->uid != geteuid());
+    if (processes_end(remains->processes, remains->n_processes, DEATH_MS) < 0 ||
+        (strays && strays_end(remains->run_dir, remains->uid, DEATH_MS) < 0)) {
         set_process_outcomes(plan, "failed: it is still alive after SIGKILL");
         return error_set(err, "cleanup-failed",
                          "a process of %s is still alive after SIGKILL: nothing of it was removed",

@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 
 import harness
 import invariants
@@ -165,3 +166,32 @@ def test_a_bottle_of_that_name_comes_meanwhile(daemon):
     assert all("/.left-" in item["name"] for item in left["items"])
     assert daemon.bottle("again")["state"] == "prepared"
     invariants.check(daemon)
+
+
+@pytest.mark.parametrize("end", ["its supervisor is killed", "it is deleted after a crash"])
+def test_what_is_too_young_to_die_with_its_supervisor(daemon, end):
+    """A process of the bottle's user in its run directory, which no status tells of."""
+    daemon.create({"slug": "young", **PLAN}, "?start=true")
+    (shim,) = daemon.processes_named("bottle-shim")
+    run_dir = invariants.World(daemon).run_dir("young")
+    uid = run_dir.stat().st_uid
+    left = subprocess.Popen(["setpriv", f"--reuid={uid}", "sleep", "1000"] if os.getuid() == 0 else ["sleep", "1000"], cwd=run_dir)
+    processes.waited_for.add(left.pid)
+    try:
+        if end == "it is deleted after a crash":
+            daemon.kill()
+            connection = sqlite3.connect(daemon.state_dir / "bottled.db")
+            with connection:
+                connection.execute("UPDATE bottles SET state = 'deleting'")
+            connection.close()
+            daemon.ledger.forget("young")
+            daemon.start()
+            daemon.delete("/bottles/young")
+        else:
+            os.kill(shim.pid, signal.SIGKILL)
+            daemon.wait("young", "failed")
+        assert left.wait(10) == -signal.SIGKILL
+    finally:
+        left.kill()
+        left.wait()
+        processes.waited_for.discard(left.pid)

@@ -1,0 +1,82 @@
+/* Strays: bubblewrap's inner process is its pid namespace's first and asks to die with its parent
+ * only once that has set it up. A supervisor that is killed in between leaves one that waits for
+ * ever. It still is where the supervisor was: in the run directory, which nobody else can enter. */
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/number.h"
+#include "base/process.h"
+#include "base/util.h"
+#include "server/engine_internal.h"
+
+/* Its working directory is the run directory, which may be gone. */
+static bool is_there(pid_t pid, const char *run_dir)
+{
+    char path[64], link[PATH_MAX];
+    size_t length = strlen(run_dir);
+
+    (void)snprintf(path, sizeof path, "/proc/%d/cwd", (int)pid);
+    ssize_t got = readlink(path, link, sizeof link - 1);
+    if (got < 0)
+        return false;
+    link[got] = '\0';
+    return strncmp(link, run_dir, length) == 0 && (link[length] == '\0' || link[length] == '/' ||
+                                                   strcmp(link + length, " (deleted)") == 0);
+}
+
+/* The real user; not of /proc's files, which are root's for a process that may not be dumped. */
+static bool is_of(pid_t pid, unsigned uid)
+{
+    char path[64];
+    int64_t real;
+
+    (void)snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    CLEANUP_FREE char *status = file_read(path, 65536, NULL, NULL);
+    char *line = status ? strstr(status, "\nUid:\t") : NULL;
+    if (!line)
+        return false;
+    line += strlen("\nUid:\t");
+    line[strspn(line, "0123456789")] = '\0';
+    return number_parse(line, 0, UINT_MAX, &real) == 0 && (unsigned)real == uid;
+}
+
+/* 1: there was one, and it is gone. -1: it lives on. */
+static int end_one(pid_t pid, const char *run_dir, unsigned uid, int64_t until_ms)
+{
+    uint64_t start_time = process_start_time(pid);
+    CLEANUP_CLOSE int pidfd = start_time ? process_open(pid, start_time) : -1;
+    struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+    int64_t left = until_ms - clock_monotonic_ms();
+
+    /* Looked at while the pidfd holds the pid. */
+    if (pidfd < 0 || pid == getpid() || !is_there(pid, run_dir) || !is_of(pid, uid))
+        return 0;
+    (void)pidfd_kill(pidfd, SIGKILL);
+    return poll(&ended, 1, left > 0 ? (int)left : 0) > 0 ? 1 : -1;
+}
+
+int strays_end(const char *run_dir, unsigned uid, int64_t patience_ms)
+{
+    int64_t until = clock_monotonic_ms() + patience_ms, pid;
+    struct stat status;
+    int result = 0;
+
+    if (lstat(run_dir, &status) < 0)
+        return errno == ENOENT ? 0 : -1;
+    DIR *directory = opendir("/proc");
+    if (!directory)
+        return -1;
+    for (struct dirent *entry; (entry = readdir(directory));)
+        if (number_parse(entry->d_name, 2, INT_MAX, &pid) == 0 && is_there((pid_t)pid, run_dir) &&
+            end_one((pid_t)pid, run_dir, uid ? uid : geteuid(), until) < 0)
+            result = -1;
+    (void)closedir(directory);
+    return result;
+}
