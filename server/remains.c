@@ -317,8 +317,10 @@ int remains_remove(const struct remains *remains, bool keep_logs, struct cleanup
     struct error why = ERROR_INIT;
     int result = 0;
 
-    /* Where no bottle has it, only a bottle's own user is proof enough. */
-    bool strays = remains->run_dir && (remains->slug[0] || remains->uid != geteuid());
+    /* Where no bottle has it, a bottle's own user is proof enough, or the supervisor that is there.
+     */
+    bool strays = remains->run_dir &&
+                  (remains->slug[0] || remains->n_processes > 0 || remains->uid != geteuid());
     if (processes_end(remains->processes, remains->n_processes, DEATH_MS) < 0 ||
         (strays && strays_end(remains->run_dir, remains->uid, DEATH_MS) < 0)) {
         set_process_outcomes(plan, "failed: it is still alive after SIGKILL");
