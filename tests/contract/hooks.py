@@ -32,7 +32,7 @@ def is_right(case):
 
 def keep_rules(path, query, body):
     """Rules between members."""
-    waits = query.get("wait") in ("true", True) if path == "/images" else query.get("wait") or "state" in query
+    waits = query.get("wait") in ("true", True) if path == "/images" else query.get("wait") or path.endswith("/wait")
     query.pop("timeout", None)  # "needs something to wait for"
     if waits:
         query["timeout"] = SOON  # there is no time to wait for what does not come
