@@ -275,6 +275,7 @@ def entries(folder):
 def sockets_are_owned(world):
     """No socket without an owner."""
     owned = [f"{world.run_dir(slug)}/" for slug in world.live]
+    owned.append(f"{world.daemon.state_dir}/templates/.making/")  # a template's own machine
     for path in sorted(processes.unix_sockets(world.daemon.base) - {str(world.daemon.socket)}):
         if not any(path.startswith(prefix) for prefix in owned):
             yield f"the socket {path} is of no bottle that runs"
