@@ -88,7 +88,7 @@ def canaries(tree):
 
 @pytest.fixture(scope="session", autouse=True)
 def templates(canaries):
-    harness.Daemon.templates = template_pool.Pool()
+    harness.Daemon.templates = template_pool.Pool(nested=bool(os.environ.get(kvm_host.INSIDE)))
     yield
     harness.Daemon.templates.close()
     harness.Daemon.templates = None

@@ -12,11 +12,14 @@ import tempfile
 
 NEVER = "24h"
 MADE = r"a template is made"
+# The processor's frequency as bottled once measured it: its guests under TCG are told, so templates depend on it.
+FREQUENCY = "tsc-khz"
 TIMEOUT = 120  # of a boot and a save, where the processor is emulated twice
 
 
 class Pool:
-    def __init__(self):
+    def __init__(self, nested=False):
+        self.nested = nested
         self.base = pathlib.Path(tempfile.mkdtemp(prefix="bp", dir="/tmp"))
         self._known = {}  # {(row, uid): folder}
 
@@ -27,9 +30,11 @@ class Pool:
         kind = daemon.row["accelerator"], daemon.uid
         if daemon.row["vmm"] == "bottle-krun" or "guest_dir" in daemon.config:
             return  # that backend has none; that machine is another
+        if self.nested and daemon.row["accelerator"] == "tcg":
+            return  # an emulator in an emulator: those tests boot nothing
         if kind not in self._known:
             self._known[kind] = self._make(daemon)
-        for template in self._known[kind].iterdir():
+        for template in self._known[kind].glob("[0-9a-f]*"):
             target = daemon.state_dir / "templates" / template.name
             target.mkdir(mode=0o700, parents=True)
             for file in template.iterdir():
@@ -38,6 +43,10 @@ class Pool:
                 folder.chmod(0o700)
                 if daemon.uid is not None:
                     os.chown(folder, daemon.uid, daemon.uid)
+        if (self._known[kind] / FREQUENCY).exists():
+            shutil.copy(self._known[kind] / FREQUENCY, daemon.state_dir)
+            if daemon.uid is not None:
+                os.chown(daemon.state_dir / FREQUENCY, daemon.uid, daemon.uid)
 
     def _make(self, daemon):
         folder = self.base / str(len(self._known))
@@ -50,6 +59,8 @@ class Pool:
             maker.remove("first")
             maker.stop()
             shutil.move(maker.state_dir / "templates", folder)
+            if (maker.state_dir / FREQUENCY).exists():
+                shutil.copy(maker.state_dir / FREQUENCY, folder)
         finally:
             fault = maker.close()
         assert fault is None, fault
