@@ -145,7 +145,7 @@ test: ## set up, build, and run every test: the tree's own rules, units, end to 
 	@$(MAKE) --no-print-directory build units test-programs
 	@$(MAKE) --no-print-directory layers
 	@$(MAKE) --no-print-directory unit
-	+@MAKE='$(MAKE)' tests/lanes 2 e2e-kvm $(E2E_PARTS:%=e2e-part-%) attack
+	+@MAKE='$(MAKE)' tests/lanes 2 e2e e2e-kvm attack
 
 .PHONY: test-programs
 test-programs: $(TEST_TOOLS) $(CLIENTS) $(ATTACK_GUEST)
@@ -157,12 +157,6 @@ unit: programs units ## the unit tests (UNIT=test_x for one program)
 .PHONY: e2e
 e2e: build $(TEST_TOOLS) $(CLIENTS) ## the end-to-end tests that need no KVM (PYTEST_ARGS='-k name' for some)
 	@$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm' tests/e2e
-
-# The same in parts, for lanes.
-E2E_PARTS := 1 2 3 4
-.PHONY: $(E2E_PARTS:%=e2e-part-%)
-$(E2E_PARTS:%=e2e-part-%): e2e-part-%: build $(TEST_TOOLS) $(CLIENTS)
-	@$(PYTHON) -m pytest -p no:cacheprovider $(PYTEST_ARGS) -m 'not kvm' --part $*/$(words $(E2E_PARTS)) tests/e2e
 
 .PHONY: e2e-kvm
 e2e-kvm: build $(TEST_TOOLS) ## those that need a KVM that works; without one, in a nested test host (as root, by sudo)

@@ -33,16 +33,7 @@ def pytest_configure(config):
     os.execv(enter, [enter, *sys.orig_argv])
 
 
-def pytest_addoption(parser):
-    parser.addoption("--part", default="1/1", metavar="K/N", help="of the files of tests only every Nth, from the Kth on")
-
-
-def pytest_collection_modifyitems(config, items):
-    part, count = map(int, config.option.part.split("/"))
-    files = sorted({item.path for item in items})
-    mine = set(files[part - 1 :: count])
-    config.hook.pytest_deselected(items=[item for item in items if item.path not in mine])
-    items[:] = [item for item in items if item.path in mine]
+def pytest_collection_modifyitems(items):
     for item in items:
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(300 if os.environ.get(kvm_host.INSIDE) else 120))
