@@ -75,7 +75,7 @@ def test_a_run_live(daemon):
     assert states(again) == ["starting", "running"] and again[-1]["exit_code"] is None
     short = list(Lines(daemon, "/bottles/live/start?wait=exited&timeout=100ms", status=200))
     assert short[-1]["problem"]["status"] == 504 and short[-1]["state"] == "running" and short[-1]["exit_code"] is None
-    assert b"one" not in printed(short)
+    assert printed(again + short).count(b"one") <= 1, "its second life may have said it by now"
     assert daemon.bottle("live")["state"] == "running", "it lives on"
     lines = Lines(daemon, "/bottles/live/start?wait=exited", status=200)
     assert next(iter(lines))["state"] == "running"
