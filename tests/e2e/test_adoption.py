@@ -94,7 +94,7 @@ def test_supervisor_that_is_stuck_while_starting(new_daemon):
     os.kill(shim.pid, signal.SIGSTOP)
     bottle = daemon.wait("stuck", "failed", timeout=30)
     assert bottle["state"] == "failed" and "neither brought the bottle up" in bottle["reason"], bottle
-    assert daemon.own_processes() == []
+    assert all(processes.wait_gone(one.pid, 5) for one in daemon.own_processes())
     assert daemon.post("/bottles/stuck/start").status == 202
 
 
