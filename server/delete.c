@@ -29,7 +29,8 @@ struct deletion {
     struct remains remains;
     struct cleanup_plan plan;
     char tag[17];
-    bool keep_logs;
+    bool keep_logs;       /* one of the requests said so */
+    bool removal_keeps;   /* so it was when `job` began to remove */
     bool collecting;      /* `job` is making the plan */
     bool marked;          /* `deleting` is stored */
     bool supervisor_gone; /* there is none, or its death was seen */
@@ -256,7 +257,7 @@ static void remove_work(struct job *job)
     struct deletion *deletion = (struct deletion *)job;
 
     deletion->err = (struct error)ERROR_INIT;
-    deletion->result = remains_remove(&deletion->remains, deletion->keep_logs, &deletion->plan,
+    deletion->result = remains_remove(&deletion->remains, deletion->removal_keeps, &deletion->plan,
                                       note, deletion, &deletion->err);
 }
 
@@ -286,6 +287,7 @@ static void go_on(struct runner *runner)
     if (runner->starter)
         op_refuse(runner->starter, "wrong-state", "%s is being deleted", runner->slug);
     runner->starter = NULL;
+    deletion->removal_keeps = deletion->keep_logs;
     deletion->job = (struct job){.message.run = remove_back, .work = remove_work};
     runner_work(runner, &deletion->job);
 }

@@ -28,17 +28,16 @@ struct plan_ref {
     struct plan *plan; /* under the lock; NULL: not resolved (yet) */
 };
 
-/* Takes over the spec and the labels. */
+/* Takes over the spec; copies the labels: jansson's counts of references are not for two threads.
+ * (Counting is atomic, but first it reads the count, plainly, for its constants.) */
 static struct plan_ref *ref_make(const struct host *host, const struct plan_facts *facts,
-                                 char *spec, json_t *labels)
+                                 char *spec, const json_t *from)
 {
+    bool labelled = json_object_size(from) > 0;
+    json_t *labels = labelled ? json_deep_copy(from) : NULL;
     struct plan_ref *ref = calloc(1, sizeof *ref);
 
-    if (json_object_size(labels) == 0) {
-        json_decref(labels);
-        labels = NULL;
-    }
-    if (!ref || !spec) {
+    if (!ref || !spec || (labelled && !labels)) {
         free(spec);
         json_decref(labels);
         free(ref);
@@ -68,12 +67,11 @@ struct plan_ref *plan_ref_new(const struct host *host, const struct bottle_row *
                               struct plan *plan)
 {
     struct plan_facts facts = facts_of(row);
-    const json_t *labels = json_object_get(plan->spec.json, "labels");
 
     if (plan->engine)
         (void)snprintf(facts.engine, sizeof facts.engine, "%s", plan->engine);
-    struct plan_ref *ref =
-        ref_make(host, &facts, json_text(plan->spec.json), json_deep_copy(labels));
+    struct plan_ref *ref = ref_make(host, &facts, json_text(plan->spec.json),
+                                    json_object_get(plan->spec.json, "labels"));
     if (ref)
         ref->plan = plan;
     else
@@ -85,14 +83,14 @@ struct plan_ref *plan_ref_lazy(const struct host *host, const struct bottle_row 
                                const char *spec, const char *labels)
 {
     struct plan_facts facts = facts_of(row);
+    CLEANUP_JSON json_t *parsed = labels ? json_parse(labels, strlen(labels), NULL) : NULL;
 
-    return ref_make(host, &facts, strdup(spec ? spec : ""),
-                    labels ? json_parse(labels, strlen(labels), NULL) : NULL);
+    return ref_make(host, &facts, strdup(spec ? spec : ""), parsed);
 }
 
 struct plan_ref *plan_ref_unresolved(const struct plan_ref *ref)
 {
-    return ref_make(ref->host, &ref->facts, strdup(ref->spec), json_incref(ref->labels));
+    return ref_make(ref->host, &ref->facts, strdup(ref->spec), ref->labels);
 }
 
 struct plan_ref *plan_ref_to_read(struct plan_ref *ref)
