@@ -64,11 +64,6 @@ static bool is_id(const char *name)
     return strlen(name) == ID_LENGTH && strspn(name, "0123456789abcdef") == ID_LENGTH;
 }
 
-static bool slug_is(const char *slug, const char *name)
-{
-    return strcmp(slug, name) == 0;
-}
-
 static bool id_is(const char *slug, const char *name)
 {
     char digest[SHA256_HEX_SIZE];
@@ -85,7 +80,7 @@ static int nothing(void *context)
 
 static bool is_owned(const struct app *app, const char *name, bool of_run)
 {
-    return registry_unless(app->registry, of_run ? id_is : slug_is, name, nothing, NULL) == 1;
+    return registry_unless(app->registry, of_run ? id_is : NULL, name, nothing, NULL) == 1;
 }
 
 static struct orphan *add(struct orphans *orphans, const char *name, bool of_run)
@@ -383,7 +378,7 @@ static int set_aside(struct app *app, const struct orphan *orphan, char **path, 
     (void)snprintf(move.to, sizeof move.to, "%.*s/" ASIDE "%s", (int)(slash - *path), *path,
                    slash + 1);
     (void)directory_remove(move.to, NULL, NULL); /* of an attempt before */
-    int result = registry_unless(app->registry, orphan->of_run ? id_is : slug_is, orphan->name,
+    int result = registry_unless(app->registry, orphan->of_run ? id_is : NULL, orphan->name,
                                  move_aside, &move);
     if (result > 0)
         return 1;

@@ -394,13 +394,14 @@ int registry_unless(struct registry *registry, bool (*fits)(const char *slug, co
                     const char *name, int (*act)(void *context), void *context)
 {
     struct entry *entry, *next;
-    bool found = false;
 
     (void)pthread_mutex_lock(&registry->lock);
-    HASH_ITER(hh, registry->entries, entry, next)
-    {
-        found = found || fits(entry->slug, name);
-    }
+    bool found = !fits && find(registry, name);
+    if (fits)
+        HASH_ITER(hh, registry->entries, entry, next)
+        {
+            found = found || fits(entry->slug, name);
+        }
     int result = found ? 1 : act(context);
     (void)pthread_mutex_unlock(&registry->lock);
     return result;

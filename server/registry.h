@@ -120,8 +120,9 @@ void registry_remove(struct registry *registry, const char *slug);
  * "no-free-subnet" or "no-free-port". */
 int registry_provisional(struct registry *registry, const char *slug, const struct spec *spec,
                          struct allocation *ret, struct error *err);
-/* Calls `act` while no bottle can be created, unless `fits(slug, name)` for one that exists or is
- * being created. 1: it does; else what `act` returned. Both run under the lock: brief, and without
- * a call in here. */
+/* Calls `act` while no bottle can be created, unless there is one, or one is being created, with
+ * the slug `name`; where `fits` is given: one for which `fits(slug, name)`, and all are asked.
+ * 1: there is; else what `act` returned. Both run under the lock: brief, and without a call in
+ * here. */
 int registry_unless(struct registry *registry, bool (*fits)(const char *slug, const char *name),
                     const char *name, int (*act)(void *context), void *context);
