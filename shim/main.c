@@ -1,6 +1,7 @@
 /* bottle-shim: one small process a bottle. It outlives bottled, so that restarting, upgrading or
  * killing the daemon disturbs no VM. What it is told and what it answers: shim/protocol.h. */
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -63,12 +64,12 @@ int main(int argc, char **argv)
         return 2;
     }
     limits_raise_files();
-    if (read_spec(&launch, &err) < 0 || secrets_load(SHIM_SECRETS_FD, &launch, &err) < 0 ||
-        run(&launch, &err) < 0) {
+    bool failed = read_spec(&launch, &err) < 0 ||
+                  secrets_load(SHIM_SECRETS_FD, &launch, &err) < 0 || run(&launch, &err) < 0;
+    if (failed) {
         (void)fprintf(stderr, "bottle-shim: %s\n", err.text);
         (void)dprintf(SHIM_READY_FD, "%s\n", err.text);
-        return 1;
     }
     launch_free(&launch);
-    return 0;
+    return failed;
 }
