@@ -44,6 +44,7 @@ static void at_rest(struct runner *runner)
                   runner->row.reason);
     else if (op)
         op_answer_present(runner->engine, op);
+    runner_close(runner);
 }
 
 static void sweep_work(struct job *job)

@@ -217,6 +217,16 @@ static void on_closing_deadline(struct loop_timer *timer)
     quit_if_done(engine);
 }
 
+void runner_close(struct runner *runner)
+{
+    if (!runner->engine->closing || !runner->engine->stop_bottles)
+        return;
+    if (runner->phase == PHASE_LIVE || runner->phase == PHASE_REST)
+        restart_cancel(runner);
+    if (runner->phase == PHASE_LIVE && !runner->stop_requested)
+        follow_request_stop(runner, STOP_GRACE_MS);
+}
+
 static void close_engine(struct engine *engine, struct message *message)
 {
     struct closing *closing = (struct closing *)message;
@@ -229,8 +239,7 @@ static void close_engine(struct engine *engine, struct message *message)
     HASH_ITER(hh, engine->runners, runner, next)
     {
         runner_refuse_all(runner);
-        if (engine->stop_bottles && runner->phase == PHASE_LIVE && !runner->stop_requested)
-            follow_request_stop(runner, STOP_GRACE_MS);
+        runner_close(runner);
     }
     if (engine->stop_bottles)
         restarts_cancel(engine);

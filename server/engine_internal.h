@@ -269,6 +269,9 @@ void runner_defer(struct runner *runner, struct op *op);
  * runner must not be touched after. */
 void runner_settle(struct runner *runner);
 void runner_free(struct runner *runner);
+/* With --stop-bottles, once the engine is closing: asks one that lives to end and takes back a
+ * start that it waits for. One that is between two phases is asked when it has come to the next. */
+void runner_close(struct runner *runner);
 /* Tries again to store what could not be stored. */
 void runner_save_again(struct runner *runner);
 /* Stores the row. `visible`: clients see a difference (generation, time); `event`: the state is

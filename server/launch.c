@@ -58,6 +58,7 @@ static void abandon(struct launch *launch, const struct error *err)
     runner->phase = PHASE_REST;
     runner_set_live(runner, false);
     runner_save_again(runner);
+    runner_close(runner);
     if (launch->problem.type)
         op_problem(launch->op, &launch->problem);
     else
@@ -146,6 +147,7 @@ static void spawned(struct engine *engine, struct message *message)
     runner_save(runner, SAVE_FOLLOW, false, false, pid_saved);
     if (engine->closing)
         runner_refuse_all(runner);
+    runner_close(runner);
     launch_free(launch);
     runner_settle(runner);
 }

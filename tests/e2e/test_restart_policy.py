@@ -76,6 +76,26 @@ def test_the_wait_outlives_bottled(daemon):
     assert daemon.remove("again")["items"]
 
 
+def test_a_healthy_run_counts_anew(daemon):
+    """The count and the wait, also where bottled learns of it later; without it the second run would be the last."""
+    script = COUNTS + "[ $(wc -l < /var/runs) != 2 ] || sleep 3; exit 1"
+    restart = {"policy": "on-failure", "max_retries": 1, "backoff_max_seconds": 8, "healthy_seconds": 2}
+    daemon.create(plan("healthy", script, **restart), "?start=true")
+    daemon.wait("healthy", "restarting", timeout=60)
+    assert daemon.wait("healthy", "running", timeout=60)["restarts"] == 1
+    shims = daemon.processes_named("bottle-shim")
+    daemon.kill()
+    for shim in shims:
+        assert processes.wait_gone(shim.pid, 30)
+    daemon.start()
+    bottle = daemon.wait("healthy", "exited", timeout=90)
+    assert bottle["restarts"] == 2 and "as often as its plan allows" in bottle["reason"], bottle
+    assert daemon.log("healthy").split() == ["1", "2", "3"]
+    times = [(event["type"], wall(event["time"])) for event in events(daemon, "healthy")]
+    waits = [after - at for (kind, at), (_, after) in zip(times, times[1:]) if kind == "bottle.restarting"]
+    assert waits == [pytest.approx(1, abs=0.9)] * 2
+
+
 def test_what_failed_is_started_again(daemon):
     """Its supervisor is killed, also while bottled is down."""
     restart = {"policy": "on-failure", "backoff_seconds": 1}
@@ -135,3 +155,23 @@ def test_restart_by_a_client(any_user_daemon):
     assert daemon.post("/bottles/box/restart").json()["state"] == "stopping"
     bottle = daemon.post("/bottles/box/stop?wait=stopped").json()
     assert bottle["state"] == "stopped"
+
+
+def test_stop_bottles_stops_those_that_would_start(new_daemon):
+    """One that waits, one that a client restarts, one that comes up: the next daemon starts none of them."""
+    daemon = new_daemon(config={"stop_bottles": True}).start()
+    restart = {"policy": "always", "backoff_seconds": 3}
+    deaf = "trap '' TERM; echo up; while :; do sleep 1; done"
+    daemon.create({"slug": "waits", "command": ["true"], "restart": restart}, "?start=true")
+    daemon.create({"slug": "deaf", "command": ["sh", "-c", deaf], "restart": restart}, "?start=true")
+    control.follow(daemon, "deaf", b"up\n")
+    assert daemon.wait("waits", "restarting", timeout=60)["restart_at"]
+    assert daemon.post("/bottles/deaf/restart?grace=2s").json()["state"] == "stopping"
+    daemon.create({"slug": "new", "command": ["sleep", "1000"], "restart": restart}, "?start=true")
+    assert daemon.stop(timeout=60) == 0
+    assert daemon.own_processes() == []
+    daemon.config["stop_bottles"] = False
+    daemon.start()
+    for slug in ("waits", "deaf", "new"):
+        bottle = daemon.bottle(slug)
+        assert (bottle["state"], bottle["restart_at"]) == ("stopped", None), bottle
