@@ -1,12 +1,15 @@
 /* Strays: bubblewrap's inner process is its pid namespace's first and asks to die with its parent
- * only once that has set it up. A supervisor that is killed in between leaves one that waits for
- * ever. It still is where the supervisor was: in the run directory, which nobody else can enter. */
+ * only once it has set that up. A supervisor that is killed before leaves one that waits for ever,
+ * or runs its program. At first it is where the supervisor was, in the run directory, which nobody
+ * else can enter; then in a root of its own, and is known by the environment that it was started
+ * with. */
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "base/clock.h"
@@ -15,9 +18,12 @@
 #include "base/process.h"
 #include "base/util.h"
 #include "server/engine_internal.h"
+#include "shim/protocol.h"
+
+enum { ENVIRON_MAX = 1 << 20 };
 
 /* Its working directory is the run directory, which may be gone. */
-static bool is_there(pid_t pid, const char *run_dir)
+static bool is_inside(pid_t pid, const char *run_dir)
 {
     char path[64], link[PATH_MAX];
     size_t length = strlen(run_dir);
@@ -29,6 +35,23 @@ static bool is_there(pid_t pid, const char *run_dir)
     link[got] = '\0';
     return strncmp(link, run_dir, length) == 0 && (link[length] == '\0' || link[length] == '/' ||
                                                    strcmp(link + length, " (deleted)") == 0);
+}
+
+/* It was started with the run directory's name. A program of the jail's has no such variable. */
+static bool has_name(pid_t pid, const char *run_dir)
+{
+    char path[64];
+    const size_t name = strlen(SHIM_RUN_DIR "=");
+
+    (void)snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+    CLEANUP_FREE char *first = file_read(path, ENVIRON_MAX, NULL, NULL);
+    return first && strncmp(first, SHIM_RUN_DIR "=", name) == 0 &&
+           strcmp(first + name, run_dir) == 0;
+}
+
+static bool is_there(pid_t pid, const char *run_dir)
+{
+    return is_inside(pid, run_dir) || has_name(pid, run_dir);
 }
 
 /* The real user; not of /proc's files, which are root's for a process that may not be dumped. */

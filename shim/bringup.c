@@ -96,7 +96,7 @@ static int start_server(struct supervisor *sup, size_t i, int *ret_vm_end, struc
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
     const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}, {listening, JAIL_FS_FD}};
-    if (child_start(&sup->servers[i], argv.items, fds, COUNT_OF(fds), err) < 0)
+    if (child_start(&sup->servers[i], sup->launch, argv.items, fds, COUNT_OF(fds), err) < 0)
         return -1;
     *ret_vm_end = steal_fd(&connected);
     return 0;
@@ -152,7 +152,7 @@ static int start_vm(struct supervisor *sup, struct error *err)
         n_fds += result == 0;
     }
     if (result == 0)
-        result = child_start(&sup->vm, argv.items, fds, n_fds, err);
+        result = child_start(&sup->vm, launch, argv.items, fds, n_fds, err);
     for (size_t i = first; i < n_fds; i++)
         (void)close(fds[i].parent);
     if (result == 0 && restores)
@@ -315,7 +315,7 @@ static int start_cell(struct supervisor *sup, struct error *err)
         return error_set(err, NULL, "out of memory");
     const struct spawn_fd fds[] = {
         {filter, JAIL_FILTER_FD}, {cell_end, JAIL_LISTENER_FD}, {gvproxy_filter, JAIL_GVPROXY_FD}};
-    return child_start(&sup->gvproxy, argv.items, fds, COUNT_OF(fds), err);
+    return child_start(&sup->gvproxy, sup->launch, argv.items, fds, COUNT_OF(fds), err);
 }
 
 static int start_sidecar(struct supervisor *sup, size_t i, struct error *err)
@@ -331,7 +331,7 @@ static int start_sidecar(struct supervisor *sup, size_t i, struct error *err)
     if (argv.failed)
         return error_set(err, NULL, "out of memory");
     const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}};
-    return child_start(&sup->sidecars[i], argv.items, fds, COUNT_OF(fds), err);
+    return child_start(&sup->sidecars[i], sup->launch, argv.items, fds, COUNT_OF(fds), err);
 }
 
 static int start_sidecars(struct supervisor *sup, struct error *err)

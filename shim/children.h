@@ -19,8 +19,8 @@ struct child {
 };
 
 /* Starts bwrap with `argv`. The descriptors of `fds` are for the child and stay the caller's. */
-int child_start(struct child *child, const char *const *argv, const struct spawn_fd *fds,
-                size_t n_fds, struct error *err);
+int child_start(struct child *child, const struct launch *launch, const char *const *argv,
+                const struct spawn_fd *fds, size_t n_fds, struct error *err);
 void child_kill(const struct child *child);
 /* A pidfd of the first child of the first child … of ours, which is not reaped, so many levels
  * down. -1 with errno when it is not there. */

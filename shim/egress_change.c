@@ -298,7 +298,7 @@ static int start_check(struct supervisor *sup, struct error *err)
         return -1;
     sink_await(&change->check.out, proxy->config.complaint, NULL, NULL);
     const struct spawn_fd fds[] = {{filter, JAIL_FILTER_FD}};
-    return child_start(&change->check, argv.items, fds, COUNT_OF(fds), err);
+    return child_start(&change->check, sup->launch, argv.items, fds, COUNT_OF(fds), err);
 }
 
 static void on_ready(struct supervisor *sup)

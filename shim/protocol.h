@@ -85,6 +85,9 @@ enum { CONTROL_PACKET_MAX = 16 * 1024, EXEC_SIGNAL_MAX = 64 };
 #define SHIM_SPEC_FD 3
 #define SHIM_READY_FD 4
 #define SHIM_SECRETS_FD 5
+/* The variable of each jail's own processes, not of what runs in it, that names the run directory:
+ * they are known by it wherever they are (server/strays.c). */
+#define SHIM_RUN_DIR "BOTTLE_RUN_DIR"
 
 /* What is told to an exec: a signal (0: none) and a terminal's size (0: as it is). */
 struct exec_note {

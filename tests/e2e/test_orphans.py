@@ -1,5 +1,6 @@
 """What no bottle owns: shown by GET /cleanup-plan, removed by POST /cleanup, and nothing else is touched."""
 import os
+import pathlib
 import shutil
 import signal
 import sqlite3
@@ -168,14 +169,20 @@ def test_a_bottle_of_that_name_comes_meanwhile(daemon):
     invariants.check(daemon)
 
 
+@pytest.mark.parametrize("place", ["in the run directory", "in a root of its own"])
 @pytest.mark.parametrize("end", ["its supervisor is killed", "it is deleted after a crash"])
-def test_what_is_too_young_to_die_with_its_supervisor(daemon, end):
-    """A process of the bottle's user in its run directory, which no status tells of."""
+def test_what_is_too_young_to_die_with_its_supervisor(daemon, end, place):
+    """A process of the bottle's user that its supervisor began, which no status tells of."""
     daemon.create({"slug": "young", **PLAN}, "?start=true")
     (shim,) = daemon.processes_named("bottle-shim")
     run_dir = invariants.World(daemon).run_dir("young")
     uid = run_dir.stat().st_uid
-    left = subprocess.Popen(["setpriv", f"--reuid={uid}", "sleep", "1000"] if os.getuid() == 0 else ["sleep", "1000"], cwd=run_dir)
+    inside = place == "in the run directory"
+    left = subprocess.Popen(
+        ["setpriv", f"--reuid={uid}", "sleep", "1000"] if os.getuid() == 0 else ["sleep", "1000"],
+        cwd=run_dir if inside else "/",
+        env={} if inside else {"BOTTLE_RUN_DIR": str(run_dir)},
+    )
     processes.waited_for.add(left.pid)
     try:
         if end == "it is deleted after a crash":
@@ -195,3 +202,18 @@ def test_what_is_too_young_to_die_with_its_supervisor(daemon, end):
         left.kill()
         left.wait()
         processes.waited_for.discard(left.pid)
+
+
+def test_what_a_supervisor_begins_is_known(daemon):
+    """Each jail was started with the run directory's name; what runs in it has it not."""
+    daemon.create({"slug": "known", **PLAN}, "?start=true&wait=running&timeout=60s")
+    name = f"BOTTLE_RUN_DIR={invariants.World(daemon).run_dir('known')}".encode()
+    jails = [process for process in daemon.own_processes() if "--die-with-parent" in process.argv]
+    programs = [daemon.processes_named(one) for one in ("squid", "gvproxy", harness.ROW["vmm"])]
+    assert jails and all(programs)
+    assert {environment_of(process) for process in jails} == {name + b"\0"}
+    assert not any(b"BOTTLE_RUN_DIR" in environment_of(process) for process in sum(programs, []))
+
+
+def environment_of(process):
+    return pathlib.Path(f"/proc/{process.pid}/environ").read_bytes()
