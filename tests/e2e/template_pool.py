@@ -18,8 +18,9 @@ TIMEOUT = 120  # of a boot and a save, where the processor is emulated twice
 
 
 class Pool:
-    def __init__(self, nested=False):
+    def __init__(self, nested=False, machine=None):
         self.nested = nested
+        self.machine = machine or {}  # what of a plan makes another machine
         self.base = pathlib.Path(tempfile.mkdtemp(prefix="bp", dir="/tmp"))
         self._known = {}  # {(row, uid): folder}
 
@@ -53,7 +54,7 @@ class Pool:
         maker = type(daemon)(uid=daemon.uid, config={**daemon.row["config"], "template_after": "0s"})
         try:
             maker.start()
-            maker.create({"slug": "first", "command": ["sleep", "1000"]}, f"?start=true&wait=running&timeout={TIMEOUT}s")
+            maker.create({"slug": "first", "command": ["sleep", "1000"], **self.machine}, f"?start=true&wait=running&timeout={TIMEOUT}s")
             line = maker.output.wait_line(MADE, TIMEOUT)
             assert line, f"no template was made:\n{maker.output.text()[-3000:]}"
             maker.remove("first")

@@ -75,12 +75,17 @@ class Board:
         self.map[: HEADER.size] = HEADER.pack(OFF, 0, 0, fired, count)
 
     @property
+    def count(self):
+        """How many points were recorded so far."""
+        return self._header()[4]
+
+    @property
     def fired(self):
         return bool(self._header()[3])
 
     def points(self):
         found = []
-        for i in range(self._header()[4]):
+        for i in range(self.count):
             at = HEADER.size + i * POINT_SIZE
             number, text = struct.unpack(f"=Q{POINT_SIZE - 8}s", self.map[at : at + POINT_SIZE])
             found.append(Point(number, text.split(b"\0")[0].decode()))

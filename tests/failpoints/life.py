@@ -4,6 +4,7 @@ A life is a list of steps, each a function of its world. Where something went wr
 problem that says so; steps after it may find less than they had expected. What is never right: no answer from
 a daemon that lives, an answer without words, a wait that does not end.
 """
+import dataclasses
 import http.client
 import json
 import os
@@ -35,6 +36,7 @@ class World:
         self.preload = board.environment(library, program) if board else {}
         self.beside = pathlib.Path(tempfile.mkdtemp(prefix="bx", dir="/tmp"))
         self.beside.chmod(0o755)
+        self.board, self.opening = board, None  # how many points it met before its first "ready"
         self.strict = False
         self.replies, self.refusals, self.wrong = 0, [], []
         if fake:
@@ -44,11 +46,25 @@ class World:
         (self.roots / "tree" / "bin" / "tool").write_text("#!/bin/sh\n")
         self.daemon.config["image_roots"] = str(self.roots)
 
+    @property
+    def patience(self):
+        """With a state that may never come, because the bottle was not started."""
+        return "10s" if self.strict else "3s"
+
+    def warm(self, pool):
+        """Gives the daemon, which does not run, the template of its machine, unless it has one."""
+        folder = self.daemon.state_dir / "templates"
+        if folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
+        pool.give(self.daemon)
+
     def start(self, failing=True):
         """Starts the daemon; Died where it ended by itself, with words."""
         self.daemon.env = self.preload if failing else {}
         self.daemon.spawn()
         if self.daemon.output.wait_line("^ready on ", START_TIMEOUT):
+            if self.opening is None and self.board:
+                self.opening = self.board.count
             return
         self.gone()
 
@@ -174,7 +190,7 @@ def starts(world):
     world.ask("POST", "/bottles/first/start?wait=running&timeout=10s")
     world.ask("PATCH", "/bottles/first", {"egress": {"allow": ["other.example"]}})
     world.ask("POST", "/bottles/first/egress-report")
-    world.ask("POST", "/bottles/first/stop?wait=stopped&timeout=10s")
+    world.ask("POST", f"/bottles/first/stop?wait=stopped&timeout={world.patience}")
     world.ask("POST", "/bottles?start=true&wait=running&timeout=10s", plan("second"), (201,))
     world.ask("POST", "/bottles?start=true&wait=running&timeout=10s", plan("third"), (201,))
     world.ask("DELETE", "/bottles/third", expect=(200, 404))
@@ -182,7 +198,7 @@ def starts(world):
     world.start()
     world.ask("GET", "/bottles/second")
     world.ask("POST", "/bottles/first/start?wait=running&timeout=10s")
-    world.ask("POST", "/bottles/second/stop?wait=stopped&timeout=10s")
+    world.ask("POST", f"/bottles/second/stop?wait=stopped&timeout={world.patience}")
     world.ask("DELETE", "/bottles/first", expect=(200, 404))
     world.ask("DELETE", "/bottles/second", expect=(200, 404))
     world.stop()
@@ -191,18 +207,32 @@ def starts(world):
 def machine(world):
     """One real microVM."""
     world.start()
-    world.ask("POST", "/bottles?start=true&wait=running&timeout=100s", plan("vm", resources={"disk_mib": 64}), (201,))
+    world.ask("POST", "/bottles?start=true&wait=running&timeout=100s", plan("vm", **MACHINE), (201,))
     world.ask("POST", "/bottles/vm/exec", {"command": ["true"]})
     world.ask("POST", "/bottles/vm/stop?wait=stopped&timeout=100s&grace=1s")
     world.ask("DELETE", "/bottles/vm", expect=(200, 404))
     world.stop()
 
 
-# Names of lives, the program whose points are walked, and whether its supervisors are fakes.
+@dataclasses.dataclass(frozen=True)
+class Life:
+    """`like`: a life that is the same at some points, which are walked there: those before the first "ready" of the
+    daemon, or all (`like_all`) that both meet."""
+
+    live: callable
+    program: str  # whose points are walked
+    fake: bool = False  # its supervisors
+    vm: str = ""  # "warm": it starts from a template; "cold": not before the life is lived again
+    like: str = None
+    like_all: bool = False
+
+
+MACHINE = {"resources": {"disk_mib": 64}}
 LIVES = {
-    "bottles": (bottles, "bottled", True),
-    "images": (images, "bottled", False),
-    "starts": (starts, "bottled", True),
-    "machine": (machine, "bottled", False),
-    "shim": (machine, "bottle-shim", False),
+    "bottles": Life(bottles, "bottled", fake=True),
+    "images": Life(images, "bottled", like="bottles"),
+    "starts": Life(starts, "bottled", fake=True, like="bottles"),
+    "machine": Life(machine, "bottled", vm="warm", like="bottles"),
+    "shim": Life(machine, "bottle-shim", vm="warm"),
+    "boot": Life(machine, "bottle-shim", vm="cold", like="shim", like_all=True),
 }
