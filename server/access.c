@@ -146,18 +146,18 @@ int access_check_origin(struct access *access, const struct claim *claim, bool *
 
 /* --- Who is it? ----------------------------------------------------------------------------- */
 
-static int identify_unix(const struct access *access, int fd, struct identity *ret,
-                         struct error *err)
+static int identify_unix(const struct access *access, const struct claim *claim,
+                         struct identity *ret, struct error *err)
 {
-    unsigned uid;
-    enum role role = auth_peer_role(fd, &access->group, &uid);
+    const struct ucred *peer = claim->peer;
+    enum role role = peer ? auth_peer_role(claim->fd, peer, &access->group) : ROLE_NONE;
 
     if (role == ROLE_NONE)
         return error_set(err, "forbidden",
                          "only root, the user that runs bottled and the group of the key "
                          "socket_group may use this socket");
     *ret = (struct identity){.via = VIA_UNIX, .role = role};
-    (void)snprintf(ret->name, sizeof ret->name, "%u", uid);
+    (void)snprintf(ret->name, sizeof ret->name, "%u", peer->uid);
     return 0;
 }
 
@@ -282,7 +282,7 @@ int access_identify(struct access *access, const struct claim *claim, struct ide
 {
     *ret_wait_s = 0;
     if (!claim->tcp)
-        return identify_unix(access, claim->fd, ret, err);
+        return identify_unix(access, claim, ret, err);
     (void)pthread_mutex_lock(&access->lock);
     int result = identify_tcp(access, claim, ret, ret_wait_s, err);
     (void)pthread_mutex_unlock(&access->lock);

@@ -40,8 +40,10 @@ struct identity {
 };
 
 /* What a request shows of who sent it. Strings are borrowed; NULL: not there. */
+struct ucred;
 struct claim {
-    int fd; /* the connection */
+    int fd;                   /* the connection */
+    const struct ucred *peer; /* of a Unix socket; NULL: not known */
     bool tcp, tls;
     bool changes; /* its method is one that changes something */
     const char *host, *origin, *authorization, *cookie, *csrf;

@@ -103,16 +103,16 @@ static bool is_member(int fd, const struct ucred *peer, gid_t gid)
     return false;
 }
 
-enum role auth_peer_role(int fd, const struct unix_group *group, unsigned *ret_uid)
+bool auth_peer(int fd, struct ucred *ret)
 {
-    struct ucred peer;
-    socklen_t size = sizeof peer;
+    socklen_t size = sizeof *ret;
 
-    *ret_uid = UINT32_MAX;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || size != sizeof peer)
-        return ROLE_NONE;
-    *ret_uid = peer.uid;
-    if (peer.uid == 0 || peer.uid == geteuid())
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ret, &size) == 0 && size == sizeof *ret;
+}
+
+enum role auth_peer_role(int fd, const struct ucred *peer, const struct unix_group *group)
+{
+    if (peer->uid == 0 || peer->uid == geteuid())
         return ROLE_ADMIN;
-    return group->used && is_member(fd, &peer, group->gid) ? group->role : ROLE_NONE;
+    return group->used && is_member(fd, peer, group->gid) ? group->role : ROLE_NONE;
 }

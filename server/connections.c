@@ -15,6 +15,7 @@
 
 #include "base/clock.h"
 #include "server/app.h"
+#include "server/auth.h"
 #include "server/log.h"
 
 enum { LINGER_MS = 5000, LINGER_BYTES = 16 * 1024, LINGER_READS = 64 };
@@ -32,6 +33,13 @@ struct front *connection_front(struct MHD_Connection *connection)
     struct connection *known = connection_of(connection);
 
     return known ? known->front : NULL;
+}
+
+const struct ucred *connection_peer(struct MHD_Connection *connection)
+{
+    const struct connection *known = connection_of(connection);
+
+    return known && known->has_peer ? &known->peer : NULL;
 }
 
 /* Under the lock. */
@@ -65,6 +73,7 @@ static struct connection *open_connection(struct listener *listener, int fd)
         return NULL;
     connection->listener = listener;
     connection->fd = fd;
+    connection->has_peer = !listener->tcp && auth_peer(fd, &connection->peer);
     (void)pthread_mutex_lock(&http->lock);
     bool crowded = ++listener->n_connections > http->app->config.max_connections;
     connection->front = front_open(fd, listener->tcp && http->tls, crowded);

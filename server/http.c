@@ -39,12 +39,7 @@ static void request_free(struct request *request)
 
 void request_unref(struct request *request)
 {
-    struct http *http = request->http;
-
-    (void)pthread_mutex_lock(&http->lock);
-    bool last = --request->references == 0;
-    (void)pthread_mutex_unlock(&http->lock);
-    if (last)
+    if (atomic_fetch_sub(&request->references, 1) == 1)
         request_free(request);
 }
 
@@ -60,7 +55,7 @@ void *http_request_line(void *context, const char *target, struct MHD_Connection
     request->http = http;
     request->listener = listener;
     request->connection = connection;
-    request->references = 1;
+    atomic_init(&request->references, 1);
     request->started_us = clock_monotonic_us();
     request->started_ms = request->started_us / 1000;
     request->number = front_saw(connection_front(connection));
@@ -232,9 +227,7 @@ static void work(struct request *request)
 {
     struct http *http = request->http;
 
-    (void)pthread_mutex_lock(&http->lock);
     request->references++;
-    (void)pthread_mutex_unlock(&http->lock);
     request->worker.look(request->worker.context, request);
     (void)pthread_mutex_lock(&http->lock);
     if (!request->answered)
@@ -246,8 +239,10 @@ static void work(struct request *request)
 static void handle(struct request *request)
 {
     request->match.route->handle(request);
+    if (!request->worker.look)
+        return;
     (void)pthread_mutex_lock(&request->http->lock);
-    if (request->worker.look && !request->answered)
+    if (!request->answered)
         request->references--;
     (void)pthread_mutex_unlock(&request->http->lock);
 }
@@ -295,14 +290,11 @@ static void refuse_body(struct request *request)
 /* What else may be wrong with a request whose body is there. */
 static void check_whole(struct request *request)
 {
-    (void)pthread_mutex_lock(&request->http->lock);
-    const bool stopping = request->http->stopping;
-    (void)pthread_mutex_unlock(&request->http->lock);
     if (!request->early.type && request->received > request_body_max(request))
         refuse_body(request);
     if (!request->early.type && request->body.failed)
         problem_set(&request->early, "internal", "out of memory");
-    if (!request->early.type && stopping)
+    if (!request->early.type && request->http->stopping)
         problem_set(&request->early, "shutting-down",
                     "bottled is ending; the bottles run on. Try again soon");
 }
@@ -335,9 +327,7 @@ static enum MHD_Result dispatch(struct request *request)
     if (verdict == CLAIM_WAITS)
         return wait_for_claim(request);
     request->dispatched = true;
-    (void)pthread_mutex_lock(&request->http->lock);
     request->references++; /* the answerer's */
-    (void)pthread_mutex_unlock(&request->http->lock);
     if (request->early.type)
         reply_problem(request, &request->early);
     else if (request->options)

@@ -205,9 +205,7 @@ static enum claim_verdict begin(struct request *request)
     if (route_retry(request->match.route) != RETRY_ONCE)
         return CLAIM_GO;
     claim->request = request;
-    (void)pthread_mutex_lock(&request->http->lock);
     request->references++;
-    (void)pthread_mutex_unlock(&request->http->lock);
     store_submit(request_app(request)->store, &(struct store_write){put_begun, is_begun, claim});
     return CLAIM_WAITS;
 }

@@ -136,6 +136,7 @@ static void check_origin(struct tally *tally)
 
     tally->claim.fd = info ? info->connect_fd : -1;
     tally->claim.tcp = listener->tcp;
+    tally->claim.peer = connection_peer(request->connection);
     tally->claim.tls = listener->http->tls != NULL;
     tally->claim.changes = method_changes(request->method);
     tally->claim.host = tally->host;

@@ -48,10 +48,12 @@ int negotiate_media(const struct route *route, const char *accept, struct error 
 
     if (!media)
         return 0;
-    for (; media[count]; count++)
-        text_addf(&names, "%s%s", count ? " or " : "", media[count]);
+    while (media[count])
+        count++;
     if (accept_choose(accept, media, count) >= 0)
         return 0;
+    for (size_t i = 0; i < count; i++)
+        text_addf(&names, "%s%s", i ? " or " : "", media[i]);
     return error_set(err, "not-acceptable", "this is to be had as %s",
                      names.failed ? media[0] : names.data);
 }

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 #include "base/text.h"
 #include "server/access.h"
@@ -25,7 +26,7 @@
 
 enum {
     REQUEST_ID_SIZE = 65,
-    HEADER_POOL = 64 * 1024, /* per connection: the request's headers and the response's */
+    HEADER_POOL = 48 * 1024, /* per connection: a head of HEAD_BYTES_MAX, and the answer's */
     RESPONSE_HEADERS_MAX = 16,
     FAREWELL_STATUS = 503,
     LINGERING_MAX = 64,
@@ -46,6 +47,8 @@ struct connection {
     struct front *front; /* NULL: no memory */
     struct listener *listener;
     int fd;
+    bool has_peer;
+    struct ucred peer;                  /* over a Unix socket */
     struct connection *next, *previous; /* in http->connections */
 };
 
@@ -78,9 +81,9 @@ struct http {
     pthread_t waker;
     bool waker_runs;
     int waker_epoll, waker_end; /* -1: none */
+    atomic_bool stopping;       /* no new work; set under the lock */
     pthread_mutex_t lock;       /* guards all below, and what struct request says */
     pthread_cond_t changed;
-    bool stopping;   /* no new work */
     bool farewell;   /* nothing is suspended any more */
     unsigned active; /* requests whose connection is not done with them */
     struct request *suspended;
@@ -127,8 +130,8 @@ struct request {
     int64_t started_ms, started_us;
     struct header *reply_headers;
     size_t n_reply_headers;
+    atomic_uint references;
     /* Guarded by http->lock from here on. */
-    unsigned references;
     bool answered, suspended, abandoned;
     unsigned status;
     struct MHD_Response *response; /* waits to be queued */
@@ -161,6 +164,8 @@ void connection_notify(void *context, struct MHD_Connection *connection, void **
 
 /* connections.c: what stands before the connection; NULL when there is nothing. */
 struct front *connection_front(struct MHD_Connection *connection);
+/* Who is at a Unix socket's other end; NULL: it is not known. */
+const struct ucred *connection_peer(struct MHD_Connection *connection);
 /* Under the lock, once a second: turns away those that are slow. */
 void connections_tick(struct http *http);
 /* Under the lock, often while http->n_lingering. */

@@ -1,5 +1,6 @@
 #include "server/routes.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -355,40 +356,66 @@ static const struct {
 } param_kinds[] = {
     {"slug", slug_valid}, {"name", file_name_valid}, {"exec", id_valid}, {"id", id_valid}};
 
-/* Does the decoded segment fit this part of a pattern? Fills *param when the part is a parameter.
- */
-static bool segment_fits(const char *part, size_t length, const char *segment,
-                         struct route_param *param)
+/* A pattern's segments: literals, and parameters of a kind. */
+struct shape {
+    size_t n_parts;
+    struct part {
+        const char *literal; /* not terminated */
+        size_t length;
+        int kind; /* row of param_kinds; -1: the literal */
+    } parts[SEGMENTS_MAX];
+};
+
+static struct shape shapes[COUNT_OF(routes)];
+static pthread_once_t shaped = PTHREAD_ONCE_INIT;
+
+static int param_kind(const char *part, size_t length)
 {
-    if (part[0] != '{')
-        return strlen(segment) == length && memcmp(part, segment, length) == 0;
-    for (size_t i = 0; i < COUNT_OF(param_kinds); i++) {
-        if (strlen(param_kinds[i].name) != length - 2 ||
-            memcmp(part + 1, param_kinds[i].name, length - 2) != 0)
-            continue;
-        *param = (struct route_param){param_kinds[i].name, segment};
-        return param_kinds[i].valid(segment);
-    }
-    return false;
+    for (size_t i = 0; i < COUNT_OF(param_kinds); i++)
+        if (part[0] == '{' && strlen(param_kinds[i].name) == length - 2 &&
+            memcmp(part + 1, param_kinds[i].name, length - 2) == 0)
+            return (int)i;
+    return -1;
 }
 
-static bool pattern_fits(const char *pattern, const struct uri *uri, struct route_param *params)
+/* Cuts up the patterns, once. */
+static void shape_all(void)
+{
+    for (size_t i = 0; i < COUNT_OF(routes); i++) {
+        const char *part = routes[i].pattern + 1;
+        while (*part && shapes[i].n_parts < SEGMENTS_MAX) {
+            size_t length = strcspn(part, "/");
+            shapes[i].parts[shapes[i].n_parts++] =
+                (struct part){part, length, param_kind(part, length)};
+            part += length + (part[length] == '/');
+        }
+    }
+}
+
+/* Fills *params with the values of those that the pattern names. */
+static bool shape_fits(const struct shape *shape, const struct uri *uri, const size_t *lengths,
+                       struct route_param *params)
 {
     size_t n_params = 0;
-    const char *part = pattern + 1;
 
-    for (size_t i = 0; i < uri->n_segments; i++) {
-        size_t length = strcspn(part, "/");
-        struct route_param param = {NULL, NULL};
-        if (length == 0 || !segment_fits(part, length, uri->segments[i], &param))
+    if (shape->n_parts != uri->n_segments)
+        return false;
+    for (size_t i = 0; i < shape->n_parts; i++) {
+        const struct part *part = &shape->parts[i];
+        if (part->kind < 0 && (part->length != lengths[i] ||
+                               memcmp(part->literal, uri->segments[i], lengths[i]) != 0))
             return false;
-        if (param.name && n_params < ROUTE_PARAMS_MAX)
-            params[n_params++] = param;
-        part += length;
-        if (*part == '/')
-            part++;
     }
-    return *part == '\0';
+    for (size_t i = 0; i < shape->n_parts; i++) {
+        const int kind = shape->parts[i].kind;
+        if (kind < 0)
+            continue;
+        if (!param_kinds[kind].valid(uri->segments[i]))
+            return false;
+        if (n_params < ROUTE_PARAMS_MAX)
+            params[n_params++] = (struct route_param){param_kinds[kind].name, uri->segments[i]};
+    }
+    return true;
 }
 
 static bool method_fits(const char *row, const char *method)
@@ -403,28 +430,38 @@ static void add_allowed(char allow[ALLOW_SIZE], const char *method)
     (void)snprintf(allow + length, ALLOW_SIZE - length, "%s%s", length ? ", " : "", method);
 }
 
-enum route_verdict route_find(const char *method, const struct uri *uri, struct route_match *ret)
+/* Of every row whose pattern fits. */
+static void fill_allow(const struct uri *uri, const size_t *lengths, char allow[ALLOW_SIZE])
 {
-    struct route_match match = {0};
+    struct route_param params[ROUTE_PARAMS_MAX];
 
     for (size_t i = 0; i < n_routes; i++) {
-        struct route_param params[ROUTE_PARAMS_MAX] = {{0}};
-        if (!pattern_fits(routes[i].pattern, uri, params))
+        if (!shape_fits(&shapes[i], uri, lengths, params))
             continue;
-        add_allowed(match.allow, routes[i].method);
+        add_allowed(allow, routes[i].method);
         if (strcmp(routes[i].method, "GET") == 0)
-            add_allowed(match.allow, "HEAD");
-        if (!match.route && method_fits(routes[i].method, method)) {
-            match.route = &routes[i];
-            memcpy(match.params, params, sizeof params);
-        }
+            add_allowed(allow, "HEAD");
     }
-    if (match.allow[0])
-        add_allowed(match.allow, "OPTIONS");
-    *ret = match;
-    if (match.route)
-        return ROUTE_FOUND;
-    if (!match.allow[0])
+    if (allow[0])
+        add_allowed(allow, "OPTIONS");
+}
+
+enum route_verdict route_find(const char *method, const struct uri *uri, struct route_match *ret)
+{
+    size_t lengths[SEGMENTS_MAX];
+
+    (void)pthread_once(&shaped, shape_all);
+    for (size_t i = 0; i < uri->n_segments; i++)
+        lengths[i] = strlen(uri->segments[i]);
+    *ret = (struct route_match){0};
+    for (size_t i = 0; i < n_routes; i++)
+        if (method_fits(routes[i].method, method) &&
+            shape_fits(&shapes[i], uri, lengths, ret->params)) {
+            ret->route = &routes[i];
+            return ROUTE_FOUND;
+        }
+    fill_allow(uri, lengths, ret->allow);
+    if (!ret->allow[0])
         return ROUTE_NO_PATH;
     return strcmp(method, "OPTIONS") == 0 ? ROUTE_OPTIONS : ROUTE_WRONG_METHOD;
 }

@@ -59,7 +59,7 @@ enum route_verdict {
 struct route_match {
     const struct route *route; /* only when ROUTE_FOUND */
     struct route_param params[ROUTE_PARAMS_MAX];
-    char allow[ALLOW_SIZE]; /* "GET, HEAD, OPTIONS"; "" when there is no such path */
+    char allow[ALLOW_SIZE]; /* "GET, HEAD, OPTIONS"; "" when found, or there is no such path */
 };
 
 enum route_verdict route_find(const char *method, const struct uri *uri, struct route_match *ret);
