@@ -10,6 +10,7 @@
 #include "base/util.h"
 #include "server/log.h"
 #include "server/row.h"
+#include "server/sql.h"
 
 static const char *const other_types[] = {
     "bottle.expired", "sidecar.ready",   "sidecar.exited",   "egress.allowed",
@@ -58,16 +59,7 @@ uint64_t event_types_named(const char *name)
     return ret;
 }
 
-/* --- Statements that are used once ------------------------------------------------------------ */
-
-static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, struct error *err)
-{
-    sqlite3_stmt *ret = NULL;
-
-    if (sqlite3_prepare_v2(db, sql, -1, &ret, NULL) != SQLITE_OK)
-        error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
-    return ret;
-}
+/* --- How many are kept ------------------------------------------------------------------------ */
 
 struct bound {
     int64_t rows;
@@ -82,14 +74,12 @@ static int bound_apply(sqlite3 *db, void *context, struct error *err)
     const struct bound *bound = context;
 
     for (size_t i = 0; i < COUNT_OF(commands); i++) {
-        sqlite3_stmt *command = prepare(db, commands[i], err);
+        sqlite3_stmt *command = sql_prepare(db, commands[i], err);
         if (!command)
             return -1;
         (void)sqlite3_bind_int64(command, 1, bound->rows);
-        int result = sqlite3_step(command);
-        (void)sqlite3_finalize(command);
-        if (result != SQLITE_DONE)
-            return error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
+        if (sql_finish(db, command, err) < 0)
+            return -1;
     }
     return 0;
 }
@@ -185,10 +175,11 @@ struct scan {
 static int read_ends(sqlite3 *db, void *context, struct error *err)
 {
     struct events_ends *ends = context;
-    sqlite3_stmt *from = prepare(db,
-                                 "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events'),"
-                                 " (SELECT min(id) FROM events)",
-                                 err);
+    sqlite3_stmt *from =
+        sql_prepare(db,
+                    "SELECT (SELECT seq FROM sqlite_sequence WHERE name = 'events'),"
+                    " (SELECT min(id) FROM events)",
+                    err);
     int result = from ? sqlite3_step(from) : SQLITE_ERROR;
 
     if (result == SQLITE_ROW) {
@@ -196,7 +187,7 @@ static int read_ends(sqlite3 *db, void *context, struct error *err)
         ends->first = sqlite3_column_type(from, 1) == SQLITE_INTEGER ? sqlite3_column_int64(from, 1)
                                                                      : ends->last + 1;
     } else if (from) {
-        error_set(err, "store-failed", "reading the events: %s", sqlite3_errmsg(db));
+        (void)sql_failed(db, err);
     }
     (void)sqlite3_finalize(from);
     return result == SQLITE_ROW ? 0 : -1;
@@ -207,22 +198,15 @@ int events_ends(struct store *store, struct events_ends *ret, struct error *err)
     return store_look(store, read_ends, ret, err);
 }
 
-static const char *column(sqlite3_stmt *from, int number)
-{
-    const char *text = (const char *)sqlite3_column_text(from, number);
-
-    return text ? text : "";
-}
-
 static json_t *encode(sqlite3_stmt *from)
 {
-    const char *detail_text = column(from, 4);
+    const char *detail_text = sql_text(from, 4);
     json_t *detail = json_parse(detail_text, strlen(detail_text), NULL);
     char stamp[TIMESTAMP_SIZE];
 
     timestamp_format(sqlite3_column_int64(from, 1), stamp);
     return json_pack("{s:I, s:s, s:s, s:s, s:o}", "id", (json_int_t)sqlite3_column_int64(from, 0),
-                     "time", stamp, "slug", column(from, 2), "type", column(from, 3), "detail",
+                     "time", stamp, "slug", sql_text(from, 2), "type", sql_text(from, 3), "detail",
                      detail ? detail : json_object());
 }
 
@@ -236,10 +220,10 @@ static int read_rows(sqlite3 *db, void *context, struct error *err)
     if (read_ends(db, scan->ends, err) < 0)
         return -1;
     sqlite3_stmt *from =
-        prepare(db,
-                "SELECT id, time, slug, type, detail FROM events WHERE id > ?1 AND id <= ?3"
-                " AND (?2 IS NULL OR slug = ?2) ORDER BY id",
-                err);
+        sql_prepare(db,
+                    "SELECT id, time, slug, type, detail FROM events WHERE id > ?1 AND id <= ?3"
+                    " AND (?2 IS NULL OR slug = ?2) ORDER BY id",
+                    err);
     if (!from)
         return -1;
     (void)sqlite3_bind_int64(from, 1, query->after);
@@ -247,12 +231,12 @@ static int read_rows(sqlite3 *db, void *context, struct error *err)
     if (query->slug)
         (void)sqlite3_bind_text(from, 2, query->slug, -1, SQLITE_STATIC);
     while (more && (step = sqlite3_step(from)) == SQLITE_ROW) {
-        int type = event_type_parse(column(from, 3));
+        int type = event_type_parse(sql_text(from, 3));
         if (!query->types || (type >= 0 && query->types >> type & 1))
             more = scan->row(scan, from, type);
     }
     if (more && step != SQLITE_DONE)
-        error_set(err, "store-failed", "reading the events: %s", sqlite3_errmsg(db));
+        (void)sql_failed(db, err);
     (void)sqlite3_finalize(from);
     return !more || step == SQLITE_DONE ? 0 : -1;
 }
@@ -263,7 +247,7 @@ static bool show_row(struct scan *scan, sqlite3_stmt *from, int type)
     CLEANUP_FREE char *json = event ? json_text(event) : NULL;
     const struct event_seen seen = {.id = sqlite3_column_int64(from, 0),
                                     .type = type,
-                                    .slug = column(from, 2),
+                                    .slug = sql_text(from, 2),
                                     .json = json ? json : "{}"};
 
     return scan->visit(scan->context, &seen);

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/util.h"
+#include "server/sql.h"
 
 /* What CLOCK_BOOTTIME lacks to this clock. */
 static atomic_int_fast64_t offset_ms;
@@ -62,21 +63,16 @@ static int64_t meta_get(sqlite3 *db, const char *name)
 
 static int meta_set(sqlite3 *db, const char *name, int64_t value, struct error *err)
 {
-    sqlite3_stmt *bound = NULL;
-    int result = sqlite3_prepare_v2(db,
-                                    "INSERT INTO meta (name, value) VALUES (?, ?)"
-                                    " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                                    -1, &bound, NULL);
+    sqlite3_stmt *bound = sql_prepare(db,
+                                      "INSERT INTO meta (name, value) VALUES (?, ?)"
+                                      " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                                      err);
 
-    if (result == SQLITE_OK) {
-        (void)sqlite3_bind_text(bound, 1, name, -1, SQLITE_STATIC);
-        (void)sqlite3_bind_int64(bound, 2, value);
-        result = sqlite3_step(bound);
-    }
-    (void)sqlite3_finalize(bound);
-    return result == SQLITE_DONE
-               ? 0
-               : error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
+    if (!bound)
+        return -1;
+    (void)sqlite3_bind_text(bound, 1, name, -1, SQLITE_STATIC);
+    (void)sqlite3_bind_int64(bound, 2, value);
+    return sql_finish(db, bound, err);
 }
 
 static int open_apply(sqlite3 *db, void *context, struct error *err)

@@ -5,28 +5,7 @@
 #include <string.h>
 
 #include "base/util.h"
-
-static int failed(sqlite3 *db, struct error *err)
-{
-    return error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
-}
-
-static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, struct error *err)
-{
-    sqlite3_stmt *ret = NULL;
-
-    if (sqlite3_prepare_v2(db, sql, -1, &ret, NULL) != SQLITE_OK)
-        (void)failed(db, err);
-    return ret;
-}
-
-static int finish(sqlite3 *db, sqlite3_stmt *bound, struct error *err)
-{
-    int result = sqlite3_step(bound) == SQLITE_DONE ? 0 : failed(db, err);
-
-    (void)sqlite3_finalize(bound);
-    return result;
-}
+#include "server/sql.h"
 
 void idempotency_row_free(struct idempotency_row *row)
 {
@@ -39,12 +18,11 @@ static int read_row(sqlite3_stmt *bound, struct idempotency_row *ret, struct err
 {
     const void *body = sqlite3_column_blob(bound, 5);
 
-    (void)snprintf(ret->fingerprint, sizeof ret->fingerprint, "%s",
-                   (const char *)sqlite3_column_text(bound, 0));
-    (void)snprintf(ret->slug, sizeof ret->slug, "%s", (const char *)sqlite3_column_text(bound, 1));
+    sql_copy(bound, 0, ret->fingerprint, sizeof ret->fingerprint);
+    sql_copy(bound, 1, ret->slug, sizeof ret->slug);
     ret->clock_ms = sqlite3_column_int64(bound, 2);
     ret->status = sqlite3_column_int(bound, 3);
-    ret->headers = strdup((const char *)sqlite3_column_text(bound, 4));
+    ret->headers = strdup(sql_text(bound, 4));
     ret->body_length = (size_t)sqlite3_column_bytes(bound, 5);
     ret->body = malloc(ret->body_length + 1);
     if (!ret->headers || !ret->body) {
@@ -60,10 +38,10 @@ static int read_row(sqlite3_stmt *bound, struct idempotency_row *ret, struct err
 int idempotency_row_find(sqlite3 *db, const char *key, const struct idempotency_bounds *bounds,
                          int64_t clock_ms, struct idempotency_row *ret, struct error *err)
 {
-    sqlite3_stmt *bound = prepare(db,
-                                  "SELECT fingerprint, slug, clock_ms, status, headers, body"
-                                  " FROM idempotency WHERE key = ? AND clock_ms > ?",
-                                  err);
+    sqlite3_stmt *bound = sql_prepare(db,
+                                      "SELECT fingerprint, slug, clock_ms, status, headers, body"
+                                      " FROM idempotency WHERE key = ? AND clock_ms > ?",
+                                      err);
     *ret = (struct idempotency_row){0};
     if (!bound)
         return -1;
@@ -73,29 +51,29 @@ int idempotency_row_find(sqlite3 *db, const char *key, const struct idempotency_
     int step = sqlite3_step(bound);
     int result = step == SQLITE_ROW    ? read_row(bound, ret, err)
                  : step == SQLITE_DONE ? 0
-                                       : failed(db, err);
+                                       : sql_failed(db, err);
     (void)sqlite3_finalize(bound);
     return result;
 }
 
 int idempotency_row_delete(sqlite3 *db, const char *key, struct error *err)
 {
-    sqlite3_stmt *bound = prepare(db, "DELETE FROM idempotency WHERE key = ?", err);
+    sqlite3_stmt *bound = sql_prepare(db, "DELETE FROM idempotency WHERE key = ?", err);
 
     if (!bound)
         return -1;
     (void)sqlite3_bind_text(bound, 1, key, -1, SQLITE_STATIC);
-    return finish(db, bound, err);
+    return sql_finish(db, bound, err);
 }
 
 static int forget_oldest(sqlite3 *db, const char *sql, int64_t number, struct error *err)
 {
-    sqlite3_stmt *bound = prepare(db, sql, err);
+    sqlite3_stmt *bound = sql_prepare(db, sql, err);
 
     if (!bound)
         return -1;
     (void)sqlite3_bind_int64(bound, 1, number);
-    return finish(db, bound, err);
+    return sql_finish(db, bound, err);
 }
 
 int idempotency_row_put(sqlite3 *db, const struct idempotency_row *row,
@@ -103,10 +81,10 @@ int idempotency_row_put(sqlite3 *db, const struct idempotency_row *row,
 {
     if (idempotency_row_delete(db, row->key, err) < 0)
         return -1;
-    sqlite3_stmt *bound = prepare(db,
-                                  "INSERT INTO idempotency (key, fingerprint, slug, clock_ms,"
-                                  " status, headers, body) VALUES (?,?,?,?,?,?,?)",
-                                  err);
+    sqlite3_stmt *bound = sql_prepare(db,
+                                      "INSERT INTO idempotency (key, fingerprint, slug, clock_ms,"
+                                      " status, headers, body) VALUES (?,?,?,?,?,?,?)",
+                                      err);
     if (!bound)
         return -1;
     (void)sqlite3_bind_text(bound, 1, row->key, -1, SQLITE_STATIC);
@@ -117,7 +95,7 @@ int idempotency_row_put(sqlite3 *db, const struct idempotency_row *row,
     (void)sqlite3_bind_text(bound, 6, row->headers ? row->headers : "[]", -1, SQLITE_STATIC);
     (void)sqlite3_bind_blob(bound, 7, row->body ? row->body : "", (int)row->body_length,
                             SQLITE_STATIC);
-    if (finish(db, bound, err) < 0)
+    if (sql_finish(db, bound, err) < 0)
         return -1;
     /* Rows are numbered in the order they are written. */
     if (forget_oldest(db, "DELETE FROM idempotency WHERE number <= last_insert_rowid() - ?",

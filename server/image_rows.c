@@ -5,28 +5,7 @@
 
 #include "base/json.h"
 #include "base/util.h"
-
-static int failed(sqlite3 *db, struct error *err)
-{
-    return error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
-}
-
-static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, struct error *err)
-{
-    sqlite3_stmt *ret = NULL;
-
-    if (sqlite3_prepare_v2(db, sql, -1, &ret, NULL) != SQLITE_OK)
-        (void)failed(db, err);
-    return ret;
-}
-
-static int finish(sqlite3 *db, sqlite3_stmt *bound, struct error *err)
-{
-    int result = sqlite3_step(bound) == SQLITE_DONE ? 0 : failed(db, err);
-
-    (void)sqlite3_finalize(bound);
-    return result;
-}
+#include "server/sql.h"
 
 int image_insert(sqlite3 *db, const struct image *image, struct error *err)
 {
@@ -35,10 +14,10 @@ int image_insert(sqlite3 *db, const struct image *image, struct error *err)
         (void)json_object_set_new(config, "UserNumbers", json_string(image->config.user_numbers));
     CLEANUP_FREE char *text = config ? json_text(config) : NULL;
     sqlite3_stmt *bound =
-        text ? prepare(db,
-                       "INSERT INTO images (id, source, digest, manifest, bytes, files, config,"
-                       " created_ms) VALUES (?,?,?,?,?,?,?,?)",
-                       err)
+        text ? sql_prepare(db,
+                           "INSERT INTO images (id, source, digest, manifest, bytes, files, config,"
+                           " created_ms) VALUES (?,?,?,?,?,?,?,?)",
+                           err)
              : NULL;
     const char *const words[] = {image->id, image->source, image->digest, image->manifest};
 
@@ -52,40 +31,33 @@ int image_insert(sqlite3 *db, const struct image *image, struct error *err)
     (void)sqlite3_bind_int64(bound, 6, image->files);
     (void)sqlite3_bind_text(bound, 7, text, -1, SQLITE_STATIC);
     (void)sqlite3_bind_int64(bound, 8, image->created_ms);
-    return finish(db, bound, err);
+    return sql_finish(db, bound, err);
 }
 
 int image_delete(sqlite3 *db, const char *id, struct error *err)
 {
-    sqlite3_stmt *bound = prepare(db, "DELETE FROM images WHERE id = ?", err);
+    sqlite3_stmt *bound = sql_prepare(db, "DELETE FROM images WHERE id = ?", err);
 
     if (!bound)
         return -1;
     (void)sqlite3_bind_text(bound, 1, id, -1, SQLITE_STATIC);
-    return finish(db, bound, err);
-}
-
-static void copy(sqlite3_stmt *from, int column, char *ret, size_t size)
-{
-    const char *text = (const char *)sqlite3_column_text(from, column);
-
-    (void)snprintf(ret, size, "%s", text ? text : "");
+    return sql_finish(db, bound, err);
 }
 
 static struct image *read_image(sqlite3_stmt *from, struct error *err)
 {
-    const char *text = (const char *)sqlite3_column_text(from, 6);
-    CLEANUP_JSON json_t *config = text ? json_parse(text, strlen(text), err) : NULL;
+    const char *text = sql_text(from, 6);
+    CLEANUP_JSON json_t *config = json_parse(text, strlen(text), err);
     struct image *image = image_new();
 
     if (!config || !image || image_config_decode(config, &image->config, err) < 0) {
         image_unref(image);
         return NULL;
     }
-    copy(from, 0, image->id, sizeof image->id);
-    copy(from, 1, image->source, sizeof image->source);
-    copy(from, 2, image->digest, sizeof image->digest);
-    copy(from, 3, image->manifest, sizeof image->manifest);
+    sql_copy(from, 0, image->id, sizeof image->id);
+    sql_copy(from, 1, image->source, sizeof image->source);
+    sql_copy(from, 2, image->digest, sizeof image->digest);
+    sql_copy(from, 3, image->manifest, sizeof image->manifest);
     image->bytes = sqlite3_column_int64(from, 4);
     image->files = sqlite3_column_int64(from, 5);
     image->created_ms = sqlite3_column_int64(from, 7);
@@ -94,10 +66,10 @@ static struct image *read_image(sqlite3_stmt *from, struct error *err)
 
 int images_load(sqlite3 *db, image_visit *visit, void *context, struct error *err)
 {
-    sqlite3_stmt *from = prepare(db,
-                                 "SELECT id, source, digest, manifest, bytes, files, config,"
-                                 " created_ms FROM images ORDER BY sequence",
-                                 err);
+    sqlite3_stmt *from = sql_prepare(db,
+                                     "SELECT id, source, digest, manifest, bytes, files, config,"
+                                     " created_ms FROM images ORDER BY sequence",
+                                     err);
     int step = SQLITE_DONE, result = from ? 0 : -1;
 
     while (result == 0 && (step = sqlite3_step(from)) == SQLITE_ROW) {
@@ -105,7 +77,7 @@ int images_load(sqlite3 *db, image_visit *visit, void *context, struct error *er
         result = image ? visit(image, context, err) : -1;
     }
     if (result == 0 && step != SQLITE_DONE)
-        result = failed(db, err);
+        result = sql_failed(db, err);
     (void)sqlite3_finalize(from);
     return result;
 }

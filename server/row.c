@@ -1,6 +1,4 @@
 #include "server/row.h"
-#include "server/events.h"
-#include "server/metrics.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -8,6 +6,9 @@
 
 #include "base/json.h"
 #include "base/util.h"
+#include "server/events.h"
+#include "server/metrics.h"
+#include "server/sql.h"
 
 /* The rows' columns in the order of the insert. Subnets are unique here too: were the memory wrong,
  * the insert fails rather than two bottles sharing a network. */
@@ -115,7 +116,7 @@ static sqlite3_stmt *statement(sqlite3 *db, const char *sql, struct error *err)
         ;
     if (!found &&
         sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, &found, NULL) != SQLITE_OK) {
-        error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
+        (void)sql_failed(db, err);
         return NULL;
     }
     return found;
@@ -127,7 +128,7 @@ static int finish(sqlite3 *db, sqlite3_stmt *bound, struct error *err)
     int result = sqlite3_step(bound);
 
     if (result != SQLITE_DONE)
-        error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
+        (void)sql_failed(db, err);
     (void)sqlite3_reset(bound);
     (void)sqlite3_clear_bindings(bound);
     return result == SQLITE_DONE ? 0 : -1;
@@ -319,23 +320,16 @@ int event_insert_state(sqlite3 *db, const struct bottle_row *row, struct error *
     return event_insert(db, row->updated_ms, row->slug, type, text, err);
 }
 
-static void copy_text(sqlite3_stmt *from, int column, char *ret, size_t size)
-{
-    const char *text = (const char *)sqlite3_column_text(from, column);
-
-    (void)snprintf(ret, size, "%s", text ? text : "");
-}
-
 static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *err)
 {
     int column = 0;
 
     *ret = (struct bottle_row){0};
     ret->sequence = (uint64_t)sqlite3_column_int64(from, column++);
-    copy_text(from, column++, ret->slug, sizeof ret->slug);
-    copy_text(from, column++, ret->backend, sizeof ret->backend);
-    copy_text(from, column++, ret->accelerator, sizeof ret->accelerator);
-    copy_text(from, column++, ret->backend_reason, sizeof ret->backend_reason);
+    sql_copy(from, column++, ret->slug, sizeof ret->slug);
+    sql_copy(from, column++, ret->backend, sizeof ret->backend);
+    sql_copy(from, column++, ret->accelerator, sizeof ret->accelerator);
+    sql_copy(from, column++, ret->backend_reason, sizeof ret->backend_reason);
     ret->allocation.subnet = (unsigned)sqlite3_column_int64(from, column++);
     for (size_t i = 0; i < FORWARDS_MAX; i++)
         ret->allocation.host_ports[i] = (uint16_t)sqlite3_column_int(from, column++);
@@ -345,7 +339,7 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
         return error_set(err, "store-failed", "bottle %s has the unknown state '%s'", ret->slug,
                          state ? state : "");
     ret->state = (enum bottle_state)number;
-    copy_text(from, column++, ret->reason, sizeof ret->reason);
+    sql_copy(from, column++, ret->reason, sizeof ret->reason);
     ret->has_exit_code = sqlite3_column_type(from, column) == SQLITE_INTEGER;
     ret->exit_code = sqlite3_column_int(from, column++);
     ret->keep_logs = sqlite3_column_int(from, column++) != 0;
@@ -355,15 +349,15 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
         *numbers[i] = sqlite3_column_int64(from, column++);
     ret->shim_pid = (pid_t)sqlite3_column_int64(from, column++);
     ret->shim_start_time = (uint64_t)sqlite3_column_int64(from, column++);
-    copy_text(from, column++, ret->shim_token, sizeof ret->shim_token);
+    sql_copy(from, column++, ret->shim_token, sizeof ret->shim_token);
     int64_t *const totals[] = {&ret->egress.allowed, &ret->egress.denied, &ret->egress.bytes_out,
                                &ret->egress.bytes_in};
     for (size_t i = 0; i < COUNT_OF(totals); i++)
         *totals[i] = sqlite3_column_int64(from, column++);
-    copy_text(from, column++, ret->engine, sizeof ret->engine);
-    copy_text(from, column++, ret->image, sizeof ret->image);
-    copy_text(from, column++, ret->boot, sizeof ret->boot);
-    copy_text(from, column++, ret->boot_reason, sizeof ret->boot_reason);
+    sql_copy(from, column++, ret->engine, sizeof ret->engine);
+    sql_copy(from, column++, ret->image, sizeof ret->image);
+    sql_copy(from, column++, ret->boot, sizeof ret->boot);
+    sql_copy(from, column++, ret->boot_reason, sizeof ret->boot_reason);
     int64_t *const clocks[] = {&ret->expires_clock_ms, &ret->expires_ms, &ret->restart_clock_ms,
                                &ret->restart_ms,       &ret->restarts,   &ret->retries};
     for (size_t i = 0; i < COUNT_OF(clocks); i++)

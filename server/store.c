@@ -22,6 +22,7 @@
 #include "base/util.h"
 #include "server/log.h"
 #include "server/row.h"
+#include "server/sql.h"
 
 #define DATABASE_NAME "bottled.db"
 
@@ -74,7 +75,7 @@ static int damaged(struct store *store, const char *what, struct error *err)
 static int execute(sqlite3 *db, const char *sql, struct error *err)
 {
     if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
-        return error_set(err, "store-failed", "the state database: %s", sqlite3_errmsg(db));
+        return sql_failed(db, err);
     return 0;
 }
 
