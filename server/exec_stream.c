@@ -231,7 +231,7 @@ static int take_frame(struct exec_stream *stream)
 
 static void lose(struct exec_stream *stream)
 {
-    say_end(stream, EXEC_LOST, 0, false, "the bottle's supervisor is gone");
+    say_end(stream, EXEC_LOST, 0, false, "the bottle's supervisor is gone, or could not be told");
 }
 
 /* One step; false: nothing can be done now. */
@@ -310,14 +310,14 @@ static void done(void *context)
 
     (void)pthread_mutex_lock(&stream->lock);
     stream->left = true;
-    bool kills = !stream->ended && stream->form != EXEC_DETACHED;
+    bool kills = (!stream->ended || stream->wire.failed) && stream->form != EXEC_DETACHED;
     if (kills) {
         wire_put_number(&stream->wire, FRAME_EXEC_SIGNAL, kill.signal);
         wire_flush(&stream->wire);
-        kills = stream->wire.out.length > 0;
+        kills = stream->wire.failed || stream->wire.out.length > 0;
     }
     (void)pthread_mutex_unlock(&stream->lock);
-    if (kills) /* the socket is full: the other way */
+    if (kills) /* the socket is full, or of no use: the other way */
         engine_exec_result(stream->app, stream->slug, stream->id, &kill, killed, NULL);
     exec_stream_unref(stream);
 }

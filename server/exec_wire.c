@@ -59,21 +59,30 @@ void wire_grant(struct exec_wire *wire)
     wire->owed = 0;
 }
 
+/* It has closed, or can not be told: what it said before is still to be read, and then its end. */
+static void go_deaf(struct exec_wire *wire, bool closed)
+{
+    wire->deaf = true;
+    wire->failed = wire->failed || !closed;
+    (void)shutdown(wire->fd, SHUT_RDWR);
+}
+
 void wire_flush(struct exec_wire *wire)
 {
     struct text *out = &wire->out;
 
-    wire->deaf = wire->deaf || out->failed;
+    if (out->failed)
+        go_deaf(wire, false);
     while (out->length > 0 && !wire->deaf) {
         ssize_t put = send(wire->fd, out->data, out->length, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (put < 0 && errno == EINTR)
             continue;
         if (put < 0 && errno == EAGAIN)
             return;
-        /* It has closed: what it said before is still to be read. */
-        wire->deaf = put < 0;
-        if (put < 0)
+        if (put < 0) {
+            go_deaf(wire, errno == EPIPE || errno == ECONNRESET);
             break;
+        }
         memmove(out->data, out->data + put, out->length - (size_t)put);
         out->length -= (size_t)put;
     }
@@ -120,6 +129,7 @@ void wire_receive(struct exec_wire *wire)
         if (got > 0)
             text_add_bytes(&wire->in, bytes, (size_t)got);
         wire->cut = got <= 0 || wire->in.failed;
+        wire->failed = wire->failed || wire->in.failed || (got < 0 && errno != ECONNRESET);
         if (got > 0 && (size_t)got < sizeof bytes)
             break;
     }

@@ -14,6 +14,7 @@ struct exec_wire {
     size_t in_at;           /* bytes of `in` that were taken */
     size_t in_scanned;      /* and those whose windows were */
     bool deaf, cut, broken; /* the supervisor takes no more; says no more; broke the protocol */
+    bool failed;            /* it lives, but we could not go on */
     uint32_t input_window;  /* how much input the guest takes */
     uint32_t owed;          /* how much of the output's window is to be given again */
 };

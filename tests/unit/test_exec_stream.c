@@ -12,6 +12,7 @@
 #include "base/util.h"
 #include "guest/protocol.h"
 #include "server/exec_stream.h"
+#include "server/exec_wire.h"
 
 #define ID "0123456789abcdef"
 
@@ -345,6 +346,25 @@ Test(exec_stream, a_client_that_leaves)
     cr_expect_eq(take(&one, &answer), -1);
     cr_expect_str_eq(answer.data, "{\"written\":0,\"stdin_open\":false}\n");
     one.done(one.context);
+    (void)close(steal_fd(&supervisor));
+}
+
+Test(exec_stream, what_can_not_be_sent_is_the_end)
+{
+    struct exec_wire wire = {.out = TEXT_INIT};
+    struct frame frame;
+    int ends[2];
+
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    wire.fd = ends[0];
+    supervisor = ends[1];
+    tell(FRAME_EXEC_OUTPUT, "\1x", 2);
+    wire.out.failed = true;
+    wire_flush(&wire);
+    cr_expect(wire.deaf && wire.failed);
+    cr_expect_eq(wire_take(&wire, &frame), 1, "what was said before is there");
+    cr_expect_eq(wire_take(&wire, &frame), -1);
+    wire_close(&wire);
     (void)close(steal_fd(&supervisor));
 }
 
