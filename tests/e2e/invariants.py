@@ -22,6 +22,7 @@ LIVE = {"starting", "running", "stopping", "paused", "deleting"}
 AT_REST = {"prepared", "stopped", "exited", "failed", "restarting"}
 SETTLED = ",".join(sorted(AT_REST - {"restarting"}))
 DYING_S = 5  # where a hundred others want the processor
+TEMPLATE = re.compile(r"^[0-9a-f]{64}$")
 DIGEST = re.compile(r"^[0-9a-f]{64}\.erofs$")
 
 
@@ -259,6 +260,9 @@ def directories_are_owned(world):
     )
     for entry in [] if importing else entries(state / "importing"):
         yield f"{entry} is of no import that is under way"
+    for entry in entries(state / "templates"):
+        if not TEMPLATE.match(entry.name) and not world.answers:
+            yield f"{entry} is half-made"
     # Within a stage directory it is the bottle's, and made anew when that starts.
     for entry in [*entries(state), *entries(run)]:
         if entry.name.endswith(".new"):

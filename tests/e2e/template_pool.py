@@ -51,7 +51,7 @@ class Pool:
 
     def _make(self, daemon):
         folder = self.base / str(len(self._known))
-        maker = type(daemon)(uid=daemon.uid, config={**daemon.row["config"], "template_after": "0s"})
+        maker = type(daemon)(uid=daemon.uid, config={**daemon.row["config"], "template_after": "0s", "boot_timeout": f"{TIMEOUT}s"})
         try:
             maker.start()
             maker.create({"slug": "first", "command": ["sleep", "1000"], **self.machine}, f"?start=true&wait=running&timeout={TIMEOUT}s")

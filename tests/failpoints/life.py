@@ -22,6 +22,8 @@ import harness  # noqa: E402
 
 START_TIMEOUT = 15
 ANSWER_S = 130
+MAKING_S = 60
+MACHINE = {"resources": {"disk_mib": 64}}
 
 
 class Died(Exception):
@@ -31,8 +33,8 @@ class Died(Exception):
 class World:
     """One daemon, in folders of its own, and its client."""
 
-    def __init__(self, board=None, library=None, program="bottled", fake=False):
-        self.daemon = harness.Daemon(config={"log_level": "info", "boot_timeout": "60s"})
+    def __init__(self, board=None, library=None, program="bottled", fake=False, config=None):
+        self.daemon = harness.Daemon(config={"log_level": "info", "boot_timeout": "60s", **(config or {})})
         self.preload = board.environment(library, program) if board else {}
         self.beside = pathlib.Path(tempfile.mkdtemp(prefix="bx", dir="/tmp"))
         self.beside.chmod(0o755)
@@ -214,6 +216,22 @@ def machine(world):
     world.stop()
 
 
+def templates(world):
+    """The first microVM boots cold, and one more is saved, which the second starts from."""
+    made = any((world.daemon.state_dir / "templates").glob("[0-9a-f]*"))
+    world.start()
+    first = world.ask("POST", "/bottles?start=true&wait=running&timeout=100s", plan("first", **MACHINE), (201,))
+    made = made or first and world.daemon.output.wait_line("a template (is made|could not be made)", MAKING_S)
+    if world.strict and not made:
+        world.wrong.append("no template is made")
+    reply = world.ask("POST", "/bottles?start=true&wait=running&timeout=100s", plan("second", **MACHINE), (201,))
+    if world.strict and reply and reply.json()["boot"] != "template":
+        world.wrong.append(f"the second bottle did not start from the template: {reply}")
+    world.ask("DELETE", "/bottles/first", expect=(200, 404))
+    world.ask("DELETE", "/bottles/second", expect=(200, 404))
+    world.stop()
+
+
 @dataclasses.dataclass(frozen=True)
 class Life:
     """`like`: a life that is the same at some points, which are walked there: those before the first "ready" of the
@@ -225,9 +243,10 @@ class Life:
     vm: str = ""  # "warm": it starts from a template; "cold": not before the life is lived again
     like: str = None
     like_all: bool = False
+    config: dict = None  # the daemon's
 
 
-MACHINE = {"resources": {"disk_mib": 64}}
+MAKES = {"template_after": "0s"}
 LIVES = {
     "bottles": Life(bottles, "bottled", fake=True),
     "images": Life(images, "bottled", like="bottles"),
@@ -235,4 +254,6 @@ LIVES = {
     "machine": Life(machine, "bottled", vm="warm", like="bottles"),
     "shim": Life(machine, "bottle-shim", vm="warm"),
     "boot": Life(machine, "bottle-shim", vm="cold", like="shim", like_all=True),
+    "templates": Life(templates, "bottled", like="machine", like_all=True, config=MAKES),
+    "maker": Life(templates, "bottle-shim", like="boot", like_all=True, config=MAKES),
 }
