@@ -2,7 +2,7 @@
 
 One guest tries all of tests/netns/probes.py; each line of what it tells is one test. The canaries must
 have heard nothing, and the last tests show that they, and the probes, would have told: the same guest on a
-gvproxy that runs outside a cell is heard.
+gvproxy that runs outside a cell is heard. The backends are attacked one and all by tests/attacks.
 """
 import os
 import pathlib
@@ -38,19 +38,16 @@ def tried(row, canaries):
     return told
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize("probe", probes.PROBES, ids=lambda probe: probe.id)
 def test_probe(tried, probe):
     as_it_must, words = probe.judge(tried["told"].get(probe.id))
     assert as_it_must, f"{probe.tried}: {words}"
 
 
-@pytest.mark.backends
 def test_no_canary_heard(tried):
     assert tried["hits"] == []
 
 
-@pytest.mark.backends
 def test_the_allowed_server_was_visited(tried):
     """By the three probes that may, and with no other address than its own two."""
     assert len(tried["visits"]) == 3, tried["visits"]
