@@ -149,7 +149,7 @@ int access_check_origin(struct access *access, const struct claim *claim, bool *
 static int identify_unix(const struct access *access, const struct claim *claim,
                          struct identity *ret, struct error *err)
 {
-    const struct ucred *peer = claim->peer;
+    const struct unix_peer *peer = claim->peer;
     enum role role = peer ? auth_peer_role(claim->fd, peer, &access->group) : ROLE_NONE;
 
     if (role == ROLE_NONE)
@@ -157,7 +157,7 @@ static int identify_unix(const struct access *access, const struct claim *claim,
                          "only root, the user that runs bottled and the group of the key "
                          "socket_group may use this socket");
     *ret = (struct identity){.via = VIA_UNIX, .role = role};
-    (void)snprintf(ret->name, sizeof ret->name, "%u", peer->uid);
+    memcpy(ret->name, peer->name, sizeof peer->name);
     return 0;
 }
 

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -39,11 +40,17 @@ struct identity {
     char credential[SHA256_HEX_SIZE]; /* digest of the token, or of the session's cookie */
 };
 
+/* Who connected to a Unix socket; it stays so as long as the connection does. */
+struct unix_peer {
+    uid_t uid;
+    gid_t gid;
+    char name[12]; /* the uid */
+};
+
 /* What a request shows of who sent it. Strings are borrowed; NULL: not there. */
-struct ucred;
 struct claim {
-    int fd;                   /* the connection */
-    const struct ucred *peer; /* of a Unix socket; NULL: not known */
+    int fd;                       /* the connection */
+    const struct unix_peer *peer; /* of a Unix socket; NULL: not known */
     bool tcp, tls;
     bool changes; /* its method is one that changes something */
     const char *host, *origin, *authorization, *cookie, *csrf;

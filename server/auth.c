@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
@@ -88,7 +89,7 @@ int unix_group_find(const char *name, struct unix_group *ret, struct error *err)
 }
 
 /* Had the peer that group among its own when it connected? */
-static bool is_member(int fd, const struct ucred *peer, gid_t gid)
+static bool is_member(int fd, const struct unix_peer *peer, gid_t gid)
 {
     gid_t groups[1024];
     socklen_t size = sizeof groups;
@@ -103,14 +104,19 @@ static bool is_member(int fd, const struct ucred *peer, gid_t gid)
     return false;
 }
 
-bool auth_peer(int fd, struct ucred *ret)
+bool auth_peer(int fd, struct unix_peer *ret)
 {
-    socklen_t size = sizeof *ret;
+    struct ucred peer;
+    socklen_t size = sizeof peer;
 
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ret, &size) == 0 && size == sizeof *ret;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || size != sizeof peer)
+        return false;
+    *ret = (struct unix_peer){.uid = peer.uid, .gid = peer.gid};
+    (void)snprintf(ret->name, sizeof ret->name, "%u", peer.uid);
+    return true;
 }
 
-enum role auth_peer_role(int fd, const struct ucred *peer, const struct unix_group *group)
+enum role auth_peer_role(int fd, const struct unix_peer *peer, const struct unix_group *group)
 {
     if (peer->uid == 0 || peer->uid == geteuid())
         return ROLE_ADMIN;

@@ -29,8 +29,7 @@ struct unix_group {
 };
 /* By name or number; "": none. -1 when there is no such group. */
 int unix_group_find(const char *name, struct unix_group *ret, struct error *err);
-/* Who connected to a Unix socket: it stays so as long as the connection does. */
-struct ucred;
-bool auth_peer(int fd, struct ucred *ret);
+/* Who connected to this Unix socket? */
+bool auth_peer(int fd, struct unix_peer *ret);
 /* What that one may do; ROLE_NONE: nothing. */
-enum role auth_peer_role(int fd, const struct ucred *peer, const struct unix_group *group);
+enum role auth_peer_role(int fd, const struct unix_peer *peer, const struct unix_group *group);

@@ -35,7 +35,7 @@ struct front *connection_front(struct MHD_Connection *connection)
     return known ? known->front : NULL;
 }
 
-const struct ucred *connection_peer(struct MHD_Connection *connection)
+const struct unix_peer *connection_peer(struct MHD_Connection *connection)
 {
     const struct connection *known = connection_of(connection);
 

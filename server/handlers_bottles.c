@@ -361,6 +361,14 @@ void handle_bottle_create(struct request *request)
 
 /* --- One bottle ------------------------------------------------------------------------------- */
 
+static bool has_tag(const struct snapshot *snapshot, const char *known)
+{
+    char tag[sizeof snapshot->etag];
+
+    (void)snprintf(tag, sizeof tag, "%.*s", (int)strlen(snapshot->etag) - 2, snapshot->etag + 1);
+    return etag_listed(known, tag, true);
+}
+
 void handle_bottle_get(struct request *request)
 {
     const char *slug = request_param(request, "slug");
@@ -371,9 +379,7 @@ void handle_bottle_get(struct request *request)
         reply_fault(request, "not-found", "there is no bottle named %s", slug);
         return;
     }
-    char tag[sizeof snapshot->etag];
-    (void)snprintf(tag, sizeof tag, "%.*s", (int)strlen(snapshot->etag) - 2, snapshot->etag + 1);
-    if (known && etag_listed(known, tag, true)) {
+    if (known && has_tag(snapshot, known)) {
         reply_header(request, "ETag", snapshot->etag);
         reply_empty(request, 304);
     } else {

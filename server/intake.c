@@ -44,21 +44,39 @@ static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const c
     const struct {
         const char *name;
         const char **value;
-    } kept[] = {{"Host", &tally->host},
-                {"Content-Length", &tally->length},
-                {"Transfer-Encoding", &tally->encoding},
-                {"Authorization", &tally->authorization},
-                {"Cookie", &tally->cookie}};
+        bool secret; /* looked at once and kept nowhere */
+    } noted[] = {{"Host", &tally->host, false},
+                 {"Content-Length", &tally->length, false},
+                 {"Transfer-Encoding", &tally->encoding, false},
+                 {"Authorization", &tally->authorization, true},
+                 {"Cookie", &tally->cookie, true}};
+    size_t row = 0;
 
     (void)kind;
     value = value ? value : "";
-    for (size_t i = 0; i < COUNT_OF(kept); i++)
-        if (strcasecmp(name, kept[i].name) == 0)
-            *kept[i].value = value;
-    /* Tokens and cookies are looked at once and kept nowhere. */
-    if (strcasecmp(name, "Authorization") != 0 && strcasecmp(name, "Cookie") != 0)
+    while (row < COUNT_OF(noted) && strcasecmp(name, noted[row].name) != 0)
+        row++;
+    if (row < COUNT_OF(noted))
+        *noted[row].value = value;
+    if (row == COUNT_OF(noted) || !noted[row].secret)
         keep_header(tally->request, name, value);
     return MHD_YES;
+}
+
+/* "0123abcd-1f": of every request, hence by hand. */
+static void write_id(char *ret, unsigned run_number, unsigned long long count)
+{
+    static const char digits[] = "0123456789abcdef";
+    int shift = 28;
+
+    for (; shift >= 0; shift -= 4)
+        *ret++ = digits[run_number >> shift & 15];
+    *ret++ = '-';
+    for (shift = 60; shift > 0 && !(count >> shift); shift -= 4)
+        ;
+    for (; shift >= 0; shift -= 4)
+        *ret++ = digits[count >> shift & 15];
+    *ret = '\0';
 }
 
 /* The client's X-Request-Id where it is a plain word, else one of our own: a prefix of this run and
@@ -73,8 +91,7 @@ static void name_request(struct request *request)
     if (length > 0 && length < REQUEST_ID_SIZE && sent[length] == '\0')
         (void)snprintf(request->id, sizeof request->id, "%s", sent);
     else
-        (void)snprintf(request->id, sizeof request->id, "%08x-%llx", request->http->run_number,
-                       atomic_fetch_add(&count, 1) + 1);
+        write_id(request->id, request->http->run_number, atomic_fetch_add(&count, 1) + 1);
 }
 
 /* The head's form was checked before it was read (head.h). */
@@ -276,7 +293,7 @@ void intake(struct request *request, const char *method)
                                                            check_route,   check_role,   check_body};
     struct tally tally = {.request = request};
 
-    (void)snprintf(request->method, sizeof request->method, "%s", method);
+    memcpy(request->method, method, strnlen(method, sizeof request->method - 1));
     (void)MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &tally);
     name_request(request);
     for (size_t i = 0; i < COUNT_OF(checks) && !request->early.type; i++)

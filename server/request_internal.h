@@ -13,7 +13,6 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/socket.h>
 
 #include "base/text.h"
 #include "server/access.h"
@@ -48,7 +47,7 @@ struct connection {
     struct listener *listener;
     int fd;
     bool has_peer;
-    struct ucred peer;                  /* over a Unix socket */
+    struct unix_peer peer;              /* over a Unix socket */
     struct connection *next, *previous; /* in http->connections */
 };
 
@@ -165,7 +164,7 @@ void connection_notify(void *context, struct MHD_Connection *connection, void **
 /* connections.c: what stands before the connection; NULL when there is nothing. */
 struct front *connection_front(struct MHD_Connection *connection);
 /* Who is at a Unix socket's other end; NULL: it is not known. */
-const struct ucred *connection_peer(struct MHD_Connection *connection);
+const struct unix_peer *connection_peer(struct MHD_Connection *connection);
 /* Under the lock, once a second: turns away those that are slow. */
 void connections_tick(struct http *http);
 /* Under the lock, often while http->n_lingering. */
