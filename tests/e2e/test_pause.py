@@ -1,7 +1,10 @@
 """Pause and resume: the machine stands still, and everything else about a paused bottle is defined."""
 import concurrent.futures
+import contextlib
 import os
 import signal
+import socket
+import threading
 import time
 
 import control
@@ -133,6 +136,53 @@ def test_the_clock_after_a_long_one(shared, box):
     assert shared.bottle(box)["state"] == "paused", "gvproxy is not taken for dead meanwhile"
     assert shared.post(f"/bottles/{box}/resume").status == 200
     assert abs(clock_of(shared, box) - time.time()) < 2
+
+
+class Hose:
+    """A server that sends without an end; `sent` counts."""
+
+    def __init__(self, address):
+        self.listener, self.sent, self.moved = socket.create_server(address), 0, threading.Condition()
+
+    def __enter__(self):
+        threading.Thread(target=self.serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def serve(self):
+        wire, _ = self.listener.accept()
+        with wire, contextlib.suppress(OSError):
+            wire.recv(4096)
+            wire.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+            while True:
+                wire.sendall(bytes(65536))
+                with self.moved:
+                    self.sent += 65536
+                    self.moved.notify_all()
+
+    def more(self, count):
+        """Waits until so much more was sent."""
+        with self.moved:
+            until = self.sent + count
+            assert self.moved.wait_for(lambda: self.sent >= until, 60), f"{self.sent} bytes, not {until}"
+
+
+@pytest.mark.usefixtures("canaries")
+def test_a_download_under_way(shared):
+    """What comes for the guest has nowhere to go meanwhile: all that carries it waits, and none of it is taken for dead."""
+    get = "wget -q -O /dev/null http://allowed.example:8443/"
+    plan = {"slug": "loading", "command": ["sh", "-c", get], "egress": {"allow": ["allowed.example:8443"]}}
+    with Hose(("203.0.113.10", 8443)) as hose:
+        shared.create(plan, "?start=true&wait=running")
+        hose.more(8 << 20)
+        assert shared.post("/bottles/loading/pause").json()["state"] == "paused"
+        assert shared.get("/bottles/loading/wait?state=failed&timeout=6s").status == 504
+        assert shared.bottle("loading")["state"] == "paused"
+        assert shared.post("/bottles/loading/resume").json()["state"] == "running"
+        hose.more(8 << 20)
+        shared.remove("loading")
 
 
 WRONG = {"prepared": ["pause", "resume"], "exited": ["pause", "resume"]}
