@@ -34,6 +34,7 @@ enum files_outcome {
 };
 
 enum { FILES_PATH_MAX = 4095, FILES_NAME_MAX = 255, FILES_BLOCK = 64 * 1024 };
+enum { FILES_OWNER_END = 2000000000 }; /* numbers of users and groups are below it */
 
 struct files_owner {
     uid_t uid;
@@ -47,7 +48,8 @@ enum files_outcome files_main(char *const *args, const struct files_owner *user)
 /* The same below the folder `root` in place of "/". */
 enum files_outcome files_copy(int root, char *const *args, const struct files_owner *user);
 bool files_path_fits(const char *path);
-/* "UID:GID", or "" for the fallback. False: neither. */
+/* "UID:GID", both of at most ten digits and below FILES_OWNER_END, or "" for the fallback. False:
+ * neither. */
 bool files_owner_parse(const char *text, const struct files_owner *fallback,
                        struct files_owner *ret);
 

@@ -7,7 +7,7 @@
 
 #include "base/number.h"
 
-enum { ID_MAX = INT32_MAX };
+enum { ID_DIGITS = 10 };
 
 bool files_path_fits(const char *path)
 {
@@ -26,23 +26,34 @@ bool files_path_fits(const char *path)
     return true;
 }
 
+/* What the pattern in openapi.yaml takes: ten digits at most, and below FILES_OWNER_END. */
+static bool id_parse(const char *text, size_t length, uint32_t *ret)
+{
+    char digits[ID_DIGITS + 1];
+    int64_t number;
+
+    if (length == 0 || length > ID_DIGITS || strspn(text, "0123456789") != length)
+        return false;
+    (void)snprintf(digits, sizeof digits, "%.*s", (int)length, text);
+    if (number_parse(digits, 0, FILES_OWNER_END - 1, &number) < 0)
+        return false;
+    *ret = (uint32_t)number;
+    return true;
+}
+
 bool files_owner_parse(const char *text, const struct files_owner *fallback,
                        struct files_owner *ret)
 {
-    char uid[16];
-    const char *colon = strchr(text, ':');
-    int64_t numbers[2];
+    size_t first = strcspn(text, ":");
+    struct files_owner owner = {.wanted = true};
 
     if (!text[0]) {
         *ret = *fallback;
         return true;
     }
-    if (!colon || (size_t)(colon - text) >= sizeof uid)
+    if (!text[first] || !id_parse(text, first, &owner.uid) ||
+        !id_parse(text + first + 1, strlen(text + first + 1), &owner.gid))
         return false;
-    (void)snprintf(uid, sizeof uid, "%.*s", (int)(colon - text), text);
-    if (number_parse(uid, 0, ID_MAX, &numbers[0]) < 0 ||
-        number_parse(colon + 1, 0, ID_MAX, &numbers[1]) < 0)
-        return false;
-    *ret = (struct files_owner){.uid = (uid_t)numbers[0], .gid = (gid_t)numbers[1], .wanted = true};
+    *ret = owner;
     return true;
 }

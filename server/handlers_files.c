@@ -50,7 +50,9 @@ static bool read_query(struct request *request, struct transfer_plan *plan)
     else if (mode && !mode_fits(mode))
         reply_fault(request, "invalid-query", "mode: three or four octal digits, like 644 or 0755");
     else if (owner && !owner_fits(owner, plan->verb))
-        reply_fault(request, "invalid-query", "owner: numbers, like 1000:1000%s",
+        reply_fault(request, "invalid-query",
+                    "owner: numbers of user and group, each below %d, like 1000:1000%s",
+                    FILES_OWNER_END,
                     plan->verb == TRANSFER_UNPACK ? ", or \"keep\" for the archive's own" : "");
     else
         return true;
