@@ -32,7 +32,9 @@ enum {
      * deadlines give it: one that is stuck itself says nothing. */
     START_BOOTS = 4,
     START_MARGIN_MS = 5000,
-    END_MS = 10000, /* from its last status, or its socket's end, to its own end */
+    /* From its last status, or its socket's end, or the end of a bottle that never ran, to its own
+     * end. */
+    END_MS = 10000,
 };
 
 static const char gone_meanwhile[] = "it was gone after a restart of bottled";
@@ -149,8 +151,9 @@ static void note_template(struct runner *runner, const struct shim_status *statu
     runner->template_key[0] = '\0';
 }
 
-/* The stretch in which the bottle comes up. */
-static void bound_start(struct runner *runner, enum bottle_state state)
+/* The stretches that are over by themselves: the bottle comes up; it ends, and nobody asked for it.
+ */
+static void bound_state(struct runner *runner, enum bottle_state state)
 {
     const struct host *host = &runner->engine->app->host;
 
@@ -163,6 +166,9 @@ static void bound_start(struct runner *runner, enum bottle_state state)
              runner->phase == PHASE_LIVE)
         loop_timer_cancel(runner->engine->loop, &runner->kill);
     runner->start_bound = state == STATE_STARTING;
+    if (state == STATE_STOPPING && !runner->stop_requested)
+        follow_kill_at(runner, runner->running_ms ? STOP_MARGIN_MS : END_MS,
+                       "it did not end, though its bottle had");
 }
 
 static void take_status(struct runner *runner, const struct shim_status *status)
@@ -173,7 +179,7 @@ static void take_status(struct runner *runner, const struct shim_status *status)
     if (!runner->heard)
         note_heard(runner);
     note_template(runner, status);
-    bound_start(runner, status->state);
+    bound_state(runner, status->state);
     if (shim_status_final(status)) {
         runner->has_final = true;
         follow_kill_at(runner, END_MS, "it did not end after its last status");

@@ -12,8 +12,8 @@ import socket
 import sys
 import select
 
-# "egress": "ok", {"error": words}, "silent", "die"; "report": a packet's members, "silent".
-ANSWERS = {"egress": "ok", "report": {"checks": []}}
+# "hello": the state that it says first; "egress": "ok", {"error": words}, "silent", "die"; "report": a packet's members, "silent".
+ANSWERS = {"hello": "running", "egress": "ok", "report": {"checks": []}}
 
 
 def install(folder, build):
@@ -94,7 +94,7 @@ class Shim:
             return
         request = json.loads(data)
         if request["op"] == "hello" and request["token"] == self.spec["token"]:
-            self.send(self.status("running"))
+            self.send(self.status(self.answers()["hello"]))
         elif request["op"] == "stop":
             self.end()
         elif request["op"] == "egress":
