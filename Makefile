@@ -7,7 +7,8 @@
 # bottle-cell and bottle-init are static: they run where there is no libc, and never with a sanitizer.
 #
 # To be set by hand: BUILD (output folder), CC (gcc or clang), SANITIZE (address,undefined or thread),
-# BACKEND (for the demo), ARGS (for make run), PYTEST_ARGS, UNIT (a pattern of unit test programs).
+# BACKEND (for the demo), ARGS (for make run), PYTEST_ARGS, UNIT (a pattern of unit test programs), PACE (5: end-to-end
+# tests wait five times as long, as they do by themselves with a sanitizer).
 
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := build

@@ -14,6 +14,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "netns")]
 import canary  # noqa: E402
 import harness  # noqa: E402
 import kvm_host  # noqa: E402
+import pace  # noqa: E402
 import processes  # noqa: E402
 import sanitizer  # noqa: E402
 import template_pool  # noqa: E402
@@ -35,8 +36,9 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(300 if os.environ.get(kvm_host.INSIDE) else 120))
+        marker = item.get_closest_marker("timeout")
+        seconds = marker.args[0] if marker else 300 if os.environ.get(kvm_host.INSIDE) else 120
+        item.add_marker(pytest.mark.timeout(pace.stretched(seconds)), append=False)
 
 
 def pytest_generate_tests(metafunc):

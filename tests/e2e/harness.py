@@ -17,6 +17,7 @@ import threading
 import time
 
 import invariants
+import pace
 import processes
 import sanitizer
 import template_pool
@@ -35,8 +36,10 @@ USERS = {"same user": None, **({"ordinary user": OTHER_USER} if os.getuid() == 0
 HISTORY = "events"
 # Daemons make no templates of their own (one more boot, in the background): the tests' have some in common.
 DEFAULTS = {"log_level": "debug", "template_after": template_pool.NEVER}
-# A program with a sanitizer sets aside more address space than any limit allows, and all takes its time.
-if sanitizer.is_in(BUILD):
+# A program with a sanitizer sets aside more address space than any limit allows, keeps what was freed, and takes its time.
+SANITIZED = sanitizer.is_in(BUILD)
+pace.factor = int(os.environ.get("PACE", pace.STRETCH if SANITIZED else 1))
+if SANITIZED:
     DEFAULTS |= {"shim_memory_mib": 0, "boot_timeout": "2m", "sidecar_timeout": "60s"}
 SLOW = {"kvm_probe": "60s", "boot_timeout": "2m", "sidecar_timeout": "60s"}  # KVM may be a nested one
 # The ways to run a bottle's VM: tests marked `backends` run once for each (conftest.py). A library that is
@@ -65,7 +68,7 @@ class UnixConnection(http.client.HTTPConnection):
 
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
+        self.sock.settimeout(pace.stretched(self.timeout))
         self.sock.connect(self.path)
 
 
@@ -125,7 +128,7 @@ class Output:
             return found or self._ended and "\0"
 
         with self._news:
-            found = self._news.wait_for(look, timeout)
+            found = self._news.wait_for(look, pace.stretched(timeout))
         return None if not found or found == "\0" else found
 
     def text(self):
@@ -233,7 +236,7 @@ class Daemon:
         """Asks it to end and gives its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout)
+        return self.process.wait(pace.stretched(timeout))
 
     def restart(self):
         self.stop()
@@ -252,7 +255,7 @@ class Daemon:
             headers.setdefault("Content-Type", "application/json")
         slug, reply = self.ledger.begin(method, path, body), None
         try:
-            connection.request(method, path, body=body, headers=headers)
+            connection.request(method, pace.stretch_wait(path), body=body, headers=headers)
             reply = Reply(connection.getresponse())
             return reply
         finally:
@@ -304,7 +307,7 @@ class Daemon:
         """A real curl over the socket: (status, body)."""
         argv = ["curl", "--silent", "--show-error", "--unix-socket", str(self.socket)]
         done = subprocess.run(
-            [*argv, "--write-out", "\n%{http_code}", *arguments], capture_output=True, timeout=timeout, check=True
+            [*argv, "--write-out", "\n%{http_code}", *arguments], capture_output=True, timeout=pace.stretched(timeout), check=True
         )
         body, _, status = done.stdout.decode().rpartition("\n")
         return int(status), body
@@ -429,8 +432,8 @@ class Clock:
 
     def __enter__(self):
         self._begun = time.monotonic()
-        self.seconds = 0.0
+        self.seconds = pace.Seconds(0)
         return self
 
     def __exit__(self, *_):
-        self.seconds = time.monotonic() - self._begun
+        self.seconds = pace.Seconds(time.monotonic() - self._begun)

@@ -12,6 +12,8 @@ import signal
 import sqlite3
 import stat
 
+import pace
+
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -90,7 +92,7 @@ def wait_gone(pid, timeout):
     except ProcessLookupError:
         return True
     try:
-        return bool(select.select([descriptor], [], [], timeout)[0])
+        return bool(select.select([descriptor], [], [], pace.stretched(timeout))[0])
     finally:
         os.close(descriptor)
 

@@ -1,6 +1,8 @@
 """Bytes to a socket and back, without a library that would mend them: what a client that is broken, slow or hostile sends."""
 import socket
 
+import pace
+
 
 class Answer:
     """One response off the wire: status, headers (names in lower case) and body."""
@@ -17,7 +19,7 @@ class Wire:
 
     def __init__(self, where, timeout=20):
         self.sock = socket.socket(socket.AF_INET if isinstance(where, tuple) else socket.AF_UNIX)
-        self.sock.settimeout(timeout)
+        self.sock.settimeout(pace.stretched(timeout))
         self.sock.connect(where if isinstance(where, tuple) else str(where))
         self.left = b""
 

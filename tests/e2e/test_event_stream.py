@@ -195,4 +195,4 @@ def test_many_readers(new_daemon):
     live = n_readers - 10
     assert told["whole"] == live, told
     assert (told["gaps"], told["stalled_whole"]) == (10, 10), told
-    assert grown < 20 * 1024 + 100 * n_readers, f"{grown} KiB"
+    assert harness.SANITIZED or grown < 20 * 1024 + 100 * n_readers, f"{grown} KiB"

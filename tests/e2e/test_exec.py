@@ -5,9 +5,9 @@ import hashlib
 import json
 import re
 import threading
-import time
 
 import harness
+import pace
 import processes as processes_of
 import pytest
 
@@ -56,13 +56,6 @@ class Lines:
 def data_of(lines, stream="stdout"):
     parts = [line for line in lines if line.get("stream") == stream]
     return b"".join(part["data"].encode() if "data" in part else base64.b64decode(part["base64"]) for part in parts)
-
-
-def until(test, timeout=10):
-    end = time.monotonic() + timeout
-    while not test():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.02)
 
 
 ENDS = [
@@ -158,7 +151,7 @@ def test_a_client_that_leaves_ends_it(box):
         next(begun)
         pid = next(begun)["data"].strip()
         assert run(box, f"kill -0 {pid}")["exit_code"] == 0
-    until(lambda: run(box, f"kill -0 {pid} 2>/dev/null")["exit_code"] == 1)
+    pace.until(lambda: run(box, f"kill -0 {pid} 2>/dev/null")["exit_code"] == 1)
 
 
 def test_detached(box):
@@ -168,7 +161,7 @@ def test_detached(box):
     where = reply.headers["Location"]
     assert where == f"/bottles/{SLUG}/execs/{identity}"
     assert box.get(where).json() == {"id": identity, "state": "running"}
-    until(lambda: box.get(where).json()["state"] == "ended")
+    pace.until(lambda: box.get(where).json()["state"] == "ended")
     assert box.get(where).json() == {"id": identity, "state": "ended", "exit_code": 4, "signal": None, "timed_out": False, "reason": None}
     assert run(box, "cat /tmp/left")["stdout"] == "kept"
     events = box.get(f"/events?slug={SLUG}&type=exec.finished&limit=1000").json()["events"]
@@ -187,7 +180,7 @@ def test_64_at_once(box):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(100)
+        thread.join(pace.stretched(100))
     assert {number: (r["exit_code"], r["stdout"]) for number, r in results.items()} == {
         number: (number, f"{number}\nin {number}\n") for number in range(64)
     }
@@ -195,14 +188,14 @@ def test_64_at_once(box):
 
 def test_the_65th_is_told(box):
     with contextlib.ExitStack() as stack:
-        many = [stack.enter_context(Lines(box, "echo up; while :; do sleep 1; done")) for _ in range(64)]
+        many = [stack.enter_context(Lines(box, "echo up; exec sleep 1000")) for _ in range(64)]
         for lines in many:
             begun = iter(lines)
             next(begun)
             next(begun)
         result = run(box, "exit 0")
         assert result["exit_code"] is None and "too many" in result["reason"], result
-    until(lambda: run(box, "exit 0")["exit_code"] == 0)
+    pace.until(lambda: run(box, "exit 0")["exit_code"] == 0)
 
 
 AMOUNT = 20 << 20
@@ -220,7 +213,7 @@ def test_a_flood_while_another_is_blocked(box):
                     count += len(line["data"])
         assert line["exit_code"] == 0 and count == AMOUNT
         assert digest.hexdigest() == hashlib.sha256(b"0123456789abcde\n" * (AMOUNT // 16)).hexdigest()
-        assert memory(box.pid) - before < 8 << 20
+        assert harness.SANITIZED or memory(box.pid) - before < 8 << 20  # those keep what was freed
         assert len(data_of(blocked)) == AMOUNT, "it was only waiting"
 
 
@@ -238,9 +231,9 @@ def test_nothing_is_left_in_the_guest(box):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(100)
+        thread.join(pace.stretched(100))
     assert ends == [0] * 100
-    until(lambda: not processes(box, r"^Z|sleep 0[.]1$", count=1))
+    pace.until(lambda: not processes(box, r"^Z|sleep 0[.]1$", count=1))
 
 
 def test_bottled_restarts_meanwhile(daemon):
@@ -255,7 +248,7 @@ def test_bottled_restarts_meanwhile(daemon):
     daemon.start()
     assert daemon.get(f"/bottles/{SLUG}/execs/{identity}").json()["state"] == "running"
     run(daemon, "touch /tmp/go")
-    until(lambda: daemon.get(f"/bottles/{SLUG}/execs/{identity}").json()["state"] == "ended")
+    pace.until(lambda: daemon.get(f"/bottles/{SLUG}/execs/{identity}").json()["state"] == "ended")
     assert daemon.get(f"/bottles/{SLUG}/execs/{identity}").json()["exit_code"] == 6
 
 

@@ -7,7 +7,8 @@ import threading
 
 import harness
 import pytest
-from test_exec import LASTING, SLUG, Lines, data_of, memory, run, until
+from pace import until
+from test_exec import LASTING, SLUG, Lines, data_of, memory, run
 
 
 @pytest.fixture(scope="module")

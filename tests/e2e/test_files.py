@@ -15,7 +15,8 @@ import urllib.parse
 import conftest
 import harness
 import pytest
-from test_exec import LASTING, SLUG, memory, run, until
+from pace import until
+from test_exec import LASTING, SLUG, memory, run
 
 BYTES = {"Content-Type": "application/octet-stream"}
 MOST = 16 << 20  # files_max_bytes

@@ -5,7 +5,8 @@ import socket
 import conftest
 import harness
 import pytest
-from test_exec import memory, until
+from pace import until
+from test_exec import memory
 from test_files import BYTES, FILE, FOLDER, where
 from test_hostile_vm import PRELUDE
 

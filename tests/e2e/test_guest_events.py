@@ -1,4 +1,5 @@
 """What happens to a guest as a whole, and why a command could not run or ended: each told apart."""
+import pace
 import test_exec
 
 SLUG = "mishaps"
@@ -14,7 +15,7 @@ def test_a_command_that_takes_all_memory(shared):
     bottle = shared.run({"command": ["sh", "-c", "exec tail /dev/zero"], "resources": {"memory_mib": 128}})
     assert (bottle["state"], bottle["exit_code"]) == ("exited", 137)
     assert "out of memory" in bottle["reason"] and bottle["reason"].endswith("its kernel killed the command, tail")
-    test_exec.until(lambda: events(shared, bottle["slug"], "out-of-memory"))
+    pace.until(lambda: events(shared, bottle["slug"], "out-of-memory"))
     assert "its kernel killed tail (process " in events(shared, bottle["slug"], "out-of-memory")[0]
 
 
@@ -25,7 +26,7 @@ def test_what_happens_beside_the_command(shared):
     assert test_exec.run(shared, forged, slug=SLUG)["exit_code"] == 0
     killed = test_exec.run(shared, ["tail", "/dev/zero"], slug=SLUG)
     assert (killed["exit_code"], killed["signal"]) == (137, 9)
-    test_exec.until(lambda: events(shared, SLUG, "out-of-memory"))
+    pace.until(lambda: events(shared, SLUG, "out-of-memory"))
     assert [words for words in events(shared, SLUG, "out-of-memory") if "killed tail" not in words] == []
 
     test_exec.run(shared, "printf '#!/no/such/thing\\n' > /lost; echo text > /plain; chmod +x /lost /plain", slug=SLUG)

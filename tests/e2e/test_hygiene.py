@@ -5,6 +5,7 @@ The daemon is an ordinary one but for its patience, which is short.
 import json
 import socket
 
+import pace
 import pytest
 import raw
 
@@ -12,7 +13,8 @@ HOST = b"Host: x\r\n"
 PLAN = b'{"command":["true"]}'
 BAD = (400, "bad-request")
 ONE_MIB = 1 << 20
-PATIENCE = {"idle_timeout": "1s", "head_timeout": "1s", "body_timeout": "1s", "max_connections": 16, "max_waiters": 8}
+SHORT = f"{pace.stretched(1)}s"
+PATIENCE = {"idle_timeout": SHORT, "head_timeout": SHORT, "body_timeout": SHORT, "max_connections": 16, "max_waiters": 8}
 
 
 def get(path=b"/healthz", headers=b"", version=b"HTTP/1.1"):
@@ -271,7 +273,7 @@ def test_idle_connection_is_closed_without_a_word(wire):
 def test_a_long_answer_is_no_slow_client(hasty, wire):
     """Who waits for an answer is not idle, however long it takes."""
     hasty.create({"command": ["true"], "slug": "still"})
-    answer = wire.send(get(b"/bottles/still/wait?state=running&timeout=3s")).answer()
+    answer = wire.send(get(b"/bottles/still/wait?state=running&timeout=%ds" % pace.stretched(3))).answer()
     check(answer, 504, "timeout")
     check(wire.send(get()).answer(), 200, None)
     hasty.remove("still")

@@ -12,7 +12,8 @@ import fake_shim
 import harness
 import pytest
 import raw
-from test_exec import memory, until
+from pace import until
+from test_exec import memory
 
 PLAN = {"command": ["true"]}
 LASTING = {"command": ["sh", "-c", "while :; do sleep 1; done"]}

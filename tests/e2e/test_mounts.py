@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 
 import harness
 import oci
+import pace
 import processes
 import pytest
 
@@ -133,13 +133,6 @@ def fill_read_only(world):
     world.folder(world.roots / "ro" / "folder")
 
 
-def until(test, timeout=10):
-    end = time.monotonic() + timeout
-    while not test():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
-
-
 def owner_of(path):
     status = path.lstat()
     return status.st_uid, status.st_gid
@@ -198,11 +191,11 @@ def changes_are_seen(world, slug, folder, target):
     world.file(folder / "live", "1")
     assert world.sh(slug, f"cat {target}/live") == "1"
     world.file(folder / "live", "22")
-    until(lambda: world.sh(slug, f"cat {target}/live") == "22")
+    pace.until(lambda: world.sh(slug, f"cat {target}/live") == "22")
     (folder / "live").rename(folder / "moved")
-    until(lambda: world.sh(slug, f"cat {target}/live 2>/dev/null; cat {target}/moved", None) == "22")
+    pace.until(lambda: world.sh(slug, f"cat {target}/live 2>/dev/null; cat {target}/moved", None) == "22")
     (folder / "moved").unlink()
-    until(lambda: world.sh(slug, f"ls {target}/moved 2>&1 || :").endswith("No such file or directory\n"))
+    pace.until(lambda: world.sh(slug, f"ls {target}/moved 2>&1 || :").endswith("No such file or directory\n"))
 
 
 def test_one_mount_in_another(box):

@@ -13,6 +13,7 @@ import threading
 import time
 
 import harness
+import pace
 import pytest
 import rendering
 
@@ -412,7 +413,7 @@ def reloading():
         assert words.wait_line("Accepting HTTP Socket", 20), words.text()
         relay = Relay(port)
         relay.rules(["allowed.example", "lan.example"])
-        yield squid, relay
+        yield squid, words, relay
         relay.close()
         squid.terminate()
         squid.wait(20)
@@ -424,7 +425,7 @@ def reloading():
     ids=["get", "connect"],
 )
 def test_a_real_squid_that_reloads_under_load(reloading, canaries, request_, then):
-    squid, relay = reloading
+    squid, words, relay = reloading
     done, good, bad = threading.Event(), [], []
 
     def load():
@@ -443,17 +444,19 @@ def test_a_real_squid_that_reloads_under_load(reloading, canaries, request_, the
     for thread in threads:
         thread.start()
     for _ in range(40):
+        start, before = len(words.lines), len(good)
         squid.send_signal(signal.SIGHUP)
-        time.sleep(0.15)
+        assert words.wait_line("Accepting HTTP Socket", 20, start), words.text()
+        pace.until(lambda: bad or len(good) >= before + 2 * len(threads), 20)
     done.set()
     for thread in threads:
         thread.join(20)
-    assert not bad and len(good) > 100, (len(good), bad[:3])
+    assert not bad, (len(good), bad[:3])
 
 
 def test_a_real_squids_refusal_is_the_end(reloading):
     """squid keeps the connection; nobody may go on on it unseen, nor wait for an answer that does not come."""
-    _, relay = reloading
+    *_, relay = reloading
     with relay.dial() as sock, harness.Clock() as clock:
         sock.sendall(b"CONNECT lan.example:443 HTTP/1.1\r\n\r\n")
         answer = everything(sock)
@@ -547,7 +550,7 @@ def test_10000_hosts(relay):
                     pass
     print(f"10,000 refusals in {clock.seconds:.1f} s")
     rss = next(int(line.split()[1]) for line in open(f"/proc/{relay.process.pid}/status") if line.startswith("VmHWM"))
-    assert rss < 30000, "KiB"
+    assert harness.SANITIZED or rss < 30000, "KiB"
     _, totals = relay.notes()
     assert totals["denied"] == 10000
 

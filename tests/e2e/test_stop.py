@@ -2,6 +2,7 @@
 import time
 
 import harness
+import pace
 import processes as processes_of
 import pytest
 import test_exec
@@ -59,7 +60,7 @@ def test_one_that_does_not_listen_is_killed_and_the_disk_is_written(kept):
     assert run(kept, "cat /kind /left /told") == "kind\nleft\ntold\n", "what was written last is there; nobody was told twice"
     test_exec.run(kept, "trap 'echo bye > /exec; exit' TERM; echo begun > /begun; while :; do sleep 0.1; done", slug=SLUG,
                   detach=True, status=202)
-    test_exec.until(lambda: run(kept, "cat /begun 2>/dev/null") == "begun\n")
+    pace.until(lambda: run(kept, "cat /begun 2>/dev/null") == "begun\n")
     run(kept, "dd if=/dev/urandom of=/big bs=1M count=5 2>/dev/null; sha256sum /big > /sum")
     assert kept.post(f"/bottles/{SLUG}/stop?grace=10m").json()["state"] == "stopping"
     bottle, seconds = stop(kept, grace="1s")

@@ -243,5 +243,6 @@ int main(int argc, char **argv)
     }
     (void)printf("{\"whole\": %d, \"gaps\": %d, \"stalled_whole\": %d, \"back\": %d}\n", whole,
                  gaps, stalled_whole, back);
+    free(readers);
     return EXIT_SUCCESS;
 }
