@@ -5,6 +5,7 @@ import sqlite3
 import time
 
 import creates
+import pace
 import pytest
 import raw
 
@@ -150,7 +151,7 @@ def test_create_start_and_wait_goes_on_after_a_crash(daemon):
     text = json.dumps(plan).encode()
     with raw.Wire(daemon.socket) as wire:
         wire.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nIdempotency-Key: ci\r\nContent-Length: %d\r\n\r\n%b"
-                  % (query.encode(), len(text), text))
+                  % (pace.stretch_wait(query).encode(), len(text), text))
         assert daemon.output.wait_line("bottle created", 20)
         assert daemon.get("/bottles/ci/wait?state=running&timeout=60s").status == 200
         assert ("ci", 0, "ci") in records(daemon)
