@@ -158,12 +158,14 @@ static bool break_off(struct front *front, enum head_fault_row fault)
 
 /* --- The states ----------------------------------------------------------------------------- */
 
-/* A whole head: passed on, without an absolute target's origin. */
+/* A whole head: passed on, without an absolute target's origin and with its cookie renamed. */
 static void begin(struct front *front, const struct head *head)
 {
     size_t cut = head->origin_length - (head->bare_origin ? 1 : 0);
     char *start = front->raw + front->start;
 
+    if (head->cookie_at)
+        start[head->cookie_at] = FRONT_COOKIE[0];
     if (head->origin_length) {
         memmove(start + cut, start, head->origin_at);
         if (head->bare_origin)

@@ -15,9 +15,10 @@
  * through is answered with 500 (front_saw).
  *
  * A front reads one connection as a machine of states: a head, checked whole (head.h) and then
- * passed on as it is, but for an absolute target's origin; a body of so many bytes; chunks, which
- * are passed on with lines of our own. A head that is refused is taken out, and in its place
- * libmicrohttpd reads "GET !N HTTP/1.1": no target of a client gets through that starts with
+ * passed on as it is, but for an absolute target's origin and a cookie's name; a body of so many
+ * bytes; chunks, which are passed on with lines of our own. A head that is refused is taken out,
+ * and in its place libmicrohttpd reads "GET !N HTTP/1.1": no target of a client gets through that
+ * starts with
  * "!", so that N, a row of head_faults, is the answer that http.c gives; nothing that comes after
  * it is read. Where a body breaks off, one byte is put in for http.c to be called with, which asks
  * front_broken().
@@ -33,6 +34,10 @@
 #include <sys/types.h>
 
 #include "server/head.h"
+
+/* What a Cookie header is called from here on, as no client can call one: libmicrohttpd would take
+ * it apart, and answers by itself, in HTML, where it runs out of room for that or of patience. */
+#define FRONT_COOKIE "@ookie"
 
 struct front;
 

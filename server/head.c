@@ -44,17 +44,25 @@ const struct head_fault head_faults[N_HEAD_FAULTS] = {
 
 /* Those whose second would be read by some as the first and by others as the last. */
 static const char *const once[] = {
-    "Content-Type",  "Content-Encoding", "Authorization", "Expect", "Idempotency-Key", "If-Match",
-    "If-None-Match", "Last-Event-ID",    "Origin",        "Cookie", "X-Request-Id",
+    "Cookie",        "Content-Type",    "Content-Encoding", "Authorization",
+    "Expect",        "Idempotency-Key", "If-Match",         "If-None-Match",
+    "Last-Event-ID", "Origin",          "X-Request-Id",
 };
 
-enum { HOST, LENGTH, ENCODING, FIRST_ONCE, N_COUNTED = FIRST_ONCE + COUNT_OF(once) };
+enum {
+    HOST,
+    LENGTH,
+    ENCODING,
+    FIRST_ONCE,
+    COOKIE = FIRST_ONCE,
+    N_COUNTED = FIRST_ONCE + COUNT_OF(once)
+};
 
 /* What is known of a head while it is read. */
 struct reading {
     struct head *head;
     unsigned counts[N_COUNTED];
-    const char *host, *authority;
+    const char *host, *authority, *cookie;
     size_t host_length, authority_length;
 };
 
@@ -229,6 +237,8 @@ static enum head_fault_row read_header(struct reading *reading, const char *line
     const size_t size = (size_t)(end - value);
     if (reading->counts[which]++ && which >= FIRST_ONCE)
         return HEAD_TWICE;
+    if (which == COOKIE)
+        reading->cookie = line;
     if (which == HOST) {
         reading->host = value;
         reading->host_length = size;
@@ -330,6 +340,8 @@ enum head_verdict head_read(const char *bytes, size_t length, bool ended, struct
     ret->fault = read_lines(&reading, bytes, length, ended);
     if (ret->fault)
         return HEAD_REFUSED;
+    if (reading.cookie)
+        ret->cookie_at = (size_t)(reading.cookie - bytes);
     return ret->length ? HEAD_WHOLE : HEAD_MORE;
 }
 

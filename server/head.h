@@ -69,6 +69,7 @@ struct head {
      * in its place where no path follows. */
     size_t origin_at, origin_length;
     bool bare_origin;
+    size_t cookie_at; /* where the name "Cookie" stands; 0: nowhere */
     bool chunked;
     uint64_t body_length; /* of Content-Length; 0 without one */
 };

@@ -12,6 +12,7 @@
 
 #include "base/number.h"
 #include "base/util.h"
+#include "server/front.h"
 #include "server/negotiate.h"
 
 /* What is counted while the headers are copied. */
@@ -49,7 +50,7 @@ static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const c
                  {"Content-Length", &tally->length, false},
                  {"Transfer-Encoding", &tally->encoding, false},
                  {"Authorization", &tally->authorization, true},
-                 {"Cookie", &tally->cookie, true}};
+                 {FRONT_COOKIE, &tally->cookie, true}};
     size_t row = 0;
 
     (void)kind;

@@ -41,6 +41,9 @@ def chunk(data):
 ROWS = {
     # What is well.
     "a plain GET": (get(), 200, None),
+    "a cookie that is none": (get(headers=b'Cookie: bottled-session="\r\n'), 200, None),
+    "a thousand cookies": (get(headers=b"Cookie: " + b"; ".join(b"a%d=1" % n for n in range(1000)) + b"\r\n"), 200, None),
+    "a cookie by the name that it has inside": (get(headers=b"@ookie: a=1\r\n"), *BAD),
     "an empty line before it": (b"\r\n" + get(), 200, None),
     "absolute form, the same host": (get(b"http://x/healthz"), 200, None),
     "absolute form, https, in capitals": (b"GET HTTPS://EXAMPLE/healthz HTTP/1.1\r\nHost: example\r\n\r\n", 200, None),
