@@ -9,6 +9,7 @@ import time
 
 import control
 import harness
+import pace
 import pytest
 
 # A line every tenth of a second, by a shell of the guest's own.
@@ -104,6 +105,7 @@ def test_a_program_stands_still_with_it(shared, box):
     # Its own clock stood still: it has its second before it.
     done = shared.post(f"/bottles/{box}/exec", {"command": ["sleep", "2"]}).json()
     assert done["exit_code"] == 0
+    pace.until(lambda: shared.get(f"/bottles/{box}/execs/{made['id']}").json()["state"] == "ended")
     assert shared.get(f"/bottles/{box}/execs/{made['id']}").json()["exit_code"] == 7
 
 

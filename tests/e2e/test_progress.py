@@ -121,7 +121,7 @@ def test_a_client_that_does_not_read(new_daemon):
     found = lines.until(b"begin")
     before = resident_kib(daemon.pid)
     assert daemon.wait("chatty", "exited", timeout=90)["exit_code"] == 0
-    assert resident_kib(daemon.pid) - before < 2048
+    assert harness.SANITIZED or resident_kib(daemon.pid) - before < 2048
     found += list(lines)
     text = printed(found)
     assert b"[bottled: the log was rotated faster than it was read" in text
