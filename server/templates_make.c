@@ -18,12 +18,14 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "server/engine_internal.h"
 #include "server/templates_internal.h"
 
 enum {
     MIB = 1 << 20,
     PAGE = 4096,
     PIECE = 64 * PAGE,
+    DEATH_MS = 10000,
     ROOM = PATH_MAX + 32,
     SPARE_UID = SUBNETS_MAX + 1
 };
@@ -84,6 +86,8 @@ static int boot_and_save(struct templates *templates, const struct plan *plan, c
     }
     json_decref(save);
     int good = shim_try(host, spec, templates->cancel, answer, sizeof answer, err);
+    if (good <= 0) /* killed, perhaps while its jail was being made */
+        (void)strays_end(run_dir, uid, DEATH_MS);
     if (good == 0)
         return error_set(err, NULL, "%s", answer[0] ? answer : "its shim gave no answer");
     return good < 0 ? -1 : 0;

@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <limits.h>
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
@@ -14,18 +13,23 @@
 #include "base/util.h"
 #include "shim/protocol.h"
 
+void child_mark(const struct launch *launch, char ret[CHILD_MARK_SIZE])
+{
+    (void)snprintf(ret, CHILD_MARK_SIZE, SHIM_RUN_DIR "=%s", launch->run_dir);
+}
+
 int child_start(struct child *child, const struct launch *launch, const char *const *argv,
                 const struct spawn_fd *fds, size_t n_fds, struct error *err)
 {
-    char run_dir[sizeof SHIM_RUN_DIR "=" + PATH_MAX];
-    const char *const env[] = {run_dir, NULL};
+    char mark[CHILD_MARK_SIZE];
+    const char *const env[] = {mark, NULL};
     CLEANUP_CLOSE int out = -1;
     CLEANUP_CLOSE int error = -1;
 
     if (sink_pipe(&child->out, &out, err) < 0 ||
         (child->split && sink_pipe(&child->error, &error, err) < 0))
         return -1;
-    (void)snprintf(run_dir, sizeof run_dir, SHIM_RUN_DIR "=%s", launch->run_dir);
+    child_mark(launch, mark);
     const struct spawn spawn = {.argv = argv,
                                 .env = env,
                                 .in = -1,

@@ -18,6 +18,10 @@ struct child {
     bool split; /* stderr goes to `error` */
 };
 
+enum { CHILD_MARK_SIZE = 4096 + 32 };
+
+/* The one variable of a jail's own environment, see SHIM_RUN_DIR. */
+void child_mark(const struct launch *launch, char ret[CHILD_MARK_SIZE]);
 /* Starts bwrap with `argv`. The descriptors of `fds` are for the child and stay the caller's. */
 int child_start(struct child *child, const struct launch *launch, const char *const *argv,
                 const struct spawn_fd *fds, size_t n_fds, struct error *err);

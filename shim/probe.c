@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "base/util.h"
 #include "guest/protocol.h"
+#include "shim/children.h"
 #include "shim/filter.h"
 #include "shim/jail.h"
 #include "shim/protocol.h"
@@ -92,7 +93,11 @@ static int start(struct launch *launch, int output, int agent, int monitor, pid_
         return error_set(err, NULL, "out of memory");
     const struct spawn_fd fds[] = {
         {agent, launch->agent_fd}, {filter, JAIL_FILTER_FD}, {monitor, launch->save.qmp_fd}};
+    char mark[CHILD_MARK_SIZE];
+    const char *const env[] = {mark, NULL};
+    child_mark(launch, mark);
     const struct spawn spawn = {.argv = argv.items,
+                                .env = env,
                                 .in = -1,
                                 .out = output,
                                 .error = output,

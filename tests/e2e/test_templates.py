@@ -3,7 +3,9 @@ import datetime
 import hashlib
 import os
 import pathlib
+import signal
 import stat
+import subprocess
 import time
 
 import harness
@@ -244,5 +246,33 @@ def test_on_kvm():
         harness.ROW = harness.ROWS["qemu-tcg"]
         for bottle in daemon.get("/bottles").json()["bottles"]:
             daemon.delete(f"/bottles/{bottle['slug']}")
+        fault = daemon.close()
+    assert fault is None, fault
+
+
+def test_one_that_is_given_up_leaves_no_process(row):
+    """Its supervisor is killed wherever it is: also what is too young to die with that goes."""
+    daemon = harness.Daemon(config=ON)
+    try:
+        daemon.start()
+        start(daemon, "first")
+        run_dir = daemon.state_dir / "templates" / ".making" / "run"
+        end = time.monotonic() + 60
+        while not run_dir.exists():
+            assert time.monotonic() < end, daemon.output.text()[-3000:]
+            time.sleep(0.01)
+        uid = run_dir.stat().st_uid
+        argv = ["setpriv", f"--reuid={uid}", "sleep", "1000"] if os.getuid() == 0 else ["sleep", "1000"]
+        left = subprocess.Popen(argv, cwd="/", env={"BOTTLE_RUN_DIR": str(run_dir)})
+        processes.waited_for.add(left.pid)
+        try:
+            daemon.remove("first")
+            assert daemon.stop() == 0
+            assert left.wait(10) == -signal.SIGKILL
+        finally:
+            left.kill()
+            left.wait()
+            processes.waited_for.discard(left.pid)
+    finally:
         fault = daemon.close()
     assert fault is None, fault
