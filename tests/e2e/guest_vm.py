@@ -10,6 +10,7 @@ import struct
 import subprocess
 import time
 
+import pace
 from harness import BUILD
 
 HELLO, STARTED, OUTPUT, EXIT, FAILED = 1, 2, 3, 4, 5
@@ -50,7 +51,7 @@ class Guest:
         self.console_path = pathlib.Path(folder) / "console.log"
         self.console_path.write_bytes(b"")
         self.host, guest_end = socket.socketpair()
-        self.host.settimeout(BOOT_TIMEOUT)
+        self.host.settimeout(pace.stretched(BOOT_TIMEOUT))
         self.received = b""
         image = image or BUILD / "guest" / "images" / "busybox.erofs"
         line = f"console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz={tsc_khz()} {append}"
