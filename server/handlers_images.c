@@ -78,8 +78,8 @@ static int check_tools(struct request *request)
             problem_set(&problem, "preflight-failed", "images can not be imported here: %s: %s; %s",
                         preflight.tools[i].name, preflight.tools[i].detail,
                         preflight.tools[i].hint);
-    problem_add_member(&problem, "tools",
-                       json_incref(json_object_get(preflight_encode(&preflight), "tools")));
+    CLEANUP_JSON json_t *encoded = preflight_encode(&preflight);
+    problem_add_member(&problem, "tools", json_incref(json_object_get(encoded, "tools")));
     reply_problem(request, &problem);
     problem_free(&problem);
     return -1;
