@@ -133,7 +133,7 @@ ROWS = [
 # NPROC counts by user, so it bounds a bottle where that has a user of its own.
 FORKS = Row("processes", "forks 1200", {"vm", "proxy"})
 OWN = {"gvproxy": "/run/bottle", "vm": "/run/bottle", "proxy": "/run/proxy"}
-FDS = {"gvproxy": "", "vm": "5", "proxy": ""}
+FDS = {"gvproxy": "", "vm": "5 6", "proxy": ""}  # of the VM: its agent's channel and its monitor
 PROGRAMS = {"gvproxy": "gvproxy", "vm": "qemu-system-x86_64", "proxy": "squid"}
 LOGS = {"gvproxy": "gvproxy", "vm": "console", "proxy": "pipelock"}
 
