@@ -9,6 +9,7 @@
 
 #include "base/number.h"
 #include "server/app.h"
+#include "server/auth.h"
 #include "server/query.h"
 #include "server/request_internal.h"
 #include "tests/fuzz/take.h"
@@ -33,14 +34,19 @@ int MHD_get_connection_values(struct MHD_Connection *connection, enum MHD_ValueK
 const union MHD_ConnectionInfo *MHD_get_connection_info(struct MHD_Connection *connection,
                                                         enum MHD_ConnectionInfoType type, ...)
 {
-    static union MHD_ConnectionInfo info;
+    static union MHD_ConnectionInfo descriptor, context;
+    static struct connection known;
     static int ends[2];
 
-    (void)connection, (void)type;
-    if (!ends[0])
+    (void)connection;
+    if (!ends[0]) {
         MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
-    info.connect_fd = ends[0]; /* our own: one that may */
-    return &info;
+        descriptor.connect_fd = ends[0]; /* our own: one that may */
+        context.socket_context = &known;
+        known.has_peer = auth_peer(ends[0], &known.peer);
+        MUST(known.has_peer);
+    }
+    return type == MHD_CONNECTION_INFO_SOCKET_CONTEXT ? &context : &descriptor;
 }
 
 static unsigned count_of(const char *name)
@@ -60,6 +66,8 @@ static void read_head(struct input *input)
         line[strcspn(line, "\r")] = '\0';
         if (colon)
             *colon++ = '\0';
+        if (strcasecmp(line, "Cookie") == 0) /* as the front has it */
+            line[0] = FRONT_COOKIE[0];
         head.names[head.count] = line;
         head.values[head.count] = colon ? colon + strspn(colon, " \t") : NULL;
     }
@@ -79,7 +87,7 @@ static void passed(const struct request *request)
     MUST(request->declared == declared || count_of("Content-Length") > 1);
     MUST(request->options || request->match.route);
     MUST(!request->listener->tcp);
-    MUST(!request_header(request, "Authorization") && !request_header(request, "Cookie"));
+    MUST(!request_header(request, "Authorization") && !request_header(request, FRONT_COOKIE));
     const char *origin = request_header(request, "Origin");
     MUST(!origin || !method_changes(request->method) ||
          strcmp(origin, "https://page.example") == 0 || strstr(origin, "://"));
