@@ -146,7 +146,7 @@ test: ## set up, build, and run every test: the tree's own rules, units, end to 
 	@$(MAKE) --no-print-directory build units test-programs
 	@$(MAKE) --no-print-directory layers
 	@$(MAKE) --no-print-directory unit
-	+@MAKE='$(MAKE)' tests/lanes 2 e2e-rest e2e-kvm e2e-apart attack-kvm attack
+	+@MAKE='$(MAKE)' tests/lanes 2 e2e-rest e2e-kvm attack-kvm e2e-apart attack
 
 .PHONY: test-programs
 test-programs: $(TEST_TOOLS) $(CLIENTS) $(ATTACK_GUEST)
