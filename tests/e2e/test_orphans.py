@@ -73,6 +73,7 @@ def test_lost_rows(orphaned):
         str(path) for path in (daemon.state_dir / "bottles" / "ran", daemon.state_dir / "bottles" / "runs",
                                invariants.World(daemon).run_dir("runs")))
     assert {p.pid for p in daemon.own_processes()} == before, "showing changed something"
+    parts = {shim.pid: processes.descendants(shim.pid) for shim in daemon.processes_named("bottle-shim")}
     refused = daemon.post("/cleanup", headers={"If-Match": '"0123456789abcdef"'})
     assert refused.status == 412 and refused.problem == "precondition-failed"
     done = daemon.post("/cleanup", headers={"If-Match": tag})
@@ -80,6 +81,9 @@ def test_lost_rows(orphaned):
     assert {item["outcome"] for item in done.json()["items"]} == {"killed", "removed"}
     assert shown(daemon)[0]["empty"]
     assert daemon.bottle("mine")["state"] in ("starting", "running"), "a neighbour was hit"
+    left = {shim.pid for shim in daemon.processes_named("bottle-shim")}
+    for part in [part for pid, each in parts.items() if pid not in left for part in each]:
+        assert processes.wait_gone(part.pid, 10), f"{part} outlives its supervisor"
     invariants.check(daemon)
 
 
