@@ -46,7 +46,7 @@ HARDEN := -O2 -D_FORTIFY_SOURCE=2
 ifeq ($(SANITIZE),)
 MODE := $(HARDEN)
 else
-MODE := -O1 -fno-omit-frame-pointer -fsanitize=$(SANITIZE)
+MODE := -O1 -fno-omit-frame-pointer -fsanitize=$(SANITIZE) -DKEEP_NO_SPARES
 ifneq ($(findstring undefined,$(SANITIZE)),)
 MODE += -fno-sanitize-recover=undefined
 endif

@@ -1,7 +1,6 @@
 #include "server/front.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/util.h"
+#include "server/spare.h"
 #include "server/uri.h"
 
 enum {
@@ -61,41 +61,12 @@ struct front *front_open(int fd, bool tls, bool crowded)
     return front;
 }
 
-/* --- Room to read into ---------------------------------------------------------------------- */
-
-/* Wanted for a moment in most calls, so each thread keeps one at hand. */
-static pthread_key_t spare_raw;
-static pthread_once_t spare_once = PTHREAD_ONCE_INIT;
-static bool spares;
-
-static void make_spares(void)
-{
-    spares = pthread_key_create(&spare_raw, free) == 0;
-}
-
-static char *raw_take(void)
-{
-    (void)pthread_once(&spare_once, make_spares);
-    char *raw = spares ? pthread_getspecific(spare_raw) : NULL;
-    if (raw && pthread_setspecific(spare_raw, NULL) == 0)
-        return raw;
-    return malloc(RAW_SIZE);
-}
-
-static void raw_give(char *raw)
-{
-    (void)pthread_once(&spare_once, make_spares);
-    if (!raw || !spares || pthread_getspecific(spare_raw) ||
-        pthread_setspecific(spare_raw, raw) != 0)
-        free(raw);
-}
-
 void front_close(struct front *front)
 {
     if (!front)
         return;
     atomic_store(&fronts[front->fd], NULL);
-    raw_give(front->raw);
+    spare_give(SPARE_READ, front->raw);
     free(front);
 }
 
@@ -353,7 +324,7 @@ static bool give_up(struct front *front, bool late)
 /* Reads more behind what is there. */
 static ssize_t fill(struct front *front, front_source *read, void *context, bool *drained)
 {
-    if (!front->raw && !(front->raw = raw_take())) {
+    if (!front->raw && !(front->raw = spare_take(SPARE_READ, RAW_SIZE))) {
         errno = ENOMEM;
         return -1;
     }
@@ -428,7 +399,7 @@ ssize_t front_read(int fd, bool tls, front_source *read, void *context, char *ou
     ssize_t result = front_pull(front, read, context, out, room);
     int why = errno;
     if (available(front) == 0) {
-        raw_give(front->raw);
+        spare_give(SPARE_READ, front->raw);
         front->raw = NULL;
         front->start = front->end = 0;
     }

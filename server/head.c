@@ -16,7 +16,7 @@ const struct head_fault head_faults[N_HEAD_FAULTS] = {
     [HEAD_TARGET] = {"bad-request", "the address has to be a path, starting with a slash"},
     [HEAD_TARGET_BYTE] = {"bad-request", "the address holds a byte that has to be percent-encoded"},
     [HEAD_OTHER_HOST] = {"bad-request", "the address names another host than the Host header"},
-    [HEAD_URI_TOO_LONG] = {"uri-too-long", "the address may have 16384 bytes"},
+    [HEAD_URI_TOO_LONG] = {"uri-too-long", "the address may have 8192 bytes"},
     [HEAD_VERSION_BAD] = {"bad-request", "the first line has to end in HTTP/1.1"},
     [HEAD_VERSION] = {"http-version", "speak HTTP/1.1 (nginx: proxy_http_version 1.1)"},
     [HEAD_FOLD] = {"bad-request", "a header may not go on in the next line"},
@@ -28,7 +28,7 @@ const struct head_fault head_faults[N_HEAD_FAULTS] = {
     [HEAD_LENGTH] = {"bad-request", "the Content-Length is no number"},
     [HEAD_LENGTHS] = {"bad-request", "a body has either one Content-Length or a Transfer-Encoding"},
     [HEAD_ENCODING] = {"bad-request", "the only Transfer-Encoding is chunked"},
-    [HEAD_TOO_LARGE] = {"headers-too-large", "the first line and the headers may have 32768 bytes"},
+    [HEAD_TOO_LARGE] = {"headers-too-large", "the first line and the headers may have 16384 bytes"},
     [HEAD_TOO_MANY] = {"headers-too-large", "a request may have 100 headers"},
     [HEAD_ENDS] = {"bad-request", "the request ended in the middle of its head"},
     [HEAD_LATE] = {"request-timeout", "the request's head did not come in time (head_timeout)"},
@@ -42,21 +42,37 @@ const struct head_fault head_faults[N_HEAD_FAULTS] = {
     [BODY_LATE] = {"request-timeout", "the request's body did not come in time (body_timeout)"},
 };
 
-/* Those whose second would be read by some as the first and by others as the last. */
-static const char *const once[] = {
-    "Cookie",        "Content-Type",    "Content-Encoding", "Authorization",
-    "Expect",        "Idempotency-Key", "If-Match",         "If-None-Match",
-    "Last-Event-ID", "Origin",          "X-Request-Id",
+enum { HOST, LENGTH, ENCODING, FIRST_ONCE, COOKIE = FIRST_ONCE, FIRST_OTHER };
+
+#define COUNTED(name)                                                                              \
+    {                                                                                              \
+        (name), sizeof(name) - 1                                                                   \
+    }
+
+/* The headers that are counted. */
+static const struct counted {
+    const char *name;
+    size_t length;
+} counted[] = {
+    [HOST] = COUNTED("Host"),
+    [LENGTH] = COUNTED("Content-Length"),
+    [ENCODING] = COUNTED("Transfer-Encoding"),
+    /* From here on those whose second would be read by some as the first and by others as the
+     * last. */
+    [COOKIE] = COUNTED("Cookie"),
+    [FIRST_OTHER] = COUNTED("Content-Type"),
+    COUNTED("Content-Encoding"),
+    COUNTED("Authorization"),
+    COUNTED("Expect"),
+    COUNTED("Idempotency-Key"),
+    COUNTED("If-Match"),
+    COUNTED("If-None-Match"),
+    COUNTED("Last-Event-ID"),
+    COUNTED("Origin"),
+    COUNTED("X-Request-Id"),
 };
 
-enum {
-    HOST,
-    LENGTH,
-    ENCODING,
-    FIRST_ONCE,
-    COOKIE = FIRST_ONCE,
-    N_COUNTED = FIRST_ONCE + COUNT_OF(once)
-};
+enum { N_COUNTED = COUNT_OF(counted) };
 
 /* What is known of a head while it is read. */
 struct reading {
@@ -71,6 +87,9 @@ static const bool token_bytes[256] = {
     ['!'] = true,         ['#' ... '\''] = true, ['*'] = true,         ['+'] = true,
     ['-'] = true,         ['.'] = true,          ['0' ... '9'] = true, ['A' ... 'Z'] = true,
     ['^' ... 'z'] = true, ['|'] = true,          ['~'] = true};
+
+/* What may be in a line: no control character but a tab. */
+static const bool line_bytes[256] = {['\t'] = true, [0x20 ... 0x7e] = true, [0x80 ... 0xff] = true};
 
 static size_t token_length(const char *bytes, size_t length)
 {
@@ -179,29 +198,32 @@ static enum head_fault_row read_first_line(struct reading *reading, const char *
 
 /* --- Headers ------------------------------------------------------------------------------- */
 
+/* Does the header's name end after so many bytes, at its colon? */
+static bool name_ends(const char *line, size_t length, size_t name)
+{
+    return name > 0 && name < length && line[name] == ':';
+}
+
 bool head_line_valid(const char *line, size_t length)
 {
-    size_t name = token_length(line, length);
+    size_t at = token_length(line, length);
 
-    if (name == 0 || name == length || line[name] != ':')
+    if (!name_ends(line, length, at))
         return false;
-    for (size_t i = name; i < length; i++)
-        if (((unsigned char)line[i] < 0x20 && line[i] != '\t') || line[i] == 0x7f)
-            return false;
-    return true;
+    while (at < length && line_bytes[(unsigned char)line[at]])
+        at++;
+    return at == length;
 }
 
 /* Which of the headers that are counted; N_COUNTED: none. */
-static size_t counted(const char *name, size_t length)
+static size_t find_counted(const char *name, size_t length)
 {
-    static const char *const framing[] = {"Host", "Content-Length", "Transfer-Encoding"};
+    size_t row = 0;
 
-    for (size_t i = 0; i < N_COUNTED; i++) {
-        const char *row = i < FIRST_ONCE ? framing[i] : once[i - FIRST_ONCE];
-        if (strlen(row) == length && strncasecmp(row, name, length) == 0)
-            return i;
-    }
-    return N_COUNTED;
+    while (row < N_COUNTED &&
+           (counted[row].length != length || strncasecmp(counted[row].name, name, length) != 0))
+        row++;
+    return row;
 }
 
 static enum head_fault_row read_length(struct head *head, const char *value, size_t length)
@@ -221,11 +243,11 @@ static enum head_fault_row read_length(struct head *head, const char *value, siz
 
 static enum head_fault_row read_header(struct reading *reading, const char *line, size_t length)
 {
-    const size_t name = token_length(line, length), which = counted(line, name);
+    const size_t name = token_length(line, length), which = find_counted(line, name);
 
     if (line[0] == ' ' || line[0] == '\t')
         return HEAD_FOLD;
-    if (!head_line_valid(line, length))
+    if (!name_ends(line, length, name))
         return HEAD_NAME;
     if (which == N_COUNTED)
         return HEAD_OK;
@@ -277,20 +299,15 @@ static enum head_fault_row check_framing(const struct reading *reading)
  */
 static const char *line_end(const char *line, const char *end, enum head_fault_row *fault)
 {
-    for (const char *c = line; c < end; c++) {
-        if (*c == '\n')
-            *fault = HEAD_BARE_LF;
-        else if (*c == '\r' && c + 1 < end && c[1] != '\n')
-            *fault = HEAD_BARE_LF;
-        else if ((unsigned char)*c < 0x20 && *c != '\t' && *c != '\r')
-            *fault = HEAD_CONTROL;
-        else if (*c == 0x7f)
-            *fault = HEAD_CONTROL;
-        if (*fault)
-            return NULL;
-        if (*c == '\r' && c + 1 < end)
-            return c;
-    }
+    const char *c = line;
+
+    while (c < end && line_bytes[(unsigned char)*c])
+        c++;
+    if (c == end || (*c == '\r' && c + 1 == end))
+        return NULL;
+    if (*c == '\r' && c[1] == '\n')
+        return c;
+    *fault = *c == '\r' || *c == '\n' ? HEAD_BARE_LF : HEAD_CONTROL;
     return NULL;
 }
 

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 enum {
-    HEAD_BYTES_MAX = 32 * 1024,
+    HEAD_BYTES_MAX = 16 * 1024,
     HEAD_LINES_MAX = 100, /* headers */
     HEAD_METHOD_MAX = 20,
 };

@@ -15,6 +15,7 @@
 #include "server/app.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/spare.h"
 #include "server/tls.h"
 
 /* --- Requests ------------------------------------------------------------------------------ */
@@ -34,7 +35,7 @@ static void request_free(struct request *request)
     uri_free(&request->uri);
     problem_free(&request->early);
     text_free(&request->body);
-    free(request);
+    spare_give(SPARE_REQUEST, request);
 }
 
 void request_unref(struct request *request)
@@ -48,16 +49,13 @@ void *http_request_line(void *context, const char *target, struct MHD_Connection
 {
     struct listener *listener = context;
     struct http *http = listener->http;
-    struct request *request = calloc(1, sizeof *request);
+    struct request *request = spare_take(SPARE_REQUEST, sizeof *request);
 
     if (!request)
         return NULL;
-    request->http = http;
-    request->listener = listener;
-    request->connection = connection;
+    *request = (struct request){.http = http, .listener = listener, .connection = connection};
     atomic_init(&request->references, 1);
     request->started_us = clock_monotonic_us();
-    request->started_ms = request->started_us / 1000;
     request->number = front_saw(connection_front(connection));
     const enum head_fault_row fault = front_refused(target);
     request->misframed = fault != HEAD_OK || request->number == 0;
@@ -106,13 +104,13 @@ static void log_request(const struct request *request)
     const unsigned status = request->status ? request->status : 499;
     enum log_level level = changes ? LEVEL_ALWAYS : status >= 500 ? LEVEL_WARNING : LEVEL_DEBUG;
 
-    metrics_request(request->match.route, status, clock_monotonic_us() - request->started_us);
+    const int64_t took_us = clock_monotonic_us() - request->started_us;
+    metrics_request(request->match.route, status, took_us);
     log_event(level, changes ? "change" : "request", LOG_TEXT("method", request->method),
               LOG_TEXT("path", request->uri.path), LOG_NUMBER("status", status),
-              LOG_NUMBER("ms", clock_monotonic_ms() - request->started_ms),
-              LOG_TEXT("id", request->id), LOG_TEXT("via", via_names[who->via]),
-              LOG_TEXT("who", who->name), LOG_TEXT("from", request->from),
-              LOG_TEXT("outcome", outcome(status)));
+              LOG_NUMBER("ms", took_us / 1000), LOG_TEXT("id", request->id),
+              LOG_TEXT("via", via_names[who->via]), LOG_TEXT("who", who->name),
+              LOG_TEXT("from", request->from), LOG_TEXT("outcome", outcome(status)));
 }
 
 void http_completed(void *context, struct MHD_Connection *connection, void **connection_context,

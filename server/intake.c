@@ -15,6 +15,11 @@
 #include "server/front.h"
 #include "server/negotiate.h"
 
+#define NOTED(name, value, secret)                                                                 \
+    {                                                                                              \
+        (name), sizeof(name) - 1, (value), (secret)                                                \
+    }
+
 /* What is counted while the headers are copied. */
 struct tally {
     struct request *request;
@@ -22,45 +27,36 @@ struct tally {
     struct claim claim;
 };
 
-static void keep_header(struct request *request, const char *name, const char *value)
-{
-    size_t name_length = strlen(name) + 1, value_length = strlen(value) + 1;
-    struct header *header = malloc(sizeof *header + name_length + value_length);
-
-    if (!header) {
-        problem_set(&request->early, "internal", "out of memory");
-        return;
-    }
-    char *bytes = (char *)(header + 1);
-    memcpy(bytes, name, name_length);
-    memcpy(bytes + name_length, value, value_length);
-    *header = (struct header){bytes, bytes + name_length, request->headers};
-    request->headers = header;
-}
-
 static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const char *name,
-                                 const char *value)
+                                 size_t name_length, const char *value, size_t value_length)
 {
     struct tally *tally = context;
+    struct request *request = tally->request;
     const struct {
         const char *name;
+        size_t length;
         const char **value;
         bool secret; /* looked at once and kept nowhere */
-    } noted[] = {{"Host", &tally->host, false},
-                 {"Content-Length", &tally->length, false},
-                 {"Transfer-Encoding", &tally->encoding, false},
-                 {"Authorization", &tally->authorization, true},
-                 {FRONT_COOKIE, &tally->cookie, true}};
+    } noted[] = {NOTED("Host", &tally->host, false), NOTED("Content-Length", &tally->length, false),
+                 NOTED("Transfer-Encoding", &tally->encoding, false),
+                 NOTED("Authorization", &tally->authorization, true),
+                 NOTED(FRONT_COOKIE, &tally->cookie, true)};
     size_t row = 0;
 
     (void)kind;
     value = value ? value : "";
-    while (row < COUNT_OF(noted) && strcasecmp(name, noted[row].name) != 0)
+    while (row < COUNT_OF(noted) &&
+           (name_length != noted[row].length || strcasecmp(name, noted[row].name) != 0))
         row++;
     if (row < COUNT_OF(noted))
         *noted[row].value = value;
-    if (row == COUNT_OF(noted) || !noted[row].secret)
-        keep_header(tally->request, name, value);
+    if (row < COUNT_OF(noted) && noted[row].secret)
+        return MHD_YES;
+    struct header *header = header_new(name, name_length, value, value_length, request->headers);
+    if (header)
+        request->headers = header;
+    else
+        problem_set(&request->early, "internal", "out of memory");
     return MHD_YES;
 }
 
@@ -295,7 +291,7 @@ void intake(struct request *request, const char *method)
     struct tally tally = {.request = request};
 
     memcpy(request->method, method, strnlen(method, sizeof request->method - 1));
-    (void)MHD_get_connection_values(request->connection, MHD_HEADER_KIND, on_header, &tally);
+    (void)MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, on_header, &tally);
     name_request(request);
     for (size_t i = 0; i < COUNT_OF(checks) && !request->early.type; i++)
         checks[i](&tally);

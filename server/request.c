@@ -56,12 +56,37 @@ const char *request_query(const struct request *request, const char *name)
     return request_query_nth(request, name, 0);
 }
 
+const struct header *header_find(const struct header *list, const char *name)
+{
+    const size_t length = strlen(name);
+
+    while (list && (list->name_length != length || strcasecmp(list->name, name) != 0))
+        list = list->next;
+    return list;
+}
+
+struct header *header_new(const char *name, size_t name_length, const char *value,
+                          size_t value_length, struct header *next)
+{
+    struct header *header = malloc(sizeof *header + name_length + value_length + 2);
+
+    if (!header)
+        return NULL;
+    char *bytes = (char *)(header + 1);
+    memcpy(bytes, name, name_length);
+    bytes[name_length] = '\0';
+    *header = (struct header){bytes, bytes + name_length + 1, name_length, next};
+    bytes += name_length + 1;
+    memcpy(bytes, value, value_length);
+    bytes[value_length] = '\0';
+    return header;
+}
+
 const char *request_header(const struct request *request, const char *name)
 {
-    for (const struct header *header = request->headers; header; header = header->next)
-        if (strcasecmp(header->name, name) == 0)
-            return header->value;
-    return NULL;
+    const struct header *header = header_find(request->headers, name);
+
+    return header ? header->value : NULL;
 }
 
 const char *request_body(const struct request *request, size_t *ret_length)
@@ -125,27 +150,19 @@ static void drop_shared(void *bytes)
 
 void reply_header(struct request *request, const char *name, const char *value)
 {
-    size_t name_length = strlen(name) + 1, value_length = strlen(value) + 1;
-
     if (strpbrk(value, "\r\n") || request->n_reply_headers == RESPONSE_HEADERS_MAX)
         return;
-    struct header *header = malloc(sizeof *header + name_length + value_length);
+    struct header *header =
+        header_new(name, strlen(name), value, strlen(value), request->reply_headers);
     if (!header)
         return;
-    char *bytes = (char *)(header + 1);
-    memcpy(bytes, name, name_length);
-    memcpy(bytes + name_length, value, value_length);
-    *header = (struct header){bytes, bytes + name_length, request->reply_headers};
     request->reply_headers = header;
     request->n_reply_headers++;
 }
 
 bool reply_has_header(const struct request *request, const char *name)
 {
-    for (const struct header *header = request->reply_headers; header; header = header->next)
-        if (strcasecmp(header->name, name) == 0)
-            return true;
-    return false;
+    return header_find(request->reply_headers, name) != NULL;
 }
 
 /* Adds the headers that every answer has, and the request's own. */

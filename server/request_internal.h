@@ -25,7 +25,7 @@
 
 enum {
     REQUEST_ID_SIZE = 65,
-    HEADER_POOL = 48 * 1024, /* per connection: a head of HEAD_BYTES_MAX, and the answer's */
+    HEADER_POOL = 32 * 1024, /* per connection: a head of HEAD_BYTES_MAX, and the answer's */
     RESPONSE_HEADERS_MAX = 16,
     FAREWELL_STATUS = 503,
     LINGERING_MAX = 64,
@@ -96,8 +96,15 @@ struct http {
 
 struct header {
     const char *name, *value; /* owned by the request, in one block with the struct */
+    size_t name_length;
     struct header *next;
 };
+
+/* The first of that name (RFC 9110, 5.1: in any case); NULL: none. */
+const struct header *header_find(const struct header *list, const char *name);
+/* Copies both, before `next`; NULL: no memory. */
+struct header *header_new(const char *name, size_t name_length, const char *value,
+                          size_t value_length, struct header *next);
 
 struct request {
     struct http *http;
@@ -126,7 +133,7 @@ struct request {
     struct worker worker; /* all NULL: none */
     struct parked parked;
     uint64_t received;
-    int64_t started_ms, started_us;
+    int64_t started_us;
     struct header *reply_headers;
     size_t n_reply_headers;
     atomic_uint references;

@@ -455,7 +455,7 @@ enum route_verdict route_find(const char *method, const struct uri *uri, struct 
         lengths[i] = strlen(uri->segments[i]);
     *ret = (struct route_match){0};
     for (size_t i = 0; i < n_routes; i++)
-        if (method_fits(routes[i].method, method) &&
+        if (shapes[i].n_parts == uri->n_segments && method_fits(routes[i].method, method) &&
             shape_fits(&shapes[i], uri, lengths, ret->params)) {
             ret->route = &routes[i];
             return ROUTE_FOUND;

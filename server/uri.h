@@ -11,7 +11,7 @@
 
 #include <stddef.h>
 
-enum { URI_LENGTH_MAX = 16 * 1024, SEGMENTS_MAX = 8, QUERY_MAX = 32 };
+enum { URI_LENGTH_MAX = 8 * 1024, SEGMENTS_MAX = 8, QUERY_MAX = 32 };
 
 struct query_pair {
     const char *name, *value; /* decoded */
