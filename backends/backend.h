@@ -37,6 +37,7 @@ struct host {
     char cgroup_detail[640];     /* in words */
     struct images *images;       /* NULL: none but the built-in one */
     unsigned uid_base;           /* 0: bottles run as our own user */
+    struct choices *choices;     /* what "auto" came to lately; NULL: that is not kept */
 };
 
 /* Reads the TSC frequency and settles kvm_works: a boot of the real guest kernel under a deadline,

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backends/choices.h"
 #include "backends/engines.h"
 #include "backends/qemu.h"
 #include "backends/smolmachines.h"
@@ -53,37 +54,46 @@ const struct backend *backend_find(const char *name)
     return NULL;
 }
 
-const struct backend *backend_choose(const struct host *host, const char *name)
+/* What keeps a backend from running here: the first tool that is missing. */
+static void explain_missing(const struct backend *backend, const struct preflight *preflight,
+                            struct text *words)
 {
-    struct preflight preflight;
+    size_t i = 0;
 
-    if (strcmp(name, "auto") != 0)
-        return backend_find(name);
-    for (size_t i = 0; i + 1 < n_backends; i++) {
+    while (i + 1 < preflight->count && preflight->tools[i].found)
+        i++;
+    const struct tool *tool = &preflight->tools[i];
+    text_addf(words, "%s can't run here (%s: %s); ", backend->name, tool->name,
+              tool->detail[0] ? tool->detail : "not found");
+}
+
+/* The first that can run here, or the last; and why none of those before it. */
+static struct backend_choice choose(const struct host *host)
+{
+    CLEANUP_TEXT struct text words = TEXT_INIT;
+    struct backend_choice choice = {0};
+    struct preflight preflight;
+    size_t i = 0;
+
+    if (choices_backend(host->choices, &choice))
+        return choice;
+    for (; i + 1 < n_backends; i++) {
         if (!backends[i].can_launch)
             continue;
         backends[i].preflight(host, NULL, &preflight);
         if (preflight.ok)
-            return &backends[i];
+            break;
+        explain_missing(&backends[i], &preflight, &words);
     }
-    return &backends[n_backends - 1];
+    choice.backend = &backends[i];
+    (void)snprintf(choice.words, sizeof choice.words, "%s", words.data ? words.data : "");
+    choices_keep_backend(host->choices, &choice);
+    return choice;
 }
 
-/* What keeps a backend from running here: the first tool that is missing. */
-static void explain_missing(const struct host *host, const struct backend *backend,
-                            struct text *words)
+const struct backend *backend_choose(const struct host *host, const char *name)
 {
-    struct preflight preflight;
-
-    backend->preflight(host, NULL, &preflight);
-    for (size_t i = 0; i < preflight.count; i++) {
-        const struct tool *tool = &preflight.tools[i];
-        if (tool->found)
-            continue;
-        text_addf(words, "%s can't run here (%s: %s); ", backend->name, tool->name,
-                  tool->detail[0] ? tool->detail : "not found");
-        return;
-    }
+    return strcmp(name, "auto") == 0 ? choose(host).backend : backend_find(name);
 }
 
 void backend_explain(const struct host *host, const struct plan *plan, char *ret, size_t size)
@@ -91,10 +101,7 @@ void backend_explain(const struct host *host, const struct plan *plan, char *ret
     CLEANUP_TEXT struct text words = TEXT_INIT;
 
     if (strcmp(plan->spec.backend, "auto") == 0) {
-        text_add(&words, "auto: ");
-        for (size_t i = 0; i < n_backends && strcmp(backends[i].name, plan->backend) != 0; i++)
-            explain_missing(host, &backends[i], &words);
-        text_addf(&words, "%s is taken", plan->backend);
+        text_addf(&words, "auto: %s%s is taken", choose(host).words, plan->backend);
     } else {
         text_addf(&words, "the plan asks for %s", plan->backend);
     }

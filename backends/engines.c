@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backends/choices.h"
 #include "backends/tools.h"
 #include "base/util.h"
 
@@ -87,24 +88,47 @@ static bool find_program(const struct host *host, const struct engine_row *row, 
     return tool_find(directory, slash + 1, ret, size) == 0;
 }
 
+/* The first of those that `name` allows whose program is here (*ret_path), else the last (""). */
+static const struct engine_row *look_for(const struct host *host, enum sidecar sidecar,
+                                         const char *name, char *ret_path, size_t size)
+{
+    const struct engine_row *last = NULL;
+
+    for (size_t i = 0; i < n_engines; i++) {
+        if (engines[i].sidecar != sidecar || (name && strcmp(name, engines[i].name) != 0))
+            continue;
+        last = &engines[i];
+        if (find_program(host, last, ret_path, size))
+            return last;
+    }
+    ret_path[0] = '\0';
+    return last;
+}
+
+static const struct engine_row *choose_any(const struct host *host, enum sidecar sidecar,
+                                           char *ret_path, size_t size)
+{
+    const struct engine_row *row = choices_engine(host->choices, sidecar);
+
+    if (row && find_program(host, row, ret_path, size))
+        return row;
+    row = look_for(host, sidecar, NULL, ret_path, size);
+    if (ret_path[0])
+        choices_keep_engine(host->choices, sidecar, row);
+    return row;
+}
+
 const struct engine_row *engine_choose(const struct host *host, enum sidecar sidecar,
                                        const char *name, char *ret_path, size_t size)
 {
-    const struct engine_row *last = NULL;
     bool any = !name || strcmp(name, "auto") == 0;
-    char path[PATH_MAX] = "";
+    char path[PATH_MAX];
+    const struct engine_row *row = any ? choose_any(host, sidecar, path, sizeof path)
+                                       : look_for(host, sidecar, name, path, sizeof path);
 
-    for (size_t i = 0; i < n_engines; i++) {
-        if (engines[i].sidecar != sidecar || (!any && strcmp(name, engines[i].name) != 0))
-            continue;
-        last = &engines[i];
-        if (find_program(host, last, path, sizeof path))
-            break;
-        path[0] = '\0';
-    }
     if (ret_path)
         (void)snprintf(ret_path, size, "%s", path);
-    return last;
+    return row;
 }
 
 const struct engine_row *engine_find(const char *name)

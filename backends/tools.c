@@ -3,6 +3,7 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "backends/engines.h"
+#include "base/clock.h"
 #include "base/text.h"
 #include "base/util.h"
 
@@ -49,11 +51,74 @@ static bool find_along(const char *list, const char *name, char *ret, size_t siz
     return false;
 }
 
+/* Where programs were found in the last second: a bottle's creation asks several times for each.
+ * One that was not found is looked for again, so that an installed tool is there at once. */
+enum { FOUND_MAX = 16, FOUND_MS = 1000 };
+static struct found {
+    char *list, *name, *path; /* NULL: the place is free */
+    int64_t until_ms;
+} lately[FOUND_MAX];
+static pthread_mutex_t found_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void found_forget(struct found *place)
+{
+    free(place->list);
+    free(place->name);
+    free(place->path);
+    *place = (struct found){0};
+}
+
+/* Under the lock: what is known of it, or NULL; what is too old goes. */
+static struct found *found_known(const char *list, const char *name)
+{
+    const int64_t now = clock_monotonic_ms();
+    struct found *known = NULL;
+
+    for (size_t i = 0; i < FOUND_MAX; i++) {
+        if (lately[i].path && now >= lately[i].until_ms)
+            found_forget(&lately[i]);
+        else if (lately[i].path && strcmp(lately[i].name, name) == 0 &&
+                 strcmp(lately[i].list, list) == 0)
+            known = &lately[i];
+    }
+    return known;
+}
+
+static bool found_lately(const char *list, const char *name, char *ret, size_t size)
+{
+    (void)pthread_mutex_lock(&found_lock);
+    const struct found *known = found_known(list, name);
+    const bool fits = known && snprintf(ret, size, "%s", known->path) < (int)size;
+    (void)pthread_mutex_unlock(&found_lock);
+    return fits && is_program(ret);
+}
+
+/* Without memory, or room, it is looked for each time. */
+static void found_remember(const char *list, const char *name, const char *path)
+{
+    struct found one = {strdup(list), strdup(name), strdup(path), clock_monotonic_ms() + FOUND_MS};
+    struct found *place = lately;
+
+    (void)pthread_mutex_lock(&found_lock);
+    while (place < lately + FOUND_MAX && place->path)
+        place++;
+    if (place < lately + FOUND_MAX && one.list && one.name && one.path &&
+        !found_known(list, name)) {
+        *place = one;
+        one = (struct found){0};
+    }
+    (void)pthread_mutex_unlock(&found_lock);
+    found_forget(&one);
+}
+
 int tool_find(const char *tools_path, const char *name, char *ret, size_t size)
 {
-    return find_along(tools_path, name, ret, size) || find_along(FALLBACK_PATH, name, ret, size)
-               ? 0
-               : -1;
+    if (found_lately(tools_path, name, ret, size))
+        return 0;
+    if (!find_along(tools_path, name, ret, size) && !find_along(FALLBACK_PATH, name, ret, size))
+        return -1;
+    found_remember(tools_path, name, ret);
+    return 0;
 }
 
 void preflight_row(struct preflight *preflight, const char *name, bool found, const char *path,

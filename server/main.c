@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/choices.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/secret.h"
@@ -133,6 +134,7 @@ static void fill_host(struct app *app)
         .bottle_cpu_weight = config->bottle_cpu_weight,
         .cgroups = config->cgroups,
         .uid_base = (unsigned)config->uid_base,
+        .choices = choices_new(), /* without it, each is made anew */
     };
 }
 
@@ -171,6 +173,7 @@ static int run(struct app *app, struct service *service, struct error *err)
     http_free(http);
     engine_free(app);
     cgroup_leave(&app->host);
+    choices_free(app->host.choices);
     return result;
 }
 
