@@ -11,6 +11,8 @@
 #include "server/store.h"
 
 enum { EVENTS_PAGE_MAX = 1000, EVENT_TYPES_MAX = 64 };
+/* The largest whole number that every reader of JSON has exactly (RFC 8259, 6). */
+#define EVENT_ID_MAX ((INT64_C(1) << 53) - 1)
 
 /* The n-th type that an event may have ("bottle.running"), or NULL. */
 const char *event_type(int n);

@@ -94,7 +94,7 @@ void handle_events(struct request *request)
                     offers[1]);
         return;
     }
-    if (query_integer(request, "after", 0, INT64_MAX - 1, &query.after) < 0 ||
+    if (query_integer(request, "after", 0, EVENT_ID_MAX, &query.after) < 0 ||
         query_integer(request, "limit", 1, EVENTS_PAGE_MAX, &query.limit) < 0 ||
         read_types(request, &query.types) < 0)
         return;
@@ -102,7 +102,7 @@ void handle_events(struct request *request)
         reply_fault(request, "invalid-query", "slug: no bottle can have that name");
         return;
     }
-    if (id && number_parse(id, 0, INT64_MAX - 1, &seen) < 0) {
+    if (id && number_parse(id, 0, EVENT_ID_MAX, &seen) < 0) {
         reply_fault(request, "bad-request", "Last-Event-ID: the id of an event, as it was given");
         return;
     }

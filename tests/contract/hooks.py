@@ -2,6 +2,7 @@
 which bottles there are."""
 import json
 import os
+import re
 import zlib
 
 import schemathesis
@@ -32,11 +33,21 @@ def is_right(case):
     return case.meta is not None and case.meta.generation.mode.value == "positive"
 
 
+def header_is_right(case):
+    """Is the one header that the operation knows as it has to be, as it is sent?"""
+    names = [parameter.name for parameter in case.operation.headers]
+    headers = case.headers or {}
+    if names == ["Last-Event-ID"]:  # a number is taken for a wrong one, being text; text is all that a header can be
+        return headers.get("Last-Event-ID", "0").isdecimal()
+    if names == ["Idempotency-Key"]:  # what can't be sent is left out, and spaces around it are not its own
+        return re.fullmatch("[!-~]{1,255}", headers.get("Idempotency-Key", "none").strip(" \t")) is not None
+    return False
+
+
 def call_right_what_is(case):
-    """A header's number is taken for a wrong one, being text; text is all that a header can be."""
     parts = case.meta.components if case.meta else {}
     wrong = [where for where, part in parts.items() if part.mode is GenerationMode.NEGATIVE]
-    if case.operation.path == "/events" and wrong == [ParameterLocation.HEADER] and (case.headers or {}).get("Last-Event-ID", "0").isdecimal():
+    if wrong == [ParameterLocation.HEADER] and header_is_right(case):
         parts[ParameterLocation.HEADER].mode = case.meta.generation.mode = GenerationMode.POSITIVE
 
 
@@ -55,6 +66,19 @@ def keep_rules(path, query, body):
     if isinstance(body, dict) and body.get("detach"):
         for name in ("stdin_open", "tty", "rows", "cols", "max_output_bytes"):
             body.pop(name, None)  # what goes with a client that stays
+
+
+@schemathesis.check
+def deleted_is_gone(context, response, case):
+    """What use_after_free looks for, of deletions that were answered with success: that one takes a refused one as well."""
+    if not 200 <= response.status_code < 400:
+        return
+    for other in context._find_related(case_id=case.id):
+        answer = context._find_response(case_id=other.id)
+        if other.method.upper() != "DELETE" or answer is None or not 200 <= answer.status_code < 300:
+            continue
+        gone, used = other.formatted_path, case.formatted_path
+        assert used != gone and not used.startswith(gone + "/"), f"{case.method} {used}: {response.status_code} after DELETE {gone}: {answer.status_code}"
 
 
 @schemathesis.hook
