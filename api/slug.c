@@ -7,12 +7,14 @@
 #include "api/spec.h"
 #include "base/clock.h"
 
-#define SLUG_CHARACTERS "abcdefghijklmnopqrstuvwxyz0123456789-"
+static const bool slug_bytes[256] = {['a' ... 'z'] = true, ['0' ... '9'] = true, ['-'] = true};
 
 bool slug_valid(const char *slug)
 {
-    size_t length = strspn(slug, SLUG_CHARACTERS);
+    size_t length = 0;
 
+    while (slug_bytes[(unsigned char)slug[length]])
+        length++;
     return length >= 1 && length <= SLUG_MAX && slug[length] == '\0' && slug[0] != '-' &&
            slug[length - 1] != '-';
 }

@@ -66,9 +66,7 @@ void *http_request_line(void *context, const char *target, struct MHD_Connection
         problem_set(&request->early, head_faults[fault].type, "%s", head_faults[fault].words);
     else if (uri_parse(target, &request->uri, &request->uri_fault) == 0)
         request->uri_fault = NULL;
-    (void)pthread_mutex_lock(&http->lock);
-    http->active++;
-    (void)pthread_mutex_unlock(&http->lock);
+    (void)atomic_fetch_add(&http->active, 1);
     return request;
 }
 
@@ -129,22 +127,38 @@ void http_completed(void *context, struct MHD_Connection *connection, void **con
         request->worker.done(request->worker.context);
     if (request->begun)
         log_request(request);
-    (void)pthread_mutex_lock(&http->lock);
-    unlink_suspended(request);
-    request->connection = NULL;
-    http->active--;
-    if (http->stopping) /* the ticker, which waits for the same, has no need to know */
+    if (!request->direct) {
+        (void)pthread_mutex_lock(&http->lock);
+        unlink_suspended(request);
+        request->connection = NULL;
+        (void)pthread_mutex_unlock(&http->lock);
+    }
+    (void)atomic_fetch_sub(&http->active, 1);
+    if (http->stopping) { /* the ticker, which waits for the same, has no need to know */
+        (void)pthread_mutex_lock(&http->lock);
         (void)pthread_cond_broadcast(&http->changed);
-    (void)pthread_mutex_unlock(&http->lock);
+        (void)pthread_mutex_unlock(&http->lock);
+    }
     request_unref(request);
 }
 
 /* --- Hand-over ----------------------------------------------------------------------------- */
 
+/* The request that this thread is asking its handler for. What that answers by itself, as most that
+ * only look do, needs no lock. */
+static _Thread_local struct request *asked;
+
 void http_deliver(struct request *request, unsigned status, struct MHD_Response *response)
 {
     struct http *http = request->http;
 
+    if (asked == request && !request->answered) {
+        request->direct = request->answered = true;
+        request->status = status;
+        request->response = response;
+        request_unref(request);
+        return;
+    }
     (void)pthread_mutex_lock(&http->lock);
     bool taken = request->connection && !request->abandoned && !request->answered;
     if (taken) {
@@ -245,12 +259,27 @@ static void handle(struct request *request)
     (void)pthread_mutex_unlock(&request->http->lock);
 }
 
+/* Takes the response over. */
+static enum MHD_Result queue(struct request *request, unsigned status,
+                             struct MHD_Response *response)
+{
+    if (!response)
+        return MHD_NO; /* the client has gone, or there was no memory even for an answer */
+    enum MHD_Result queued = MHD_queue_response(request->connection, status, response);
+    MHD_destroy_response(response);
+    return queued;
+}
+
 /* Queues the response if it is there; suspends until it is otherwise. */
 static enum MHD_Result queue_or_suspend(struct request *request)
 {
     struct http *http = request->http;
-    struct MHD_Connection *connection = request->connection;
 
+    if (request->direct) {
+        struct MHD_Response *answer = request->response;
+        request->response = NULL;
+        return queue(request, request->status, answer);
+    }
     (void)pthread_mutex_lock(&http->lock);
     bool ready = request->answered || request->abandoned, works = request->worker.look;
     if (!ready && (http->farewell || (works && http->stopping))) {
@@ -267,11 +296,7 @@ static enum MHD_Result queue_or_suspend(struct request *request)
     (void)pthread_mutex_unlock(&http->lock);
     if (!ready)
         return works && !park(request) ? MHD_NO : MHD_YES;
-    if (!response)
-        return MHD_NO; /* the client has gone, or there was no memory even for an answer */
-    enum MHD_Result queued = MHD_queue_response(connection, status, response);
-    MHD_destroy_response(response);
-    return queued;
+    return queue(request, status, response);
 }
 
 uint64_t request_body_max(const struct request *request)
@@ -326,6 +351,7 @@ static enum MHD_Result dispatch(struct request *request)
         return wait_for_claim(request);
     request->dispatched = true;
     request->references++; /* the answerer's */
+    asked = request;
     if (request->early.type)
         reply_problem(request, &request->early);
     else if (request->options)
@@ -334,6 +360,7 @@ static enum MHD_Result dispatch(struct request *request)
         idempotency_replay(request);
     else
         handle(request);
+    asked = NULL;
     return queue_or_suspend(request);
 }
 

@@ -81,10 +81,10 @@ struct http {
     bool waker_runs;
     int waker_epoll, waker_end; /* -1: none */
     atomic_bool stopping;       /* no new work; set under the lock */
+    atomic_uint active;         /* requests whose connection is not done with them */
     pthread_mutex_t lock;       /* guards all below, and what struct request says */
     pthread_cond_t changed;
-    bool farewell;   /* nothing is suspended any more */
-    unsigned active; /* requests whose connection is not done with them */
+    bool farewell; /* nothing is suspended any more */
     struct request *suspended;
     struct parked *parked;
     struct connection *connections;
@@ -136,8 +136,9 @@ struct request {
     int64_t started_us;
     struct header *reply_headers;
     size_t n_reply_headers;
+    bool direct; /* answered inside its own call: no other thread has known it */
     atomic_uint references;
-    /* Guarded by http->lock from here on. */
+    /* Guarded by http->lock from here on, unless `direct`. */
     bool answered, suspended, abandoned;
     unsigned status;
     struct MHD_Response *response; /* waits to be queued */

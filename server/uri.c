@@ -21,6 +21,9 @@ static const char *decode(char *text, int plus)
 {
     char *out = text;
 
+    /* What was not escaped is visible ASCII, as uri_parse() has seen. */
+    if (!strchr(text, '%') && !(plus && strchr(text, '+')))
+        return NULL;
     for (const char *in = text; *in; in++) {
         if (*in == '%') {
             int high = hex_digit(in[1]), low = high < 0 ? -1 : hex_digit(in[2]);

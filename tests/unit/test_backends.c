@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "backends/backend.h"
-#include "backends/choices.h"
 #include "backends/engines.h"
 #include "backends/krun_api.h"
 #include "backends/qemu.h"
@@ -267,80 +266,6 @@ Test(preflight, a_plan_that_asks_for_a_sidecar_needs_its_program)
     backend_find("qemu")->preflight(&machine.host, &spec, &preflight);
     cr_expect(preflight.ok);
     spec_free(&spec);
-    machine_remove(&machine);
-}
-
-Test(preflight, a_relative_or_empty_part_of_the_path_is_not_searched)
-{
-    char found[256];
-
-    cr_expect_eq(tool_find("::.:bin", "sh-that-is-not-there", found, sizeof found), -1);
-    cr_assert_eq(chdir("/bin"), 0);
-    cr_expect_eq(tool_find("", "sh", found, sizeof found), -1);
-    cr_expect_eq(tool_find(".", "sh", found, sizeof found), -1);
-    cr_expect_eq(tool_find("/bin", "sh", found, sizeof found), 0);
-}
-
-/* It is remembered for a second, not believed. */
-Test(preflight, a_program_that_goes_is_missing_at_once)
-{
-    struct machine machine;
-    char found[512], path[512];
-
-    machine_make(&machine);
-    touch(machine.tools, "a-tool", 0700);
-    (void)snprintf(path, sizeof path, "%s/a-tool", machine.tools);
-    for (int i = 0; i < 2; i++)
-        cr_expect_eq(tool_find(machine.tools, "a-tool", found, sizeof found), 0);
-    cr_expect_eq(tool_find("/bin", "a-tool", found, sizeof found), -1);
-    cr_assert_eq(chmod(path, 0600), 0);
-    cr_expect_eq(tool_find(machine.tools, "a-tool", found, sizeof found), -1);
-    cr_assert_eq(unlink(path), 0);
-    cr_expect_eq(tool_find(machine.tools, "a-tool", found, sizeof found), -1);
-    touch(machine.tools, "a-tool", 0700);
-    cr_expect_eq(tool_find(machine.tools, "a-tool", found, sizeof found), 0);
-    machine_remove(&machine);
-}
-
-Test(backends, a_choice_is_kept_for_its_own)
-{
-    struct choices *choices = choices_new();
-    struct backend_choice choice = {&backends[1], "words"};
-
-    cr_expect_not(choices_backend(choices, &choice));
-    choices_keep_backend(choices, &choice);
-    choices_keep_engine(choices, SIDECAR_PIPELOCK, &engines[1]);
-    choice = (struct backend_choice){0};
-    cr_expect(choices_backend(choices, &choice));
-    cr_expect_eq(choice.backend, &backends[1]);
-    cr_expect_str_eq(choice.words, "words");
-    cr_expect_eq(choices_engine(choices, SIDECAR_PIPELOCK), &engines[1]);
-    cr_expect_null(choices_engine(choices, SIDECAR_GIT_GATE));
-    cr_expect_not(choices_backend(NULL, &choice));
-    cr_expect_null(choices_engine(NULL, SIDECAR_PIPELOCK));
-    choices_keep_backend(NULL, &choice);
-    choices_free(choices);
-}
-
-/* auto's engine is remembered, and looked at again. */
-Test(backends, an_engine_that_goes_is_not_chosen)
-{
-    struct machine machine;
-    char path[512], found[512];
-
-    machine_make(&machine);
-    machine_furnish(&machine);
-    machine.host.choices = choices_new();
-    touch(machine.tools, "pipelock", 0700);
-    (void)snprintf(path, sizeof path, "%s/pipelock", machine.tools);
-    for (int i = 0; i < 2; i++)
-        cr_expect_str_eq(
-            engine_choose(&machine.host, SIDECAR_PIPELOCK, "auto", found, sizeof found)->name,
-            "pipelock");
-    cr_assert_eq(unlink(path), 0);
-    cr_expect_str_eq(
-        engine_choose(&machine.host, SIDECAR_PIPELOCK, "auto", found, sizeof found)->name, "squid");
-    choices_free(machine.host.choices);
     machine_remove(&machine);
 }
 
