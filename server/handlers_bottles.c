@@ -189,7 +189,8 @@ static void chain_wait(struct chain *chain, struct snapshot *snapshot)
         chain_stream(chain, snapshot);
         return;
     }
-    if (!chain->wait) {
+    /* One that never ran is stopped as it is: nothing comes of it. */
+    if (!chain->wait || (!chain->start && state == STATE_PREPARED)) {
         chain_reply(chain, under_way ? 202 : 200, snapshot);
         return;
     }

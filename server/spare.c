@@ -6,6 +6,12 @@
 
 #include "base/util.h"
 
+#ifdef KEEP_NO_SPARES /* where a sanitizer is to see a use after the end */
+#define KEEPS false
+#else
+#define KEEPS true
+#endif
+
 static _Thread_local void *kept[N_SPARES];
 static _Thread_local bool known; /* the thread frees them when it ends */
 static pthread_key_t end_of_thread;
@@ -22,9 +28,7 @@ static void free_kept(void *blocks)
 
 static void prepare(void)
 {
-#ifndef KEEP_NO_SPARES /* defined where a sanitizer is to see a use after the end */
-    works = pthread_key_create(&end_of_thread, free_kept) == 0;
-#endif
+    works = KEEPS && pthread_key_create(&end_of_thread, free_kept) == 0;
 }
 
 static bool may_keep(void)

@@ -80,3 +80,11 @@ def test_a_kill_of_everything_takes_nothing_that_was_written(kept):
     assert kept.wait(SLUG, "failed")["state"] == "failed"
     start(kept, "kind")
     assert run(kept, "cat /old /new; head -c 3000000 /big | cmp - /older && sha256sum -c /sum") == "old\nnew\n/big: OK\n"
+
+
+def test_one_that_never_ran_is_stopped_as_it_is(kept):
+    kept.create({"slug": "never", "command": ["true"]})
+    with harness.Clock() as clock:
+        reply = kept.post("/bottles/never/stop?wait=stopped&timeout=30s")
+    assert (reply.status, reply.json()["state"]) == (200, "prepared") and clock.seconds < 5, reply
+    kept.remove("never")
