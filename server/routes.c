@@ -8,13 +8,10 @@
 #include "base/text.h"
 #include "base/util.h"
 
-#define ONE(parameter)                                                                             \
+#define ONE(parameter) MANY(parameter, 1)
+#define MANY(parameter, most)                                                                      \
     {                                                                                              \
-        (parameter), false                                                                         \
-    }
-#define MANY(parameter)                                                                            \
-    {                                                                                              \
-        (parameter), true                                                                          \
+        (parameter), (most)                                                                        \
     }
 
 const struct route routes[] = {
@@ -108,7 +105,7 @@ const struct route routes[] = {
      BODY_NONE,
      ROLE_READ,
      "A page of bottles, oldest first",
-     {MANY("state"), MANY("label"), ONE("limit"), ONE("after")}},
+     {MANY("state", 14), MANY("label", 16), ONE("limit"), ONE("after")}},
     {"GET", "/bottles/{slug}", handle_bottle_get, BODY_NONE, ROLE_READ, "One bottle", {{0}}},
     {"PATCH",
      "/bottles/{slug}",
@@ -284,7 +281,7 @@ const struct route routes[] = {
      BODY_NONE,
      ROLE_READ,
      "A page of what happened",
-     {ONE("after"), ONE("limit"), ONE("slug"), MANY("type")}},
+     {ONE("after"), ONE("limit"), ONE("slug"), MANY("type", 28)}},
     {"GET",
      "/bottles/{slug}/cleanup-plan",
      handle_cleanup_plan,
@@ -488,16 +485,26 @@ static int unknown_parameter(const struct route *route, const char *name, struct
                      names.failed ? "" : names.data);
 }
 
+static int too_often(const struct route_query *row, struct error *err)
+{
+    if (row->most == 1)
+        return error_set(err, "invalid-query", "the query parameter \"%s\" is there twice",
+                         row->name);
+    return error_set(err, "invalid-query", "the query parameter \"%s\" may be there %u times",
+                     row->name, row->most);
+}
+
 int route_check_query(const struct route *route, const struct uri *uri, struct error *err)
 {
     for (size_t i = 0; i < uri->n_query; i++) {
         const struct route_query *row = query_row(route, uri->query[i].name);
         if (!row)
             return unknown_parameter(route, uri->query[i].name, err);
-        for (size_t k = 0; k < i && !row->repeatable; k++)
-            if (strcmp(uri->query[k].name, row->name) == 0)
-                return error_set(err, "invalid-query", "the query parameter \"%s\" is there twice",
-                                 row->name);
+        unsigned times = 1;
+        for (size_t k = 0; k < i; k++)
+            times += strcmp(uri->query[k].name, row->name) == 0;
+        if (times > row->most)
+            return too_often(row, err);
     }
     return 0;
 }

@@ -20,7 +20,7 @@ enum route_body {
 
 struct route_query {
     const char *name;
-    bool repeatable;
+    unsigned most; /* so many times it may be there; all together fit QUERY_MAX */
 };
 
 struct route {

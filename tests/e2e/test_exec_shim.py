@@ -20,6 +20,7 @@ import time
 import harness
 import pytest
 from conftest import finish
+from test_exec import memory
 from test_hostile_vm import PLAN, PRELUDE
 
 LASTING = ["sh", "-c", "while :; do sleep 1000 & wait $!; done"]
@@ -263,16 +264,6 @@ AMOUNT = int(os.environ.get("AMOUNT", 8_000_000))
 LINE = b"0123456789abcde\n"
 
 
-def memory(pid):
-    with open(f"/proc/{pid}/status") as status:
-        return int(re.search(r"VmRSS:\s+(\d+)", status.read())[1]) << 10
-
-
-def grew_by_less(pid, before, most):
-    """A sanitizer keeps some of what was freed; what streams through is more than that."""
-    return memory(pid) - before < most * (4 if harness.SANITIZED else 1)
-
-
 def test_a_stream_that_is_blocked_blocks_no_other(shim):
     """One program's input and another's output go nowhere; a third's output is all there, memory is flat."""
     with shim.exec("sleep", "1000", flags=STDIN) as deaf, shim.exec("yes", window=5000, lazy=True) as mute:
@@ -287,7 +278,7 @@ def test_a_stream_that_is_blocked_blocks_no_other(shim):
         print(f"{len(got)} bytes in {clock.seconds:.2f} s")
         assert one.code == 0 and len(got) == AMOUNT
         assert hashlib.sha256(got).digest() == hashlib.sha256((LINE * (AMOUNT // 16 + 1))[:AMOUNT]).digest()
-        assert grew_by_less(shim.pid, before, 1 << 20)
+        assert memory(shim.pid) - before < 1 << 20
         while len(mute.text) < 5000:
             mute.step()
         mute.wire.settimeout(0.3)
@@ -558,7 +549,7 @@ def test_crumbs_are_not_kept(puppets):
         before = memory(shim.pid)
         with shim.exec(CRUMBS, lazy=True) as one:
             wait_quiet(shim.pid)
-            assert grew_by_less(shim.pid, before, 512 << 10)
+            assert memory(shim.pid) - before < 512 << 10
             while len(one.out) + len(one.err) < WINDOW_MAX:
                 one.step()
             assert len(b"".join(one.out + one.err)) == WINDOW_MAX
@@ -588,7 +579,7 @@ def test_a_guest_that_does_not_read(puppets):
             with pytest.raises(TimeoutError):
                 for _ in range(200):
                     one.wire.sendall(frame * 10_000)
-            assert grew_by_less(shim.pid, before, 2 << 20)
+            assert memory(shim.pid) - before < 2 << 20
             assert shim.told(one.name)["state"] == "running"
         with harness.Clock() as clock:
             assert puppets.post("/bottles/taken/stop?grace=0s&wait=stopped&timeout=20s").status == 200

@@ -99,12 +99,12 @@ def test_routes_are_those_of_the_table(document, tables):
     for path, item in document["paths"].items():
         for method in METHODS & set(item):
             parameters = [resolve(document, p) for p in item.get("parameters", []) + item[method].get("parameters", [])]
-            query = {p["name"]: repeatable(document, p) for p in parameters if p["in"] == "query"}
+            query = {p["name"]: most(document, p) for p in parameters if p["in"] == "query"}
             assert {p["name"] for p in parameters if p["in"] == "path"} == set(re.findall(r"{(\w+)}", path)), path
             who = item[method]["x-role"], item[method].get("x-open", False)
             described[method.upper(), path] = (who, "requestBody" in item[method], query)
     rows = {
-        (row["method"], row["path"]): ((row["role"], row["open"]), row["body"], {q["name"]: q["repeatable"] for q in row["query"]})
+        (row["method"], row["path"]): ((row["role"], row["open"]), row["body"], {q["name"]: q["most"] for q in row["query"]})
         for row in tables["routes"]
     }
     assert described == rows
@@ -144,8 +144,10 @@ def test_every_problem_is_explained(document, tables):
     assert set(words) == {(name, str(status), tables["titles"][name]) for name, status in tables["problems"].items()}
 
 
-def repeatable(document, parameter):
-    return resolve(document, parameter["schema"]).get("type") == "array" and parameter.get("explode", True)
+def most(document, parameter):
+    """How many times it may be in an address."""
+    value = resolve(document, parameter["schema"])
+    return value["maxItems"] if value.get("type") == "array" and parameter.get("explode", True) else 1
 
 
 def resolve(document, part):

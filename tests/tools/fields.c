@@ -65,9 +65,8 @@ static json_t *encode_routes(void)
     for (size_t i = 0; i < n_routes; i++) {
         json_t *query = json_array();
         for (size_t k = 0; k < ROUTE_QUERY_MAX && routes[i].query[k].name; k++)
-            json_array_append_new(query,
-                                  json_pack("{s:s, s:b}", "name", routes[i].query[k].name,
-                                            "repeatable", (int)routes[i].query[k].repeatable));
+            json_array_append_new(query, json_pack("{s:s, s:i}", "name", routes[i].query[k].name,
+                                                   "most", (int)routes[i].query[k].most));
         json_t *media = route_media(&routes[i]) ? json_array() : json_null();
         for (const char *const *one = route_media(&routes[i]); one && *one; one++)
             json_array_append_new(media, json_string(*one));

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "base/text.h"
 #include "base/util.h"
 #include "server/accept.h"
 #include "server/log_reader.h"
@@ -95,6 +96,10 @@ Test(router, rows_take_their_own_query_only)
         for (size_t k = 0; k < ROUTE_QUERY_MAX && routes[i].query[k].name; k++)
             cr_expect_not_null(strstr(err.text, routes[i].query[k].name), "%s", err.text);
         uri_free(&uri);
+        unsigned all = 0;
+        for (size_t k = 0; k < ROUTE_QUERY_MAX && routes[i].query[k].name; k++)
+            all += routes[i].query[k].most;
+        cr_expect_leq(all, QUERY_MAX, "%s", routes[i].pattern);
         for (size_t k = 0; k < ROUTE_QUERY_MAX && routes[i].query[k].name; k++) {
             const struct route_query *row = &routes[i].query[k];
             char target[128];
@@ -102,11 +107,17 @@ Test(router, rows_take_their_own_query_only)
             cr_assert_eq(uri_parse(target, &uri, &why), 0);
             cr_expect_eq(route_check_query(&routes[i], &uri, &err), 0);
             uri_free(&uri);
-            (void)snprintf(target, sizeof target, "/x?%s=1&%s=2", row->name, row->name);
-            cr_assert_eq(uri_parse(target, &uri, &why), 0);
-            cr_expect_eq(route_check_query(&routes[i], &uri, &err), row->repeatable ? 0 : -1, "%s",
-                         target);
-            uri_free(&uri);
+            for (unsigned times = row->most; times <= row->most + 1; times++) {
+                struct text many = TEXT_INIT;
+                text_add(&many, "/x?");
+                for (unsigned n = 0; n < times; n++)
+                    text_addf(&many, "%s=%u&", row->name, n);
+                cr_assert_eq(uri_parse(many.data, &uri, &why), 0);
+                cr_expect_eq(route_check_query(&routes[i], &uri, &err), times > row->most ? -1 : 0,
+                             "%s", many.data);
+                text_free(&many);
+                uri_free(&uri);
+            }
         }
     }
 }
