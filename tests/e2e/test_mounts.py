@@ -317,7 +317,10 @@ def test_a_directory_that_becomes_a_link(box):
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        script = "cd /rw/race; i=0; while [ $i -lt 60 ]; do cat d/secret; echo; echo bad >d/planted; i=$((i+1)); done 2>/dev/null"
+        script = (
+            "cd /rw/race; i=0; seen=; while [ $i -lt 60 ] || { [ -z $seen ] && [ $i -lt 5000 ]; }; do "
+            "cat d/secret && seen=1; echo; echo bad >d/planted; i=$((i+1)); done 2>/dev/null"
+        )
         got = box.sh("box", script, None)
     finally:
         stop.set()
