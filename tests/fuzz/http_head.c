@@ -98,7 +98,7 @@ static void passed(const struct request *request)
         while (query->name && strcmp(query->name, request->uri.query[i].name) != 0)
             query++;
         MUST(query->name);
-        MUST(query->repeatable || !request_query_nth(request, query->name, 1));
+        MUST(!request_query_nth(request, query->name, query->most));
     }
 }
 
