@@ -17,6 +17,7 @@ const struct head_fault head_faults[N_HEAD_FAULTS] = {
     [HEAD_TARGET_BYTE] = {"bad-request", "the address holds a byte that has to be percent-encoded"},
     [HEAD_OTHER_HOST] = {"bad-request", "the address names another host than the Host header"},
     [HEAD_URI_TOO_LONG] = {"uri-too-long", "the address may have 8192 bytes"},
+    [HEAD_PARAMETERS] = {"bad-request", "the query string has too many parameters"},
     [HEAD_VERSION_BAD] = {"bad-request", "the first line has to end in HTTP/1.1"},
     [HEAD_VERSION] = {"http-version", "speak HTTP/1.1 (nginx: proxy_http_version 1.1)"},
     [HEAD_FOLD] = {"bad-request", "a header may not go on in the next line"},
@@ -160,6 +161,18 @@ static enum head_fault_row read_absolute(struct reading *reading, const char *st
     return HEAD_OK;
 }
 
+/* More than any call takes, and more than the library has room for: it would not answer then. Empty
+ * ones are taken, so there may be twice as many. */
+static bool too_many_parameters(const char *target, size_t length)
+{
+    const char *next = memchr(target, '?', length), *end = target + length;
+    unsigned count = 0;
+
+    for (; next; next = memchr(next, '&', (size_t)(end - next)), count++)
+        next++;
+    return count > 2 * QUERY_MAX;
+}
+
 static enum head_fault_row check_target(struct reading *reading, const char *start,
                                         const char *target, size_t length, bool options)
 {
@@ -168,6 +181,8 @@ static enum head_fault_row check_target(struct reading *reading, const char *sta
     for (size_t i = 0; i < length; i++)
         if (target[i] <= 0x20 || target[i] >= 0x7f || target[i] == '#')
             return HEAD_TARGET_BYTE;
+    if (too_many_parameters(target, length))
+        return HEAD_PARAMETERS;
     if (length > 0 && target[0] == '/')
         return HEAD_OK;
     if (length == 1 && target[0] == '*' && options)

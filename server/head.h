@@ -27,6 +27,7 @@ enum head_fault_row {
     HEAD_TARGET_BYTE,
     HEAD_OTHER_HOST,
     HEAD_URI_TOO_LONG,
+    HEAD_PARAMETERS,
     HEAD_VERSION_BAD,
     HEAD_VERSION,
     HEAD_FOLD,

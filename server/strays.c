@@ -85,21 +85,38 @@ static int end_one(pid_t pid, const char *run_dir, unsigned uid, int64_t until_m
     return poll(&ended, 1, left > 0 ? (int)left : 0) > 0 ? 1 : -1;
 }
 
+/* Looks at each process once: how many were ended; -1: one lives on. */
+static int end_all(const char *run_dir, unsigned uid, int64_t until_ms)
+{
+    DIR *directory = opendir("/proc");
+    bool lives = false;
+    int64_t pid;
+    int count = 0;
+
+    if (!directory)
+        return -1;
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        if (number_parse(entry->d_name, 2, INT_MAX, &pid) < 0 || !is_there((pid_t)pid, run_dir))
+            continue;
+        const int result = end_one((pid_t)pid, run_dir, uid, until_ms);
+        lives = lives || result < 0;
+        count += result > 0;
+    }
+    (void)closedir(directory);
+    return lives ? -1 : count;
+}
+
 int strays_end(const char *run_dir, unsigned uid, int64_t patience_ms)
 {
-    int64_t until = clock_monotonic_ms() + patience_ms, pid;
+    const int64_t until = clock_monotonic_ms() + patience_ms;
     struct stat status;
-    int result = 0;
+    int count;
 
     if (lstat(run_dir, &status) < 0)
         return errno == ENOENT ? 0 : -1;
-    DIR *directory = opendir("/proc");
-    if (!directory)
-        return -1;
-    for (struct dirent *entry; (entry = readdir(directory));)
-        if (number_parse(entry->d_name, 2, INT_MAX, &pid) == 0 && is_there((pid_t)pid, run_dir) &&
-            end_one((pid_t)pid, run_dir, uid ? uid : geteuid(), until) < 0)
-            result = -1;
-    (void)closedir(directory);
-    return result;
+    /* One that was ended may have made another meanwhile, where we had been already. */
+    do
+        count = end_all(run_dir, uid ? uid : geteuid(), until);
+    while (count > 0 && clock_monotonic_ms() < until);
+    return count == 0 ? 0 : -1;
 }

@@ -54,6 +54,11 @@ ROWS = {
     "a header that is not ASCII": (get(headers=b"X-Name: Z\xc3\xbcrich\r\n"), 200, None),
     "100 headers": (get(headers=b"".join(b"X-%d: y\r\n" % n for n in range(99))), 200, None),
     "an address of 8192 bytes": (get(b"/" + b"a" * 8191), 404, "not-found"),
+    "64 empty parameters": (get(b"/healthz?" + b"&" * 63), 200, None),
+    "all at once": (
+        get(b"/bottles?" + b"label=a=&" * 16 + b"state=failed&" * 14 + b"limit=1&" + b"&" * 31, b"".join(b"X-%02d: %s\r\n" % (n, b"y" * 145) for n in range(99))),
+        200, None,
+    ),
     "a head of 16 KiB": (get(headers=b"X-Long: " + b"a" * (16384 - 44) + b"\r\n"), 200, None),
     "a body of a length": (sized(PLAN), 200, None),
     "a body in chunks": (chunked(chunk(PLAN[:5]) + chunk(PLAN[5:]) + b"0\r\n\r\n"), 200, None),
@@ -144,6 +149,11 @@ ROWS = {
     "encoded dots": (get(b"/bottles/%2e%2e/healthz"), 404, "not-found"),
     "two slashes": (get(b"//healthz"), 404, "not-found"),
     # Sizes.
+    "33 parameters": (get(b"/healthz?" + b"&".join([b"a"] * 33)), *BAD),
+    "33 parameters and as many empty ones": (get(b"/healthz?" + b"&&".join([b"a"] * 33)), *BAD),
+    "4,000 parameters": (get(b"/healthz?" + b"a&" * 4000), *BAD),
+    "4,000 empty parameters": (get(b"/healthz?" + b"&" * 4000), *BAD),
+    "4,000 parameters of another host": (get(b"http://x/healthz?" + b"a&" * 4000), *BAD),
     "an address of 8193 bytes": (get(b"/" + b"a" * 8192), 414, "uri-too-long"),
     "an address without end": (b"GET /" + b"a" * 100000, 414, "uri-too-long"),
     "a head over 16 KiB": (get(headers=b"X-Long: " + b"a" * (16385 - 44) + b"\r\n"), 431, "headers-too-large"),

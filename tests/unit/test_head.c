@@ -160,14 +160,14 @@ Test(front, what_comes_out_is_the_same_however_it_is_cut)
          "3\r\nabc\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
          2},
         {"GET / HTTP/1.1\r\nHost: a\r\n\r\nHEAD / HTTP/1.1\r\nHost : a\r\n\r\nGET / HTTP/1.1\r\n",
-         "GET / HTTP/1.1\r\nHost: a\r\n\r\nHEAD !12 HTTP/1.1\r\nHost: -\r\nConnection: "
+         "GET / HTTP/1.1\r\nHost: a\r\n\r\nHEAD !13 HTTP/1.1\r\nHost: -\r\nConnection: "
          "close\r\n\r\n",
          2},
         {"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
          "PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nx", 1},
     };
 
-    cr_assert_eq(HEAD_NAME, 12);
+    cr_assert_eq(HEAD_NAME, 13);
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         for (size_t step = 1; step < 200; step = step * 2 + 1)
             for (size_t room = 1; room < 5000; room = room * 3 + 1) {
