@@ -51,8 +51,9 @@ static bool find_along(const char *list, const char *name, char *ret, size_t siz
     return false;
 }
 
-/* Where programs were found in the last second: a bottle's creation asks several times for each.
- * One that was not found is looked for again, so that an installed tool is there at once. */
+/* Where programs were found in the last second, for the preflight of bottles that are made one
+ * after the other. One that was not found is looked for again, so that an installed tool is there
+ * at once; and what is run is looked for each time. */
 enum { FOUND_MAX = 16, FOUND_MS = 1000 };
 static struct found {
     char *list, *name, *path; /* NULL: the place is free */
@@ -113,12 +114,19 @@ static void found_remember(const char *list, const char *name, const char *path)
 
 int tool_find(const char *tools_path, const char *name, char *ret, size_t size)
 {
+    return find_along(tools_path, name, ret, size) || find_along(FALLBACK_PATH, name, ret, size)
+               ? 0
+               : -1;
+}
+
+bool tool_is_there(const char *tools_path, const char *name, char *ret, size_t size)
+{
     if (found_lately(tools_path, name, ret, size))
-        return 0;
-    if (!find_along(tools_path, name, ret, size) && !find_along(FALLBACK_PATH, name, ret, size))
-        return -1;
+        return true;
+    if (tool_find(tools_path, name, ret, size) < 0)
+        return false;
     found_remember(tools_path, name, ret);
-    return 0;
+    return true;
 }
 
 void preflight_row(struct preflight *preflight, const char *name, bool found, const char *path,
@@ -137,7 +145,7 @@ void preflight_program(struct preflight *preflight, const struct host *host, con
                        const char *hint)
 {
     char path[PATH_MAX] = "";
-    bool found = tool_find(host->tools_path, name, path, sizeof path) == 0;
+    bool found = tool_is_there(host->tools_path, name, path, sizeof path);
 
     preflight_row(preflight, name, found, found ? path : "",
                   found ? "" : "not found on the tools path or PATH", hint);

@@ -28,11 +28,11 @@ static void place_add(struct place *place, const char *name)
     (void)close(fd);
 }
 
-static int find(const struct place *place, const char *name)
+static bool is_there(const struct place *place, const char *name)
 {
     char found[256];
 
-    return tool_find(place->folder, name, found, sizeof found);
+    return tool_is_there(place->folder, name, found, sizeof found);
 }
 
 Test(tools, a_relative_or_empty_part_of_the_path_is_not_searched)
@@ -54,14 +54,34 @@ Test(tools, a_program_that_goes_is_missing_at_once)
     place_make(&place);
     place_add(&place, "a-tool");
     for (int i = 0; i < 2; i++)
-        cr_expect_eq(find(&place, "a-tool"), 0);
-    cr_expect_eq(tool_find("/bin", "a-tool", (char[256]){0}, 256), -1, "another path");
+        cr_expect(is_there(&place, "a-tool"));
+    cr_expect_not(tool_is_there("/bin", "a-tool", (char[256]){0}, 256), "another path");
     cr_assert_eq(chmod(place.program, 0600), 0);
-    cr_expect_eq(find(&place, "a-tool"), -1);
+    cr_expect_not(is_there(&place, "a-tool"));
     cr_assert_eq(unlink(place.program), 0);
-    cr_expect_eq(find(&place, "a-tool"), -1);
+    cr_expect_not(is_there(&place, "a-tool"));
     place_add(&place, "a-tool");
-    cr_expect_eq(find(&place, "a-tool"), 0);
+    cr_expect(is_there(&place, "a-tool"));
+    cr_expect_eq(directory_remove(place.folder, NULL, NULL), 0);
+}
+
+/* What is run is looked for each time: here where one comes before it. */
+Test(tools, the_first_one_is_run)
+{
+    struct place before, place;
+    char list[160], found[256];
+
+    place_make(&before);
+    place_make(&place);
+    (void)snprintf(list, sizeof list, "%s:%s", before.folder, place.folder);
+    place_add(&place, "a-tool");
+    cr_expect(tool_is_there(list, "a-tool", found, sizeof found));
+    cr_expect_eq(tool_find(list, "a-tool", found, sizeof found), 0);
+    cr_expect_str_eq(found, place.program);
+    place_add(&before, "a-tool");
+    cr_expect_eq(tool_find(list, "a-tool", found, sizeof found), 0);
+    cr_expect_str_eq(found, before.program);
+    cr_expect_eq(directory_remove(before.folder, NULL, NULL), 0);
     cr_expect_eq(directory_remove(place.folder, NULL, NULL), 0);
 }
 
@@ -77,7 +97,7 @@ Test(tools, each_of_many_is_found)
             (void)snprintf(name, sizeof name, "tool-%d", i);
             if (round == 0)
                 place_add(&place, name);
-            cr_expect_eq(find(&place, name), 0, "%s", name);
+            cr_expect(is_there(&place, name), "%s", name);
         }
     cr_expect_eq(directory_remove(place.folder, NULL, NULL), 0);
 }
