@@ -39,8 +39,10 @@ typedef int engine_record(sqlite3 *db, void *context, const struct snapshot *mad
  * `record` (NULL: none) has the same context. */
 void engine_create(struct app *app, struct spec *spec, engine_record *record, engine_done *done,
                    void *context);
-/* Idempotent. done as soon as it is under way (or already there). */
-void engine_start_bottle(struct app *app, const char *slug, engine_done *done, void *context);
+/* Idempotent. done as soon as it is under way (or already there). `sequence`: only the bottle of
+ * that number, not another one that has come to the name ("not-found"); 0: whichever has it. */
+void engine_start_bottle(struct app *app, const char *slug, uint64_t sequence, engine_done *done,
+                         void *context);
 /* Idempotent. done once its machine's processors stand still, or go on. */
 void engine_pause_bottle(struct app *app, const char *slug, bool pause, engine_done *done,
                          void *context);
@@ -49,12 +51,14 @@ void engine_restart_bottle(struct app *app, const char *slug, int64_t grace_ms, 
                            void *context);
 void engine_stop_bottle(struct app *app, const char *slug, int64_t grace_ms, engine_done *done,
                         void *context);
+/* Does somebody still want what is waited for? On the engine's thread. */
+typedef bool engine_wanted(void *context);
 /* Calls done once the bottle is in one of `wanted` (a bit per enum bottle_state), is deleted
  * ("not-found"), or the time is over (problem "timeout" with a member "state"). It also ends, with
  * the snapshot as it is, once the bottle has come to rest (stopped, exited, failed): what was
- * waited for does not come by itself any more. */
+ * waited for does not come by itself any more. Once `still` says no it ends with "timeout". */
 void engine_wait(struct app *app, const char *slug, unsigned wanted, int64_t timeout_ms,
-                 engine_done *done, void *context);
+                 engine_wanted *still, engine_done *done, void *context);
 
 /* Shows every snapshot of a bottle that is published, in order: no state is missed. */
 struct watcher {
@@ -87,11 +91,11 @@ typedef void engine_cleanup_done(void *context, const struct cleanup_plan *plan,
 void engine_cleanup_plan(struct app *app, const char *slug, engine_cleanup_done *done,
                          void *context);
 /* Stops what runs, confirms death, then removes item by item. `if_match` (may be NULL) is an
- * If-Match header: the tag that was shown has to be in it. An item that can not be removed ends it
- * with "cleanup-failed", whose member "cleanup" is the plan with its outcomes; deleting again goes
- * on. */
-void engine_delete(struct app *app, const char *slug, const char *if_match, bool keep_logs,
-                   engine_cleanup_done *done, void *context);
+ * If-Match header: the tag that was shown has to be in it; `sequence` as engine_start_bottle()'s.
+ * An item that can not be removed ends it with "cleanup-failed", whose member "cleanup" is the plan
+ * with its outcomes; deleting again goes on. */
+void engine_delete(struct app *app, const char *slug, uint64_t sequence, const char *if_match,
+                   bool keep_logs, engine_cleanup_done *done, void *context);
 
 /* What no bottle owns (orphans.h), and, with `remove`, its removal; `if_match` and failures as
  * engine_delete()'s. */

@@ -102,6 +102,7 @@ struct engine {
     struct loop_source wake;
     struct runner *runners;
     struct waiter *waiters;
+    struct loop_timer waiters_look;
     struct alarms *alarms;
     size_t n_waiters;
     unsigned in_flight; /* commits and jobs that will come back */
@@ -146,6 +147,7 @@ struct op {
     struct op *next;
     enum verb verb;
     char slug[SLUG_MAX + 1];
+    uint64_t sequence; /* of that bottle only; 0: whichever has the name */
     int64_t grace_ms;
     bool keep_logs, under_way;
     bool automatic; /* no client asked for it */
@@ -323,10 +325,14 @@ int processes_end(const struct shim_process *processes, size_t count, int64_t pa
  * had just started when it was killed, too young yet to die with it. Any thread. -1: one lives on.
  */
 int strays_end(const char *run_dir, unsigned uid, int64_t patience_ms);
+/* Before the id of a run directory, or the name of a stage directory, that was moved aside. */
+#define RUN_DIR_ASIDE ".gone-"
 /* delete.c */
 void delete_op(struct runner *runner, struct op *op);
 void delete_resume(struct runner *runner);
 void delete_supervisor_gone(struct runner *runner);
+/* The removal, once nothing is in its way; asked each time something has ended. */
+void delete_go_on(struct runner *runner);
 /* Answers those who wait for it with "shutting-down"; frees what is known of it. */
 void delete_refuse(struct runner *runner);
 void delete_forget(struct runner *runner);

@@ -33,9 +33,11 @@ enum {
 struct chain {
     struct request *request;
     char slug[SLUG_MAX + 1];
-    bool created;  /* the reply is 201, with Location */
-    bool start;    /* it is to be started, by creating or by itself */
-    unsigned wait; /* states, 0: do not wait */
+    uint64_t sequence; /* of what was created; 0: whichever bottle has the name */
+    bool created;      /* the reply is 201, with Location */
+    bool resumed;      /* it was created by an earlier request, and may have a history of its own */
+    bool start;        /* it is to be started, by creating or by itself */
+    unsigned wait;     /* states, 0: do not wait */
     int64_t timeout_ms, began_ms;
     bool lines; /* the reply is the progress, as NDJSON */
     struct progress *progress;
@@ -93,16 +95,18 @@ static void taken_back(void *context, const struct cleanup_plan *plan,
     problem_free(&refusal);
 }
 
-/* One call that creates and starts does both or neither. Takes *problem over. */
+/* One call that creates and starts does both or neither; sent again it takes nothing back, since
+ * others may have used the bottle meanwhile. Takes *problem over. */
 static void chain_take_back(struct chain *chain, struct problem *problem)
 {
-    if (!chain->created) {
+    if (!chain->created || chain->resumed) {
         chain_refuse(chain, problem);
         problem_free(problem);
         return;
     }
     chain->refusal = *problem;
-    engine_delete(request_app(chain->request), chain->slug, NULL, false, taken_back, chain);
+    engine_delete(request_app(chain->request), chain->slug, chain->sequence, NULL, false,
+                  taken_back, chain);
 }
 
 /* --- The links -------------------------------------------------------------------------------- */
@@ -111,7 +115,7 @@ static void refuse_failed(struct chain *chain, struct snapshot *snapshot)
 {
     struct problem problem = PROBLEM_INIT;
 
-    if (chain->created)
+    if (chain->created && !chain->resumed)
         problem_set(&problem, "boot-failed",
                     "%s did not come up and was removed again: %s. To look into it, create it "
                     "first and start it by itself: then it stays, with its logs",
@@ -126,12 +130,19 @@ static void refuse_failed(struct chain *chain, struct snapshot *snapshot)
     chain_take_back(chain, &problem);
 }
 
-/* It failed before its command ran, or somebody waits for it to run. */
+/* It failed before its command ran, or somebody waits for one that was there to run. */
 static bool never_came_up(const struct chain *chain, const struct snapshot *snapshot)
 {
     return snapshot->bottle.state == STATE_FAILED &&
-           (chain->wait == STATE_BIT(STATE_RUNNING) ||
-            (chain->created && snapshot->bottle.started_ms == 0));
+           (chain->created ? snapshot->bottle.started_ms == 0
+                           : chain->wait == STATE_BIT(STATE_RUNNING));
+}
+
+static bool is_wanted(void *context)
+{
+    const struct chain *chain = context;
+
+    return !request_left(chain->request);
 }
 
 static void after_wait(void *context, struct snapshot *snapshot, const struct problem *problem)
@@ -181,7 +192,8 @@ static void chain_wait(struct chain *chain, struct snapshot *snapshot)
     bool under_way = state == STATE_STARTING || state == STATE_STOPPING ||
                      state == STATE_RESTARTING || state == STATE_DELETING;
 
-    if ((!chain->wait || chain->progress) && chain->start && state == STATE_FAILED) {
+    if ((!chain->wait || chain->progress) && chain->start && state == STATE_FAILED &&
+        (!chain->created || snapshot->bottle.started_ms == 0)) {
         refuse_failed(chain, snapshot);
         return;
     }
@@ -196,7 +208,7 @@ static void chain_wait(struct chain *chain, struct snapshot *snapshot)
     }
     int64_t left = chain->timeout_ms - (clock_monotonic_ms() - chain->began_ms);
     engine_wait(request_app(chain->request), chain->slug, chain->wait, left > 0 ? left : 0,
-                after_wait, chain);
+                is_wanted, after_wait, chain);
 }
 
 static void after_change(void *context, struct snapshot *snapshot, const struct problem *problem)
@@ -220,6 +232,7 @@ static void after_create(void *context, struct snapshot *snapshot, const struct 
         return;
     }
     chain->created = true;
+    chain->sequence = snapshot->sequence;
     (void)snprintf(chain->slug, sizeof chain->slug, "%s", snapshot->bottle.slug);
     if (!chain->start) {
         chain_reply(chain, 201, snapshot);
@@ -229,7 +242,8 @@ static void after_create(void *context, struct snapshot *snapshot, const struct 
         return;
     if (chain->progress)
         progress_begin(chain->progress, snapshot);
-    engine_start_bottle(request_app(chain->request), chain->slug, after_change, chain);
+    engine_start_bottle(request_app(chain->request), chain->slug, chain->sequence, after_change,
+                        chain);
 }
 
 /* Is the progress of the start wanted, rather than its end? False: the request was answered. */
@@ -250,16 +264,18 @@ static bool choose_form(struct chain *chain)
 
 /* An earlier request of this idempotency key made the bottle, and was not answered. What it came to
  * do with it is not done again. */
-static void go_on(struct chain *chain, const char *slug)
+static void go_on(struct chain *chain, const char *slug, uint64_t sequence)
 {
     struct snapshot *snapshot = registry_get(request_app(chain->request)->registry, slug);
 
-    chain->created = true;
+    chain->created = chain->resumed = true;
+    chain->sequence = sequence;
     (void)snprintf(chain->slug, sizeof chain->slug, "%s", slug);
-    bool starts = !snapshot || (chain->start && snapshot->bottle.state == STATE_PREPARED);
-    bool answered = snapshot && !chain_watch(chain, snapshot);
+    const bool gone = !snapshot || snapshot->sequence != sequence; /* a moment ago: refused */
+    const bool starts = gone || (chain->start && snapshot->bottle.state == STATE_PREPARED);
+    const bool answered = !gone && !chain_watch(chain, snapshot);
     if (!answered && starts)
-        engine_start_bottle(request_app(chain->request), slug, after_change, chain);
+        engine_start_bottle(request_app(chain->request), slug, sequence, after_change, chain);
     else if (!answered)
         chain_wait(chain, snapshot);
     snapshot_release(snapshot);
@@ -349,8 +365,9 @@ void handle_bottle_create(struct request *request)
         free(chain);
         return;
     }
-    if (idempotency_made(request)[0]) {
-        go_on(chain, idempotency_made(request));
+    const char *made = idempotency_made(request, &chain->sequence);
+    if (made[0]) {
+        go_on(chain, made, chain->sequence);
         return;
     }
     if (read_spec(request, &spec) < 0) {
@@ -413,7 +430,8 @@ void handle_bottle_wait(struct request *request)
         return;
     }
     /* A long poll tells the state; it is for the client to judge it. */
-    engine_wait(request_app(request), slug, wanted, chain->timeout_ms, after_wait, chain);
+    engine_wait(request_app(request), slug, wanted, chain->timeout_ms, is_wanted, after_wait,
+                chain);
 }
 
 /* False: the request was answered. */
@@ -438,7 +456,7 @@ void handle_bottle_start(struct request *request)
     struct chain *chain = chain_new(request, slug, waitable);
 
     if (chain && begin_start(chain))
-        engine_start_bottle(request_app(request), slug, after_change, chain);
+        engine_start_bottle(request_app(request), slug, 0, after_change, chain);
 }
 
 void handle_bottle_restart(struct request *request)
@@ -568,6 +586,6 @@ void handle_bottle_delete(struct request *request)
         reply_fault(request, "invalid-query", "keep: only logs can be kept");
         return;
     }
-    engine_delete(request_app(request), request_param(request, "slug"),
+    engine_delete(request_app(request), request_param(request, "slug"), 0,
                   request_header(request, "If-Match"), keep != NULL, after_delete, request);
 }

@@ -178,6 +178,16 @@ void http_deliver(struct request *request, unsigned status, struct MHD_Response 
     request_unref(request);
 }
 
+bool request_left(const struct request *request)
+{
+    struct http *http = request->http;
+
+    (void)pthread_mutex_lock(&http->lock);
+    const bool left = !request->connection || request->abandoned;
+    (void)pthread_mutex_unlock(&http->lock);
+    return left;
+}
+
 void request_wake(struct request *request)
 {
     if (!request->suspended)

@@ -105,6 +105,8 @@ static enum claim_verdict refuse(struct request *request, const char *type, cons
     idempotency_drop(request->claim);
     request->claim = NULL;
     problem_set(&request->early, type, "%s", words);
+    if (type && strcmp(type, "idempotency-in-progress") == 0)
+        reply_header(request, "Retry-After", "1");
     return CLAIM_REFUSED;
 }
 
@@ -210,13 +212,20 @@ static enum claim_verdict begin(struct request *request)
     return CLAIM_WAITS;
 }
 
+/* Is what the request made still there, and not another of its name? */
+static bool lives(struct registry *registry, const struct idempotency_row *row)
+{
+    struct snapshot *snapshot = row->slug[0] ? registry_get(registry, row->slug) : NULL;
+    const bool ret = snapshot && snapshot->sequence == row->sequence;
+
+    snapshot_release(snapshot);
+    return ret;
+}
+
 /* Of a request that was begun earlier and not answered. */
 static enum claim_verdict go_on(struct request *request)
 {
     struct key_claim *claim = request->claim;
-    struct snapshot *made = claim->found.slug[0]
-                                ? registry_get(request_app(request)->registry, claim->found.slug)
-                                : NULL;
 
     claim->begun = true;
     if (route_retry(request->match.route) == RETRY_ONCE)
@@ -225,9 +234,10 @@ static enum claim_verdict go_on(struct request *request)
                       "it was cut off, or longer than is kept. Look at what it did; a new key does "
                       "it again");
     /* What is gone again was taken back, or removed by somebody: it is made anew. */
-    if (made)
+    if (lives(request_app(request)->registry, &claim->found)) {
         memcpy(claim->row.slug, claim->found.slug, sizeof claim->row.slug);
-    snapshot_release(made);
+        claim->row.sequence = claim->found.sequence;
+    }
     return CLAIM_GO;
 }
 
@@ -349,17 +359,12 @@ static bool is_kept(unsigned status)
 static int fill(struct key_claim *claim, unsigned status, const char *headers, const char *bytes,
                 size_t length, bool *ret_forget)
 {
-    const bool made = claim->row.slug[0] != '\0';
-    struct registry *registry = claim->http->app->registry;
-
     *ret_forget = false;
     if (claim->recorded)
         return -1;
     if (!is_kept(status)) {
         /* What was made lives on: sent again, it goes on from there. */
-        struct snapshot *lives = made ? registry_get(registry, claim->row.slug) : NULL;
-        *ret_forget = claim->begun && !lives;
-        snapshot_release(lives);
+        *ret_forget = claim->begun && !lives(claim->http->app->registry, &claim->row);
         return *ret_forget ? 0 : -1;
     }
     if (length > IDEMPOTENCY_ANSWER_MAX || !headers)
@@ -505,8 +510,9 @@ struct stream *idempotency_stream(struct request *request, unsigned status,
 
 /* --- For handlers that write ----------------------------------------------------------------- */
 
-const char *idempotency_made(const struct request *request)
+const char *idempotency_made(const struct request *request, uint64_t *ret_sequence)
 {
+    *ret_sequence = request->claim ? request->claim->row.sequence : 0;
     return request->claim ? request->claim->row.slug : "";
 }
 
@@ -521,6 +527,7 @@ int idempotency_record(sqlite3 *db, struct request *request, const struct snapsh
         return 0;
     if (status == 0) {
         (void)snprintf(claim->row.slug, sizeof claim->row.slug, "%s", made->bottle.slug);
+        claim->row.sequence = made->sequence;
     } else {
         /* An entity tag is digits in quotes. */
         (void)snprintf(etag, sizeof etag, "\\\"%.*s\\\"", (int)strlen(made->etag) - 2,

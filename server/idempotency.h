@@ -52,9 +52,9 @@ void idempotency_answer(struct request *request, unsigned status, const char *co
 struct stream *idempotency_stream(struct request *request, unsigned status,
                                   const char *content_type, const struct stream *stream);
 
-/* For the handler of a RETRY_WRITES route. What an earlier request of this key made, "" if nothing:
- * then it is not to be made again. */
-const char *idempotency_made(const struct request *request);
+/* For the handler of a RETRY_WRITES route. The bottle that an earlier request of this key made, and
+ * its number: then it is not to be made again. "": none, or it is no more. */
+const char *idempotency_made(const struct request *request, uint64_t *ret_sequence);
 /* Inside the transaction that makes it; a request without a claim is fine. `status` 0: the answer
  * comes later. */
 int idempotency_record(sqlite3 *db, struct request *request, const struct snapshot *made,

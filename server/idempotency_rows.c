@@ -25,6 +25,7 @@ static int read_row(sqlite3_stmt *bound, struct idempotency_row *ret, struct err
     ret->headers = strdup(sql_text(bound, 4));
     ret->body_length = (size_t)sqlite3_column_bytes(bound, 5);
     ret->body = malloc(ret->body_length + 1);
+    ret->sequence = (uint64_t)sqlite3_column_int64(bound, 6);
     if (!ret->headers || !ret->body) {
         idempotency_row_free(ret);
         return error_set(err, NULL, "out of memory");
@@ -39,8 +40,8 @@ int idempotency_row_find(sqlite3 *db, const char *key, const struct idempotency_
                          int64_t clock_ms, struct idempotency_row *ret, struct error *err)
 {
     sqlite3_stmt *bound = sql_prepare(db,
-                                      "SELECT fingerprint, slug, clock_ms, status, headers, body"
-                                      " FROM idempotency WHERE key = ? AND clock_ms > ?",
+                                      "SELECT fingerprint, slug, clock_ms, status, headers, body,"
+                                      " sequence FROM idempotency WHERE key = ? AND clock_ms > ?",
                                       err);
     *ret = (struct idempotency_row){0};
     if (!bound)
@@ -83,7 +84,8 @@ int idempotency_row_put(sqlite3 *db, const struct idempotency_row *row,
         return -1;
     sqlite3_stmt *bound = sql_prepare(db,
                                       "INSERT INTO idempotency (key, fingerprint, slug, clock_ms,"
-                                      " status, headers, body) VALUES (?,?,?,?,?,?,?)",
+                                      " status, headers, body, sequence)"
+                                      " VALUES (?,?,?,?,?,?,?,?)",
                                       err);
     if (!bound)
         return -1;
@@ -95,6 +97,7 @@ int idempotency_row_put(sqlite3 *db, const struct idempotency_row *row,
     (void)sqlite3_bind_text(bound, 6, row->headers ? row->headers : "[]", -1, SQLITE_STATIC);
     (void)sqlite3_bind_blob(bound, 7, row->body ? row->body : "", (int)row->body_length,
                             SQLITE_STATIC);
+    (void)sqlite3_bind_int64(bound, 8, (sqlite3_int64)row->sequence);
     if (sql_finish(db, bound, err) < 0)
         return -1;
     /* Rows are numbered in the order they are written. */

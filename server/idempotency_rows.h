@@ -19,6 +19,7 @@ struct idempotency_row {
     char key[IDEMPOTENCY_KEY_SIZE];
     char fingerprint[SHA256_HEX_SIZE]; /* of the whole request, and of who sent it */
     char slug[SLUG_MAX + 1];           /* "": it made nothing, or is answered */
+    uint64_t sequence;                 /* the bottle's: another may have that name by now */
     int64_t clock_ms;                  /* when it was begun, on the host's clock */
     int status;                        /* 0: it is not answered */
     char *headers;                     /* JSON: [["Name", "value"], …] */

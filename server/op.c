@@ -113,7 +113,7 @@ static void run_op(struct engine *engine, struct message *message)
         return;
     }
     struct snapshot *snapshot = registry_get(engine->app->registry, op->slug);
-    if (!snapshot) {
+    if (!snapshot || (op->sequence && op->sequence != snapshot->sequence)) {
         op_refuse_unknown(op);
     } else if (op->verb == VERB_PLAN) {
         plan_op(engine, op, snapshot);
@@ -153,10 +153,12 @@ static void set_if_match(struct op *op, const char *if_match)
     memcpy(op->if_match, if_match, size);
 }
 
-void engine_start_bottle(struct app *app, const char *slug, engine_done *done, void *context)
+void engine_start_bottle(struct app *app, const char *slug, uint64_t sequence, engine_done *done,
+                         void *context)
 {
     struct op *op = op_new(slug, VERB_START, context);
 
+    op->sequence = sequence;
     op->done = done;
     op_submit(app, op);
 }
@@ -199,11 +201,12 @@ void engine_cleanup_plan(struct app *app, const char *slug, engine_cleanup_done 
     op_submit(app, op);
 }
 
-void engine_delete(struct app *app, const char *slug, const char *if_match, bool keep_logs,
-                   engine_cleanup_done *done, void *context)
+void engine_delete(struct app *app, const char *slug, uint64_t sequence, const char *if_match,
+                   bool keep_logs, engine_cleanup_done *done, void *context)
 {
     struct op *op = op_new(slug, VERB_DELETE, context);
 
+    op->sequence = sequence;
     op->cleaned = done;
     op->keep_logs = keep_logs;
     set_if_match(op, if_match);

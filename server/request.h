@@ -30,6 +30,8 @@ const char *request_query(const struct request *request, const char *name);
 const char *request_query_nth(const struct request *request, const char *name, size_t k);
 const char *request_header(const struct request *request, const char *name);
 const char *request_body(const struct request *request, size_t *ret_length);
+/* Of one that is not answered yet, from any thread: has its client left? */
+bool request_left(const struct request *request);
 /* The body's length as the client declared it; 0 when it did not. */
 uint64_t request_declared(const struct request *request);
 

@@ -90,6 +90,7 @@ const char *const row_migrations[] = {
      ") STRICT;"
      "CREATE INDEX idempotency_age ON idempotency (clock_ms);"),
     "ALTER TABLE bottles ADD COLUMN cleanup TEXT NOT NULL DEFAULT '';",
+    "ALTER TABLE idempotency ADD COLUMN sequence INTEGER NOT NULL DEFAULT 0;",
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 

@@ -1,4 +1,5 @@
-/* Waiting for a state: a list of waiters, each with a timer; and watching all of them.
+/* Waiting for a state: a list of waiters, each with a timer; and watching all of them. Once a
+ * second those whose answer nobody wants any more are let go: a client that left keeps no place.
  *
  * Every published snapshot is shown to every waiter and watcher, in order, so that a state that
  * lasts a millisecond is not missed. The list is bounded by max_waiters; walking it costs less than
@@ -10,6 +11,8 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 
+enum { LOOK_MS = 1000 };
+
 struct waiter {
     struct message message;
     struct waiter *prev, *next;
@@ -18,6 +21,7 @@ struct waiter {
     unsigned states;
     int64_t timeout_ms;
     struct loop_timer timer;
+    engine_wanted *wanted;
     engine_done *done;
     void *context;
 };
@@ -85,8 +89,26 @@ static void on_timeout(struct loop_timer *timer)
     snapshot_release(snapshot);
 }
 
+static void look(struct loop_timer *timer)
+{
+    struct engine *engine = timer->data;
+    struct waiter *waiter, *next;
+
+    DL_FOREACH_SAFE(engine->waiters, waiter, next)
+    {
+        if (waiter->wanted(waiter->context))
+            continue;
+        unlist(waiter);
+        refuse(waiter, "timeout", "its client has left");
+    }
+    if (engine->waiters)
+        loop_timer_set(engine->loop, timer, clock_monotonic_ms() + LOOK_MS);
+}
+
 static void list(struct engine *engine, struct waiter *waiter)
 {
+    struct loop_timer *looks = &engine->waiters_look;
+
     if (engine->n_waiters >= (size_t)engine->app->config.max_waiters) {
         refuse(waiter, "too-many-waiters",
                "as many requests wait as this daemon takes (max_waiters); ask again later");
@@ -96,6 +118,10 @@ static void list(struct engine *engine, struct waiter *waiter)
     loop_timer_set(engine->loop, &waiter->timer, clock_monotonic_ms() + waiter->timeout_ms);
     DL_APPEND(engine->waiters, waiter);
     engine->n_waiters++;
+    if (looks->active)
+        return;
+    *looks = (struct loop_timer){.callback = look, .data = engine};
+    loop_timer_set(engine->loop, looks, clock_monotonic_ms() + LOOK_MS);
 }
 
 static void run_wait(struct engine *engine, struct message *message)
@@ -191,10 +217,11 @@ void waiters_refuse_all(struct engine *engine)
         refuse(waiter, "shutting-down",
                "bottled is ending; the bottles run on: ask again once it is back");
     }
+    loop_timer_cancel(engine->loop, &engine->waiters_look);
 }
 
 void engine_wait(struct app *app, const char *slug, unsigned wanted, int64_t timeout_ms,
-                 engine_done *done, void *context)
+                 engine_wanted *still, engine_done *done, void *context)
 {
     struct waiter *waiter = must_alloc(sizeof *waiter);
 
@@ -202,6 +229,7 @@ void engine_wait(struct app *app, const char *slug, unsigned wanted, int64_t tim
     waiter->engine = app->engine;
     waiter->states = wanted;
     waiter->timeout_ms = timeout_ms;
+    waiter->wanted = still;
     waiter->done = done;
     waiter->context = context;
     (void)snprintf(waiter->slug, sizeof waiter->slug, "%s", slug);

@@ -12,6 +12,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "netns")]
 
 import canary  # noqa: E402
+import fake_daemon  # noqa: E402
 import harness  # noqa: E402
 import kvm_host  # noqa: E402
 import pace  # noqa: E402
@@ -143,6 +144,15 @@ def new_daemon(row):
     finally:
         for one in made:
             finish(one)
+
+
+@pytest.fixture
+def fake(new_daemon):
+    """A daemon whose supervisors are no supervisors (fake_shim.py)."""
+    daemon = new_daemon()
+    with fake_daemon.installed(daemon) as one:
+        daemon.start()
+        yield one
 
 
 @pytest.fixture(scope="module")

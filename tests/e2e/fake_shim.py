@@ -51,7 +51,8 @@ class Shim:
             log.write(json.dumps(what) + "\n")
 
     def status(self, state):
-        return {"state": state, "reason": None, "exit_code": None, "started_ms": 1700000000000, "finished_ms": 0,
+        started = 0 if state == "starting" else 1700000000000
+        return {"state": state, "reason": None, "exit_code": None, "started_ms": started, "finished_ms": 0,
                 "pid": os.getpid(), "start_time": int(self.stat[19]), "boots": 1, "processes": []}
 
     def send(self, packet):

@@ -7,7 +7,6 @@ import subprocess
 
 import processes
 import pytest
-from test_patch import fake  # noqa: F401: a fixture
 
 GATED = ["sh", "-c", "echo up; while :; do sleep 1000 & wait $!; done"]
 

@@ -4,7 +4,7 @@ import concurrent.futures
 import control
 import harness
 import pytest
-from test_patch import LASTING, fake  # noqa: F401 (a fixture)
+from test_patch import LASTING
 
 # Counts once a second, so that a pause or a signal would show.
 COUNTING = ["sh", "-c", "trap 'echo caught' HUP INT TERM USR1; n=0; while :; do echo $n; n=$((n+1)); sleep 1; done"]

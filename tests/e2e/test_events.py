@@ -3,7 +3,7 @@ import json
 import sqlite3
 import time
 
-from test_patch import LASTING, fake  # noqa: F401 (a fixture)
+from test_patch import LASTING
 
 
 def events(daemon, query=""):

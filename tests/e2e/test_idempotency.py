@@ -1,6 +1,9 @@
 """Idempotency-Key: sent again, a POST is answered again and not carried out again; over crashes and restarts of bottled."""
 import concurrent.futures
 import json
+import os
+import select
+import signal
 import sqlite3
 import time
 
@@ -164,6 +167,71 @@ def test_create_start_and_wait_goes_on_after_a_crash(daemon):
     assert reply.headers["Location"] == "/bottles/ci"
     assert daemon.log("ci").count("ran") == 1
     same(reply, daemon.post(query, text, headers=keyed("ci")))
+
+
+def test_a_client_that_left_joins_again(fake):
+    """It need not wait until the request that it has left would have been answered."""
+    daemon, plan = fake.daemon, json.dumps({"slug": "x", "command": ["true"]}).encode()
+    query = "/bottles?start=true&wait=exited&timeout=10m"
+    request = f"POST {query} HTTP/1.1\r\nHost: x\r\nIdempotency-Key: mine\r\nContent-Length: {len(plan)}\r\n\r\n".encode() + plan
+    with raw.Wire(daemon.socket) as wire:
+        wire.send(request)
+        pace.until(lambda: (daemon.bottle("x") or {}).get("state") == "running")
+        with raw.Wire(daemon.socket) as other:
+            meanwhile = other.send(request).answer()
+        assert (meanwhile.status, meanwhile.headers["retry-after"]) == (409, "1"), meanwhile
+    with raw.Wire(daemon.socket) as wire:
+
+        def joined():
+            """Nothing comes back: it waits with the bottle."""
+            return not select.select([wire.send(request).sock], [], [], 0.5)[0] or not wire.answer()
+
+        pace.until(joined, timeout=20)
+        daemon.post("/bottles/x/stop?wait=stopped")
+        answer = wire.answer()
+        assert (answer.status, json.loads(answer.body)["state"]) == (201, "stopped"), answer
+
+
+def test_another_bottle_of_the_name_is_let_alone(fake):
+    """Sent again, a create goes on with what it has made, and with nothing else that has come to the name."""
+    daemon, plan, query = fake.daemon, {"slug": "x", "command": ["first"]}, "/bottles?start=true&wait=exited&timeout=1s"
+    assert daemon.post(query, plan, headers=keyed("theirs")).status == 504, "it lives on"
+    daemon.remove("x")
+    daemon.create({"slug": "x", "command": ["second"], "labels": {"of": "another"}})
+    reply = daemon.post(query, plan, headers=keyed("theirs"))
+    assert (reply.status, reply.problem) == (409, "slug-taken"), reply
+    assert (daemon.bottle("x")["state"], daemon.bottle("x")["labels"]) == ("prepared", {"of": "another"})
+
+
+def test_what_has_worked_is_not_taken_back(fake):
+    """A create that is sent again removes nothing: its bottle came up after all, and ended since."""
+    daemon, plan = fake.daemon, {"slug": "x", "command": ["true"], "resources": {"disk_mib": 16}}
+    query = "/bottles?start=true&wait=running&timeout=1s"
+    fake.answers("x", hello="starting")
+    assert daemon.post(query, plan, headers=keyed("mine")).status == 504
+    shim, = daemon.processes_named("bottle-shim")
+    fake.say("x", {"state": "running", "reason": None, "exit_code": None, "started_ms": 1700000000000, "finished_ms": 0,
+                   "pid": shim.pid, "start_time": 1, "boots": 1, "processes": []})
+    daemon.wait("x", "running")
+    os.kill(shim.pid, signal.SIGKILL)
+    daemon.wait("x", "failed")
+    reply = daemon.post(query, plan, headers=keyed("mine"))
+    assert (reply.status, reply.json()["state"]) == (201, "failed"), reply
+    assert (daemon.state_dir / "bottles" / "x" / "disk.ext4").exists()
+
+
+def test_one_that_did_not_come_up_stays_when_it_is_asked_for_again(fake):
+    daemon, plan, query = fake.daemon, {"slug": "x", "command": ["true"]}, "/bottles?start=true&wait=running&timeout=1s"
+    fake.answers("x", hello="starting")
+    assert daemon.post(query, plan, headers=keyed("mine")).status == 504
+    os.kill(daemon.processes_named("bottle-shim")[0].pid, signal.SIGKILL)
+    daemon.wait("x", "failed")
+    reply = daemon.post(query, plan, headers=keyed("mine"))
+    assert (reply.status, reply.problem, reply.headers["Location"]) == (504, "boot-failed", "/bottles/x"), reply
+    assert "removed" not in reply.json()["detail"] and daemon.bottle("x")["state"] == "failed"
+    daemon.remove("x")
+    fake.answers("x")
+    assert daemon.post(query, plan, headers=keyed("mine")).status == 201, "made anew"
 
 
 def test_bounds(new_daemon):

@@ -2,13 +2,11 @@
 and what a guest or a client floods, it floods within them."""
 import contextlib
 import json
-import os
 import pathlib
 import re
 import select
-import tempfile
 
-import fake_shim
+import fake_daemon
 import harness
 import pytest
 import raw
@@ -96,6 +94,12 @@ def waiters(daemon, limit):
             wires.send(get("/bottles/slow/wait?state=running&timeout=60s"))
         assert problem_of(wires.answered()) == (503, "too-many-waiters")
         assert len(select.select([wire.sock for wire in wires.all], [], [], 0)[0]) == 0, "the others go on waiting"
+        assert daemon.get("/bottles/slow/wait?state=running&timeout=1ms").problem == "too-many-waiters"
+        leaving = next(wire for wire in wires.all if wire.sock.fileno() >= 0)
+        wires.all.remove(leaving)
+        leaving.sock.close()
+        until(lambda: daemon.get("/bottles/slow/wait?state=running&timeout=1ms").problem == "timeout")
+        wires.send(get("/bottles/slow/wait?state=running&timeout=60s"))
         daemon.remove("slow")
         assert {problem_of(wires.answered()) for _ in range(limit)} == {(404, "not-found")}
 
@@ -229,20 +233,11 @@ def test_no_limit_is_left_out(shared):
         assert key in (harness.ROOT / "tests" / name).read_text(), f"{name} says nothing of {key}"
 
 
-@contextlib.contextmanager
-def standing_in(daemon):
-    with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as base:
-        os.chmod(base, 0o755)
-        daemon.config["libexec_dir"] = str(fake_shim.install(pathlib.Path(base) / "x", harness.BUILD))
-        daemon.config["guest_dir"] = str(harness.BUILD / "guest")
-        yield
-
-
 @pytest.mark.parametrize("key", [pytest.param(key, marks=[pytest.mark.plain] if key in CHANGED else []) for key in LIMITS])
 def test_at_the_limit_and_one_past_it(new_daemon, key):
     value, attempt, fake, others = LIMITS[key]
     daemon = new_daemon(config={key: value, **others})
-    with standing_in(daemon) if fake else contextlib.nullcontext():
+    with fake_daemon.installed(daemon) if fake else contextlib.nullcontext():
         daemon.start()
         assert daemon.get("/limits").json()["daemon"][key] == value
         attempt(daemon, value)

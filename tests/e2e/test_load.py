@@ -1,15 +1,10 @@
 """Many clients at once, for LOAD_SECONDS: whatever they do to one another's bottles, each answer is one that the contract has, and
 bottled knows as many bottles at the end as are there. Under ThreadSanitizer (make tsan-load) a report is a fault as well."""
-import contextlib
 import os
-import pathlib
 import random
-import tempfile
 import threading
 import time
 
-import fake_shim
-import harness
 import pytest
 
 SECONDS = float(os.environ.get("LOAD_SECONDS", "4"))
@@ -53,15 +48,6 @@ CALLS = [
 ]
 
 
-@contextlib.contextmanager
-def standing_in(daemon):
-    with tempfile.TemporaryDirectory(prefix="fs", dir="/tmp") as base:
-        os.chmod(base, 0o755)
-        daemon.config["libexec_dir"] = str(fake_shim.install(pathlib.Path(base) / "x", harness.BUILD))
-        daemon.config["guest_dir"] = str(harness.BUILD / "guest")
-        yield daemon.start()
-
-
 def client(box, seed, until, faults):
     rng = random.Random(seed)
     count = 0
@@ -80,22 +66,22 @@ def client(box, seed, until, faults):
 
 
 @pytest.mark.timeout(300)
-def test_many_clients_at_once(new_daemon):
-    with standing_in(new_daemon()) as box:
-        told, until = [], time.monotonic() + SECONDS
-        clients = [threading.Thread(target=client, args=(box, seed, until, told)) for seed in range(CLIENTS)]
-        for one in clients:
-            one.start()
-        for one in clients:
-            one.join()
-        faults = [one for one in told if isinstance(one, str)]
-        assert not faults, faults[:3]
-        assert sum(told) > CLIENTS * 5, told
-        listed = [bottle["slug"] for bottle in box.get("/bottles?limit=1000").json()["bottles"]]
-        assert sorted(listed) == sorted(f"load{n}" for n in range(SLUGS) if box.bottle(f"load{n}"))
-        for slug in listed:
-            box.remove(slug)
-        assert box.stop(60) == 0
+def test_many_clients_at_once(fake):
+    box = fake.daemon
+    told, until = [], time.monotonic() + SECONDS
+    clients = [threading.Thread(target=client, args=(box, seed, until, told)) for seed in range(CLIENTS)]
+    for one in clients:
+        one.start()
+    for one in clients:
+        one.join()
+    faults = [one for one in told if isinstance(one, str)]
+    assert not faults, faults[:3]
+    assert sum(told) > CLIENTS * 5, told
+    listed = [bottle["slug"] for bottle in box.get("/bottles?limit=1000").json()["bottles"]]
+    assert sorted(listed) == sorted(f"load{n}" for n in range(SLUGS) if box.bottle(f"load{n}"))
+    for slug in listed:
+        box.remove(slug)
+    assert box.stop(60) == 0
 
 
 def test_a_few_real_ones(daemon):
