@@ -79,7 +79,8 @@ SANITIZER_OBJ := $(if $(SANITIZE),$(SANITIZER_SOURCES:%.c=$(OBJ)/%.o))
 UNIT_LINKED := $(UNIT_SHARED) $(if $(findstring thread,$(SANITIZE)),$(TSAN_SOURCES))
 FAILPOINTS := $(BUILD)/failpoints.so
 TEST_CLOCK := $(BUILD)/test-tools/clock.so
-ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(SANITIZER_SOURCES) $(FUZZ_SOURCES) tests/failpoints/failpoints.c tests/clock/clock.c $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
+TEST_HOLD := $(BUILD)/test-tools/hold.so
+ALL_SOURCES := $(SOURCES) $(GUEST_SOURCES) $(UNIT_SOURCES) $(UNIT_SHARED) $(TOOL_SOURCES) $(TSAN_SOURCES) $(SANITIZER_SOURCES) $(FUZZ_SOURCES) tests/failpoints/failpoints.c tests/clock/clock.c tests/hold/hold.c $(ATTACK_SOURCES) tests/attacks/insider.c tests/attacks/mount_attacker.c
 HEADERS := $(foreach folder,base renderers api backends shim guest server tests/unit tests/tools tests/fuzz tests/attacks,$(wildcard $(folder)/*.h))
 
 LIB := $(BUILD)/libbottled.a
@@ -98,7 +99,7 @@ PROGRAMS := $(if $(wildcard server/main.c),$(BUILD)/bottled) \
 GUEST_FILES := $(BUILD)/guest/vmlinuz $(BUILD)/guest/images/busybox.erofs \
 	$(if $(wildcard guest/init.c),$(BUILD)/guest/initramfs.img $(BUILD)/guest/root/init.krun)
 UNITS := $(UNIT_SOURCES:tests/unit/%.c=$(BUILD)/tests/%)
-TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(FAILPOINTS) $(TEST_CLOCK) $(OPEN_PROGRAMS) $(BUILD)/test-tools/insider $(BUILD)/test-tools/mount-attacker
+TEST_TOOLS := $(TOOL_SOURCES:tests/tools/%.c=$(BUILD)/test-tools/%) $(FAILPOINTS) $(TEST_CLOCK) $(TEST_HOLD) $(OPEN_PROGRAMS) $(BUILD)/test-tools/insider $(BUILD)/test-tools/mount-attacker
 # A guest_dir whose image also has the attacker.
 ATTACK := $(BUILD)/attack
 ATTACK_GUEST := $(addprefix $(ATTACK)/,vmlinuz initramfs.img root images/busybox.erofs)
@@ -399,11 +400,13 @@ $(FAILPOINTS): tests/failpoints/failpoints.c Makefile | $(TOOLS)/stamp
 	@echo "  LINK    $@"
 	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC $(HARDEN) -shared $(LDFLAGS) -o $@ $< -lgcc_s
 
-# Preloaded into bottled by tests that set its wall clock.
-$(TEST_CLOCK): tests/clock/clock.c Makefile | $(TOOLS)/stamp
+# Preloaded into bottled by tests that set its wall clock, or hold it at a call.
+$(TEST_CLOCK): tests/clock/clock.c
+$(TEST_HOLD): tests/hold/hold.c
+$(TEST_CLOCK) $(TEST_HOLD): Makefile | $(TOOLS)/stamp
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
-	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC $(HARDEN) -shared $(LDFLAGS) -o $@ $<
+	@$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC $(HARDEN) -shared $(LDFLAGS) -o $@ $(filter %.c,$^)
 
 .PHONY: fuzzers
 fuzzers: $(FUZZERS)

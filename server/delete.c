@@ -34,6 +34,7 @@ struct deletion {
     bool collecting;      /* `job` is making the plan */
     bool marked;          /* `deleting` is stored */
     bool supervisor_gone; /* there is none, or its death was seen */
+    bool removing;        /* `job` removes, or what comes after it is under way */
     bool resting;         /* failed; waits for another request */
     int result;
     struct error err;
@@ -174,6 +175,7 @@ static void rest(struct deletion *deletion, const struct error *err)
     log_event(LEVEL_ERROR, "a bottle could not be deleted",
               LOG_TEXT("slug", deletion->runner->slug), LOG_TEXT("detail", err->text));
     deletion->resting = true;
+    deletion->removing = false;
     refuse_ops(deletion, err);
 }
 
@@ -275,13 +277,16 @@ static void remove_back(struct engine *engine, struct message *message)
     runner_settle(runner);
 }
 
-/* Once `deleting` is stored and the supervisor is gone. */
-static void go_on(struct runner *runner)
+/* Once `deleting` is stored, the supervisor is gone, and nothing that was begun before writes into
+ * the bottle's directories or row any more. */
+void delete_go_on(struct runner *runner)
 {
     struct deletion *deletion = runner->deletion;
 
-    if (deletion->collecting || !deletion->marked || !deletion->supervisor_gone)
+    if (deletion->collecting || deletion->removing || deletion->resting || !deletion->marked ||
+        !deletion->supervisor_gone || runner->jobs > 0 || runner->writes > 0)
         return;
+    deletion->removing = true;
     adoption_over(runner);
     runner_set_live(runner, false);
     if (runner->starter)
@@ -295,7 +300,7 @@ static void go_on(struct runner *runner)
 void delete_supervisor_gone(struct runner *runner)
 {
     runner->deletion->supervisor_gone = true;
-    go_on(runner);
+    delete_go_on(runner);
 }
 
 /* --- Beginning -------------------------------------------------------------------------------- */
@@ -332,7 +337,7 @@ static void marked(struct runner *runner, const struct error *failure)
         follow_stop(runner, 0);
         follow_kill_at(runner, DELETE_MS, "the bottle is deleted");
     }
-    go_on(runner);
+    delete_go_on(runner);
 }
 
 static void begin(struct runner *runner)
@@ -353,7 +358,7 @@ static void collect_work(struct job *job)
 {
     struct deletion *deletion = (struct deletion *)job;
 
-    deletion->err = (struct error){NULL, "out of memory"};
+    deletion->err = (struct error){.text = "out of memory"};
     deletion->result = remains_list(&deletion->remains, &deletion->plan);
     if (deletion->result == 0 && deletion->marked)
         deletion->result = delete_recall(deletion->runner->engine->app->store,
@@ -373,13 +378,27 @@ static void refuse_tag(struct op *op)
               op->slug);
 }
 
+/* Requests that came while the plan was being made anew. */
+static void judge_ops(struct deletion *deletion)
+{
+    struct op *all = deletion->ops;
+
+    deletion->ops = NULL;
+    for (struct op *op; (op = ops_take(&all));) {
+        if (tag_matches(deletion, op))
+            add_op(deletion, op);
+        else
+            refuse_tag(op);
+    }
+}
+
 /* A first request: what was listed is pinned down, or not. */
 static void collected_first(struct runner *runner)
 {
     struct deletion *deletion = runner->deletion;
 
     if (deletion->result < 0) {
-        refuse_ops(deletion, &(struct error){NULL, "out of memory"});
+        refuse_ops(deletion, &(struct error){.text = "out of memory"});
         delete_forget(runner);
     } else if (!tag_matches(deletion, deletion->ops)) {
         refuse_tag(take_op(deletion));
@@ -400,7 +419,8 @@ static void collect_back(struct engine *engine, struct message *message)
         if (deletion->result < 0)
             log_event(LEVEL_WARNING, "a delete goes on without its record",
                       LOG_TEXT("slug", runner->slug), LOG_TEXT("detail", deletion->err.text));
-        go_on(runner);
+        judge_ops(deletion);
+        delete_go_on(runner);
     } else if (engine->closing) {
         delete_refuse(runner);
         delete_forget(runner);
@@ -444,6 +464,11 @@ void delete_op(struct runner *runner, struct op *op)
     if (!deletion) {
         add_op(deletion_new(runner), op);
         collect(runner);
+        return;
+    }
+    if (deletion->collecting) { /* a tag is being made: judged by that */
+        op->next = deletion->ops;
+        deletion->ops = op;
         return;
     }
     if (!tag_matches(deletion, op)) {

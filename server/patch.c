@@ -91,7 +91,8 @@ static void succeed(struct patch *patch)
     struct runner *runner = patch->runner;
     struct op *op = patch->op;
 
-    runner_restage(runner);
+    if (runner->phase != PHASE_DELETE)
+        runner_restage(runner);
     leave(patch);
     if (!op)
         return;
@@ -461,8 +462,8 @@ static void resolved(struct engine *engine, struct message *message)
     else if (patch->result < 0)
         fail_error(patch, &patch->err);
     else if (engine->closing || runner->phase == PHASE_DELETE)
-        fail_error(patch, &(struct error){engine->closing ? "shutting-down" : "wrong-state",
-                                          "the bottle is going or bottled is ending"});
+        fail_error(patch, &(struct error){.kind = engine->closing ? "shutting-down" : "wrong-state",
+                                          .text = "the bottle is going or bottled is ending"});
     else if (runner->phase == PHASE_LIVE && engine_changes(patch))
         refuse_engine(patch);
     else if (patch->same && !runner->row.egress_pending)

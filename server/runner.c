@@ -188,6 +188,8 @@ void runner_settle(struct runner *runner)
 {
     while (runner->deferred && !runner_blocked(runner) && !runner->gone)
         run_now(runner, take_deferred(runner));
+    if (runner->phase == PHASE_DELETE && !runner->gone)
+        delete_go_on(runner);
     if (runner->gone)
         for (struct op *op; (op = take_deferred(runner));)
             op_refuse_unknown(op);

@@ -2,17 +2,14 @@
 import concurrent.futures
 import http.client
 import itertools
-import json
-import os
-import pathlib
-import socket
-import tempfile
 import threading
 import time
 
-import fake_shim
+import fake_daemon
 import harness
+import hold
 import pytest
+from pace import until
 
 MERGE = {"Content-Type": "application/merge-patch+json"}
 LASTING = ["sh", "-c", "echo up; while :; do sleep 1000 & wait $!; done"]
@@ -27,42 +24,6 @@ def allowed(daemon, slug):
     plan = daemon.get(f"/bottles/{slug}/plan").json()
     name = next(file["name"] for file in plan["files"] if file["name"].startswith(("squid", "pipelock")))
     return plan["spec"].get("egress", {}).get("allow", []), daemon.get(f"/bottles/{slug}/plan/files/{name}").text
-
-
-class Fake:
-    """A daemon whose supervisors are fake_shim's."""
-
-    def __init__(self, daemon, folder):
-        self.daemon, self.folder = daemon, folder
-
-    def start(self, slug, **fields):
-        plan = {"slug": slug, "command": ["true"], "egress": {"allow": ["old.example"]}, **fields}
-        return self.daemon.create(plan, "?start=true&wait=running")
-
-    def answers(self, slug, **answers):
-        (self.folder / f"{slug}.answers").write_text(json.dumps(answers))
-
-    def heard(self, slug):
-        path = self.folder / f"{slug}.heard"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def say(self, slug, packet):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.sendto(packet if isinstance(packet, bytes) else json.dumps(packet).encode(),
-                          str(self.folder / f"{slug}.say"))
-
-
-@pytest.fixture
-def fake(new_daemon):
-    daemon = new_daemon()
-    base = tempfile.TemporaryDirectory(prefix="fs", dir="/tmp")  # short: a socket's path
-    os.chmod(base.name, 0o755)
-    folder = fake_shim.install(pathlib.Path(base.name) / "x", harness.BUILD)
-    daemon.config["libexec_dir"] = str(folder)
-    daemon.config["guest_dir"] = str(harness.BUILD / "guest")
-    daemon.start()
-    with base:
-        yield Fake(daemon, folder)
 
 
 def test_at_rest(daemon):
@@ -273,3 +234,24 @@ def test_killed_at_any_instant(fake):
         assert allowed(fake.daemon, "torn")[0] == heard[-1]
         assert not answered or [answered[-1]] in heard, "an answer is a promise"
         assert fake.daemon.bottle("torn")["state"] == "running"
+
+
+def test_deleted_while_a_change_is_under_way(new_daemon, tmp_path):
+    """What was begun before writes nothing into the bottle's directory once that is being removed."""
+    held = hold.Hold(tmp_path)
+    daemon = new_daemon(env={**held.env, "MALLOC_PERTURB_": "165"})
+    with fake_daemon.installed(daemon) as fake, concurrent.futures.ThreadPoolExecutor() as pool:
+        daemon.start()
+        fake.start("one")
+        fake.answers("one", egress="silent")
+        changed = pool.submit(patch, daemon, "one", {"egress": {"allow": ["new.example"]}})
+        until(lambda: fake.heard("one"))
+        held.begin("access", "/bottles/one")
+        try:
+            assert daemon.delete("/bottles/one").status == 200
+            assert changed.result().status in (200, 404)
+        finally:
+            held.release("access")
+        assert daemon.get("/bottles/one").status == 404
+        assert daemon.stop() == 0, "which waits for all that is under way"
+        assert list((daemon.state_dir / "bottles").iterdir()) == []
