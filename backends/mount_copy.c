@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,23 +34,31 @@ int mount_put_map(pid_t pid, const char *name, unsigned inside, unsigned outside
     return fd < 0 ? -1 : write_all(fd, line, (size_t)length);
 }
 
+/* The process whose namespace it is, in a child. It ends with its parent, whatever ends that, and
+ * keeps none of its descriptors but the one that it writes to: a lock, or a client's connection,
+ * would live on in it. */
+_Noreturn static void stand_for(pid_t parent, int ready)
+{
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent || dup2(ready, 0) < 0 ||
+        close_range(1, ~0U, 0) < 0 || unshare(CLONE_NEWUSER) < 0 || write(0, "", 1) != 1)
+        _exit(1);
+    for (;;)
+        (void)pause(); /* until it is killed */
+}
+
 /* A user namespace that stands for "the owner's is the bottle's", as mount_setattr(2) takes it: the
  * inside is the disk. */
 static int open_owner_map(const struct stat *owner, unsigned uid, unsigned gid, struct error *err)
 {
+    const pid_t parent = getpid();
     int ready[2], result = -1;
     char path[64], byte;
 
     if (pipe2(ready, O_CLOEXEC) < 0)
         return error_errno(err, NULL, "pipe");
     pid_t pid = fork();
-    if (pid == 0) {
-        (void)close(ready[0]);
-        if (unshare(CLONE_NEWUSER) < 0 || write(ready[1], "", 1) != 1)
-            _exit(1);
-        for (;;)
-            (void)pause(); /* until it is killed */
-    }
+    if (pid == 0)
+        stand_for(parent, ready[1]);
     (void)close(ready[1]);
     (void)snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
     if (pid > 0 && read(ready[0], &byte, 1) == 1 &&

@@ -2,6 +2,7 @@
 the host can't do."""
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -10,10 +11,12 @@ import subprocess
 import threading
 
 import harness
+import hold
 import oci
 import pace
 import processes
 import pytest
+import raw
 
 OWNER = 1234  # of the directories, where bottled is root
 STRANGER = 4321
@@ -441,3 +444,27 @@ def test_what_is_shown(box):
     page = box.daemon.get("/bottles/box/plan", headers={"Accept": "text/plain"}).text
     assert "Directories of the host, live in the guest" in page and str(box.roots / "ro") in page
 
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners are mapped as root")
+def test_killed_while_it_looks_at_a_mount(tmp_path):
+    """The process that an owner's map is made of ends with its daemon, and has nothing of it: no lock, no connection."""
+    held = hold.Hold(tmp_path)
+    world = World()
+    world.daemon.env = held.env
+    try:
+        daemon = world.daemon.start()
+        folder = world.folder(world.roots / "a")
+        held.begin("kill")
+        with raw.Wire(daemon.socket) as wire:
+            body = json.dumps({"slug": "one", "command": ["true"], "mounts": [{"source": str(folder), "target": "/a"}]}).encode()
+            wire.send(b"POST /plans HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                      % (len(body), body))
+            held.until_held("kill")
+            child, = (one for one in processes.descendants() if one.parent == daemon.pid)
+            assert os.listdir(f"/proc/{child.pid}/fd") == ["0"]
+            daemon.kill()
+            assert processes.wait_gone(child.pid, 5)
+        held.release("kill")
+        daemon.start()
+    finally:
+        world.close()
