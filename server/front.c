@@ -20,8 +20,9 @@ enum {
 };
 
 enum state { IN_HEAD, IN_BODY, AT_CHUNK, IN_CHUNK, AFTER_CHUNK, IN_TRAILER, IN_NOTHING };
-/* What front_tick() has to know of it. */
-enum phase { PHASE_IDLE, PHASE_HEAD, PHASE_BODY, PHASE_OVER };
+/* What front_tick() has to know of it: of a body either the client's next bytes are waited for, or
+ * there are some that http.c has not taken yet. */
+enum phase { PHASE_IDLE, PHASE_HEAD, PHASE_BODY, PHASE_OURS, PHASE_OVER };
 
 struct front {
     int fd;
@@ -81,6 +82,12 @@ static void insert(struct front *front, const char *words)
 {
     front->insert_at = 0;
     front->insert_length = (size_t)snprintf(front->insert, sizeof front->insert, "%s", words);
+}
+
+/* Is there something decided that was not passed on yet? */
+static bool pending(const struct front *front)
+{
+    return front->ready > 0 || front->insert_at < front->insert_length;
 }
 
 /* Copies what is decided already; the number of bytes. */
@@ -341,13 +348,15 @@ static ssize_t fill(struct front *front, front_source *read, void *context, bool
     return got;
 }
 
-/* For front_tick(). */
-static void note(struct front *front, bool moved)
+/* For front_tick(). `full`: as much was passed on as there was room for. */
+static void note(struct front *front, bool moved, bool full)
 {
+    if (front->state == IN_BODY && front->left == 0 && !pending(front))
+        front->state = IN_HEAD; /* it is whole, whether or not anything comes behind it */
     enum phase phase = front->state == IN_NOTHING ? PHASE_OVER
-                       : front->state != IN_HEAD  ? PHASE_BODY
-                       : available(front) > 0     ? PHASE_HEAD
-                                                  : PHASE_IDLE;
+                       : front->state == IN_HEAD  ? available(front) > 0 ? PHASE_HEAD : PHASE_IDLE
+                       : full                     ? PHASE_OURS
+                                                  : PHASE_BODY;
 
     if ((int)phase != atomic_load(&front->phase) ||
         (moved && (phase == PHASE_IDLE || (phase == PHASE_BODY && front->streams))))
@@ -363,7 +372,7 @@ static ssize_t front_pull(struct front *front, front_source *read, void *context
     size_t made = 0;
     int why = EAGAIN;
 
-    if (atomic_exchange(&front->late, false))
+    if (!pending(front) && atomic_exchange(&front->late, false))
         (void)give_up(front, true);
     while (made < room) {
         size_t length = emit(front, out + made, room - made);
@@ -383,7 +392,7 @@ static ssize_t front_pull(struct front *front, front_source *read, void *context
         front->ended = got == 0;
         moved = true;
     }
-    note(front, moved);
+    note(front, moved, made == room);
     errno = why;
     return made > 0 || front->ended ? (ssize_t)made : -1;
 }
@@ -469,7 +478,7 @@ void front_tick(struct front *front, const struct front_patience *patience, int6
     char byte;
 
     /* While an answer is due it is the server that takes its time. */
-    if (phase == PHASE_OVER || answering != (phase == PHASE_BODY ? 1 : 0))
+    if (phase == PHASE_OVER || phase == PHASE_OURS || answering != (phase == PHASE_BODY ? 1 : 0))
         return;
     ssize_t seen = recvfrom(front->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT, NULL, NULL);
     if (seen > 0 || (seen < 0 && now_ms - atomic_load(&front->since_ms) < most))
