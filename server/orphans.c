@@ -30,7 +30,6 @@
 #include "server/stage.h"
 
 #define SHIM_PROGRAM "bottle-shim"
-#define ASIDE ".gone-"
 #define LEFT ".left-"
 
 enum { ID_LENGTH = 16, ORPHANS_MAX = 1000, PROCS_MAX = 64 * 1024 };
@@ -204,7 +203,7 @@ static bool begins(const char *name, const char *prefix)
 
 static void take_stage(struct orphans *orphans, int parent, const char *path, const char *name)
 {
-    bool half_made = false, aside = begins(name, ASIDE) || begins(name, LEFT);
+    bool half_made = false, aside = begins(name, RUN_DIR_ASIDE) || begins(name, LEFT);
     unsigned uid;
 
     if (!aside && (!slug_valid(name) || is_owned(orphans->app, name, false)))
@@ -222,7 +221,7 @@ static void take_stage(struct orphans *orphans, int parent, const char *path, co
 
 static void take_run(struct orphans *orphans, int parent, const char *path, const char *name)
 {
-    const char *id = begins(name, ASIDE) ? name + strlen(ASIDE) : name;
+    const char *id = begins(name, RUN_DIR_ASIDE) ? name + strlen(RUN_DIR_ASIDE) : name;
     unsigned uid;
 
     if (!is_id(id) || (id == name && is_owned(orphans->app, name, true)))
@@ -375,7 +374,7 @@ static int set_aside(struct app *app, const struct orphan *orphan, char **path, 
 
     if (slash[1] == '.')
         return 0;
-    (void)snprintf(move.to, sizeof move.to, "%.*s/" ASIDE "%s", (int)(slash - *path), *path,
+    (void)snprintf(move.to, sizeof move.to, "%.*s/" RUN_DIR_ASIDE "%s", (int)(slash - *path), *path,
                    slash + 1);
     (void)directory_remove(move.to, NULL, NULL); /* of an attempt before */
     int result = registry_unless(app->registry, orphan->of_run ? id_is : NULL, orphan->name,

@@ -1,8 +1,9 @@
 /* Strays: bubblewrap's inner process is its pid namespace's first and asks to die with its parent
  * only once it has set that up. A supervisor that is killed before leaves one that waits for ever,
- * or runs its program. At first it is where the supervisor was, in the run directory, which nobody
- * else can enter; then in a root of its own, and is known by the environment that it was started
- * with. */
+ * or runs its program. It is known by the environment that it was started with. Before that it is
+ * the supervisor's image still, in the run directory, which only a bottle's own user can enter; as
+ * an ordinary user all is that user's, whose shell may stand there: then the image counts as well.
+ */
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
@@ -37,21 +38,26 @@ static bool is_inside(pid_t pid, const char *run_dir)
                                                    strcmp(link + length, " (deleted)") == 0);
 }
 
-/* It was started with the run directory's name. A program of the jail's has no such variable. */
+/* It was started with the run directory's name, the one before it was moved aside. A program of the
+ * jail's has no such variable. */
 static bool has_name(pid_t pid, const char *run_dir)
 {
-    char path[64];
-    const size_t name = strlen(SHIM_RUN_DIR "=");
+    char path[64], wanted[PATH_MAX + sizeof SHIM_RUN_DIR];
+    const char *id = strrchr(run_dir, '/') + 1;
+    const int parent = (int)(id - run_dir);
 
+    if (strncmp(id, RUN_DIR_ASIDE, strlen(RUN_DIR_ASIDE)) == 0)
+        id += strlen(RUN_DIR_ASIDE);
+    (void)snprintf(wanted, sizeof wanted, SHIM_RUN_DIR "=%.*s%s", parent, run_dir, id);
     (void)snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
     CLEANUP_FREE char *first = file_read(path, ENVIRON_MAX, NULL, NULL);
-    return first && strncmp(first, SHIM_RUN_DIR "=", name) == 0 &&
-           strcmp(first + name, run_dir) == 0;
+    return first && strcmp(first, wanted) == 0;
 }
 
-static bool is_there(pid_t pid, const char *run_dir)
+static bool is_there(pid_t pid, const char *run_dir, unsigned uid)
 {
-    return is_inside(pid, run_dir) || has_name(pid, run_dir);
+    return has_name(pid, run_dir) ||
+           (is_inside(pid, run_dir) && (uid != geteuid() || shim_named(pid)));
 }
 
 /* The real user; not of /proc's files, which are root's for a process that may not be dumped. */
@@ -79,7 +85,7 @@ static int end_one(pid_t pid, const char *run_dir, unsigned uid, int64_t until_m
     int64_t left = until_ms - clock_monotonic_ms();
 
     /* Looked at while the pidfd holds the pid. */
-    if (pidfd < 0 || pid == getpid() || !is_there(pid, run_dir) || !is_of(pid, uid))
+    if (pidfd < 0 || pid == getpid() || !is_there(pid, run_dir, uid) || !is_of(pid, uid))
         return 0;
     (void)pidfd_kill(pidfd, SIGKILL);
     return poll(&ended, 1, left > 0 ? (int)left : 0) > 0 ? 1 : -1;
@@ -96,7 +102,8 @@ static int end_all(const char *run_dir, unsigned uid, int64_t until_ms)
     if (!directory)
         return -1;
     for (struct dirent *entry; (entry = readdir(directory));) {
-        if (number_parse(entry->d_name, 2, INT_MAX, &pid) < 0 || !is_there((pid_t)pid, run_dir))
+        if (number_parse(entry->d_name, 2, INT_MAX, &pid) < 0 ||
+            !is_there((pid_t)pid, run_dir, uid))
             continue;
         const int result = end_one((pid_t)pid, run_dir, uid, until_ms);
         lives = lives || result < 0;

@@ -3,7 +3,9 @@ neighbour does not notice, and it can be started again."""
 import os
 import re
 import signal
+import subprocess
 
+import fake_daemon
 import harness
 import processes
 import pytest
@@ -77,3 +79,20 @@ def test_killed(pair, part):
     assert {one.pid for one in daemon.own_processes()} == neighbours, "its neighbour's parts are there"
     assert daemon.bottle("neighbour")["state"] == "running"
     assert bottle["exit_code"] is None and bottle["finished_at"], bottle
+
+
+def test_what_only_stands_in_the_run_directory_lives_on(new_daemon):
+    """As an ordinary user all processes are that user's: a shell that looks at a socket is no part of a bottle."""
+    daemon = new_daemon(uid=harness.OTHER_USER if os.getuid() == 0 else None)
+    with fake_daemon.installed(daemon) as fake:
+        daemon.start()
+        fake.start("one")
+        place, = (daemon.run_dir / "b").iterdir()
+        ids = {} if daemon.uid is None else {"user": daemon.uid, "group": daemon.uid, "extra_groups": []}
+        with subprocess.Popen(["sleep", "1000"], cwd=place, **ids) as visitor:
+            try:
+                assert daemon.post("/bottles/one/stop?wait=stopped").json()["state"] == "stopped"
+                assert not place.exists() and visitor.poll() is None
+            finally:
+                visitor.kill()
+        daemon.remove("one")
