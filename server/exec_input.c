@@ -248,7 +248,8 @@ int exec_feed_new(const char *slug, const char *id, const char *bytes, size_t le
         if (feed->bytes.failed)
             problem_set(problem, "internal", "memory is short");
         else if (attach(stream, feed, problem) == 0) {
-            *ret = (struct stream){.next = next, .done = done, .context = feed, .fd = &feed->fd};
+            *ret = (struct stream){
+                .next = next, .done = done, .context = feed, .fd = &feed->fd, .whole = true};
             return 0;
         }
     }

@@ -277,12 +277,11 @@ static ssize_t next(void *context, char *out, size_t room)
     if (length)
         memcpy(out, stream->say.data + stream->said, length);
     stream->said += length;
-    bool ends = length == 0 && stream->over;
-    /* An answer without its end must not look whole. */
-    if (stream->say.failed)
-        ends = true;
+    const bool over = stream->over, failed = stream->say.failed;
     (void)pthread_mutex_unlock(&stream->lock);
-    return ends ? -1 : (ssize_t)length;
+    if (failed) /* an answer without its end must not look whole */
+        return STREAM_CUT;
+    return length == 0 && over ? STREAM_END : (ssize_t)length;
 }
 
 void exec_stream_free(struct exec_stream *stream)
@@ -368,5 +367,6 @@ void exec_stream_open(struct exec_stream *stream, int fd, const char *id)
 
 struct stream exec_stream_body(struct exec_stream *stream)
 {
-    return (struct stream){.next = next, .done = done, .context = stream, .fd = &stream->wire.fd};
+    return (struct stream){
+        .next = next, .done = done, .context = stream, .fd = &stream->wire.fd, .whole = true};
 }

@@ -148,5 +148,6 @@ void handle_bottle_logs(struct request *request)
         reply_error(request, &err);
     else
         reply_stream(request, 200, "text/plain; charset=utf-8",
-                     (struct stream){.next = next_bytes, .done = end_stream, .context = stream});
+                     (struct stream){
+                         .next = next_bytes, .done = end_stream, .context = stream, .whole = true});
 }

@@ -7,6 +7,7 @@ import control
 import harness
 import processes
 import pytest
+import raw
 
 HI = {"command": ["sh", "-c", "echo hi; exit 7"]}
 # Runs until it is told to end, and says so; `exec` would hide the trap.
@@ -87,6 +88,18 @@ def test_stop_and_start_runs_again(daemon):
     daemon.post("/bottles/twice/stop?wait=stopped&timeout=30s")
     assert daemon.log("twice").count("up\n") == 2
     assert daemon.log("twice").count("bye\n") == 2
+
+
+def test_a_log_that_bottled_cuts_is_not_taken_for_whole(daemon):
+    """Who follows it while bottled is ended can tell that from the bottle's end."""
+    daemon.create({**LASTING, "slug": "cut"}, "?start=true&wait=running")
+    with raw.Wire(daemon.socket) as wire:
+        wire.send(b"GET /bottles/cut/logs?follow=true HTTP/1.1\r\nHost: x\r\n\r\n").until(b"up\n")
+        daemon.stop()
+        while wire.more():
+            pass
+        assert not wire.left.endswith(b"0\r\n\r\n"), wire.left
+    daemon.start()
 
 
 def test_exited_bottle_starts_again(daemon):

@@ -10,6 +10,7 @@ import harness
 import pace
 import processes as processes_of
 import pytest
+import raw
 
 LASTING = ["sh", "-c", "while :; do sleep 1000 & wait $!; done"]
 SLUG = "box"
@@ -253,6 +254,22 @@ def test_bottled_restarts_meanwhile(daemon):
     run(daemon, "touch /tmp/go")
     pace.until(lambda: daemon.get(f"/bottles/{SLUG}/execs/{identity}").json()["state"] == "ended")
     assert daemon.get(f"/bottles/{SLUG}/execs/{identity}").json()["exit_code"] == 6
+
+
+def test_what_bottled_cuts_is_not_taken_for_whole(daemon):
+    """It ends while a program runs: neither form of the answer comes to an end by itself."""
+    daemon.create({"slug": SLUG, "command": LASTING}, "?start=true&wait=running")
+    body = json.dumps({"command": ["sh", "-c", "echo begun; sleep 1000"]}).encode()
+    head = b"POST /bottles/%b/exec HTTP/1.1\r\nHost: x\r\nAccept: %%b\r\nContent-Length: %d\r\n\r\n" % (SLUG.encode(), len(body))
+    with raw.Wire(daemon.socket) as lines, raw.Wire(daemon.socket) as whole:
+        lines.send(head % b"application/x-ndjson" + body).until(b"begun")
+        whole.send(head % b"application/json" + body).until(b"\r\n\r\n")
+        daemon.stop()
+        for wire in (lines, whole):
+            while wire.more():
+                pass
+            assert not wire.left.endswith(b"0\r\n\r\n"), wire.left
+    daemon.start()
 
 
 def test_a_vm_that_dies_is_no_exit(daemon):
