@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "base/util.h"
@@ -57,6 +58,41 @@ char *file_read(const char *path, size_t limit, size_t *ret_length, struct error
         return NULL;
     }
     return file_read_open(fd, path, limit, ret_length, err);
+}
+
+/* How many came; those for which there is no place are closed. The buffer is rounded up, so that
+ * the kernel may find room for more than was meant. */
+static size_t take_descriptors(const struct cmsghdr *header, int *ret, size_t most)
+{
+    const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+    for (size_t i = 0; i < count; i++) {
+        int fd;
+        memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+        if (i < most)
+            ret[i] = fd;
+        else
+            (void)close(fd);
+    }
+    return count < most ? count : most;
+}
+
+ssize_t receive_descriptors(int fd, void *bytes, size_t size, int *ret, size_t most,
+                            size_t *ret_count)
+{
+    char control[CMSG_SPACE(DESCRIPTORS_MAX * sizeof(int))];
+    struct iovec data = {.iov_base = bytes, .iov_len = size};
+    struct msghdr message = {.msg_iov = &data,
+                             .msg_iovlen = 1,
+                             .msg_control = control,
+                             .msg_controllen = sizeof control};
+
+    *ret_count = 0;
+    ssize_t got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    const struct cmsghdr *header = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS)
+        *ret_count = take_descriptors(header, ret, most);
+    return got;
 }
 
 int write_all(int fd, const void *bytes, size_t length)

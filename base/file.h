@@ -25,3 +25,9 @@ int directory_remove(const char *path, off_t *ret_bytes, struct error *err);
 off_t directory_bytes(const char *path);
 /* Writes all of it, over interruptions and short writes; -1 with errno. */
 int write_all(int fd, const void *bytes, size_t length);
+
+enum { DESCRIPTORS_MAX = 8 };
+/* One message of a Unix socket, without waiting, and up to `most` (DESCRIPTORS_MAX at most)
+ * descriptors that came with it; any more are closed. The caller closes those that it gets. */
+ssize_t receive_descriptors(int fd, void *bytes, size_t size, int *ret, size_t most,
+                            size_t *ret_count);

@@ -9,6 +9,7 @@
 
 #include "api/plan.h"
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/util.h"
 #include "shim/filter.h"
 #include "shim/jail.h"
@@ -249,28 +250,18 @@ static int guard(struct supervisor *sup, size_t i, struct error *err)
 static void on_listeners(struct loop_source *source, uint32_t events)
 {
     struct supervisor *sup = source->data;
-    char control[CMSG_SPACE(FORWARDS_MAX * sizeof(int))], byte;
-    struct iovec data = {.iov_base = &byte, .iov_len = 1};
-    struct msghdr message = {.msg_iov = &data,
-                             .msg_iovlen = 1,
-                             .msg_control = control,
-                             .msg_controllen = sizeof control};
+    char byte;
     int fds[FORWARDS_MAX];
-    size_t count = 0;
+    size_t count;
 
     (void)events;
-    ssize_t got = recvmsg(source->fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    ssize_t got = receive_descriptors(source->fd, &byte, 1, fds, FORWARDS_MAX, &count);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     loop_remove(sup->loop, source);
     (void)close(source->fd);
     if (got == 0) /* bottle-cell's end follows at once, and says more */
         return;
-    struct cmsghdr *header = got == 1 ? CMSG_FIRSTHDR(&message) : NULL;
-    if (header && header->cmsg_type == SCM_RIGHTS) {
-        count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(fds, CMSG_DATA(header), count * sizeof(int));
-    }
     struct error err = {.text = "bottle-cell passed none; see logs?stream=gvproxy"};
     bool good = got == 1 && count == sup->launch->n_forwards;
     for (size_t i = 0; i < count; i++) {

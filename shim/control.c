@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/util.h"
 #include "shim/protocol.h"
@@ -199,25 +200,6 @@ static void handle(struct client *client, const json_t *request, int *fd)
     drop(client);
 }
 
-/* One packet; *ret_fd is the descriptor that came with it, or -1. A second one is closed by the
- * kernel: there is no room for it. */
-static ssize_t receive(int socket_fd, void *bytes, size_t size, int *ret_fd)
-{
-    char control[CMSG_SPACE(sizeof(int))];
-    struct iovec data = {.iov_base = bytes, .iov_len = size};
-    struct msghdr message = {.msg_iov = &data,
-                             .msg_iovlen = 1,
-                             .msg_control = control,
-                             .msg_controllen = sizeof control};
-
-    ssize_t got = recvmsg(socket_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    struct cmsghdr *header = got >= 0 ? CMSG_FIRSTHDR(&message) : NULL;
-    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS &&
-        header->cmsg_len == CMSG_LEN(sizeof(int)))
-        memcpy(ret_fd, CMSG_DATA(header), sizeof *ret_fd);
-    return got;
-}
-
 static void on_packet(struct loop_source *source, uint32_t events)
 {
     struct client *client = source->data;
@@ -225,7 +207,8 @@ static void on_packet(struct loop_source *source, uint32_t events)
 
     (void)events;
     CLEANUP_CLOSE int fd = -1;
-    ssize_t got = receive(source->fd, bytes, sizeof bytes, &fd);
+    size_t count;
+    ssize_t got = receive_descriptors(source->fd, bytes, sizeof bytes, &fd, 1, &count);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     CLEANUP_JSON json_t *request = got > 0 ? json_parse(bytes, (size_t)got, NULL) : NULL;
