@@ -86,21 +86,23 @@ static int make_directories(const struct config *config, struct error *err)
     return 0;
 }
 
-/* Two daemons on one state would both answer for the same bottles. Descriptor or -1; held until the
- * end. */
-static int lock_state(const char *state_dir, struct error *err)
+/* Two daemons on one state would both answer for the same bottles; on one run directory each would
+ * take the other's for what no bottle owns. Descriptor or -1; held until the end. */
+static int lock_directory(const char *key, const char *directory, const char *name,
+                          struct error *err)
 {
     char path[512];
 
-    if (snprintf(path, sizeof path, "%s/lock", state_dir) >= (int)sizeof path)
-        return error_set(err, NULL, "state_dir: the path is too long");
+    if (snprintf(path, sizeof path, "%s/%s", directory, name) >= (int)sizeof path)
+        return error_set(err, NULL, "%s: the path is too long", key);
     CLEANUP_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return error_errno(err, NULL, "%s", path);
     if (flock(fd, LOCK_EX | LOCK_NB) == 0)
         return steal_fd(&fd);
     if (errno == EWOULDBLOCK)
-        return error_set(err, NULL, "another bottled runs on %s", state_dir);
+        return error_set(err, NULL, "another bottled runs on %s; give this one a %s of its own",
+                         directory, key);
     return error_errno(err, NULL, "%s", path);
 }
 
@@ -154,8 +156,10 @@ static int run(struct app *app, struct service *service, struct error *err)
 {
     if (make_directories(&app->config, err) < 0)
         return -1;
-    CLEANUP_CLOSE int lock = lock_state(app->config.state_dir, err);
-    if (lock < 0)
+    CLEANUP_CLOSE int lock = lock_directory("state_dir", app->config.state_dir, "lock", err);
+    CLEANUP_CLOSE int run_lock =
+        lock < 0 ? -1 : lock_directory("run_dir", app->config.run_dir, "run.lock", err);
+    if (run_lock < 0)
         return -1;
     fill_host(app);
     cgroup_settle(&app->host);

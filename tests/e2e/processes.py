@@ -175,7 +175,7 @@ def mounts_below(directory):
 
 
 # What belongs to the daemon itself, not to a bottle.
-OWN_FILES = ("bottled.db", "bottled.db-wal", "bottled.db-shm", "bottled.sock", "kvm-probe.json", "lock", "cgroup")
+OWN_FILES = ("bottled.db", "bottled.db-wal", "bottled.db-shm", "bottled.sock", "kvm-probe.json", "lock", "run.lock", "cgroup")
 
 
 def files_below(directory):

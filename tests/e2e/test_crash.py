@@ -2,6 +2,7 @@
 import http.client
 import json
 import os
+import subprocess
 import threading
 
 import harness
@@ -162,6 +163,13 @@ def test_second_daemon_on_the_same_state(daemon):
             other.kill()
         harness.processes.waited_for.discard(other.pid)
         harness.Daemon.living.remove(other)
+
+
+def test_second_daemon_on_the_same_run_directory(daemon, tmp_path):
+    """It would take the first one's bottles for what no bottle owns."""
+    argv = [daemon.argv()[0], "--state-dir", tmp_path / "s", "--run-dir", daemon.run_dir, "--socket", tmp_path / "sock"]
+    ended = subprocess.run(argv, env=daemon.environment(), capture_output=True, text=True, timeout=20)
+    assert ended.returncode == 1 and f"another bottled runs on {daemon.run_dir}; give this one a run_dir of its own" in ended.stderr, ended
 
 
 def test_a_delete_that_is_interrupted_goes_on_where_it_was(new_daemon):
