@@ -95,7 +95,9 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
         add(arguments, quiet[i]);
 }
 
-/* Under TCG the kernel is told the speed of the clock: measuring it, one boot in eight hangs. */
+/* Under TCG the kernel is told the speed of the clock: measuring it, one boot in eight hangs. And
+ * that it may rely on it: the ticks by which it would watch it are lost on a busy host, and then it
+ * goes by those, and loses time. */
 static void add_kernel_line(struct arguments *arguments, const struct qemu_config *config)
 {
     const char *const files[] = {"-kernel", config->kernel, "-initrd", config->initrd};
@@ -104,6 +106,8 @@ static void add_kernel_line(struct arguments *arguments, const struct qemu_confi
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         add(arguments, files[i]);
     text_add(&value, "console=ttyS0 quiet panic=-1 reboot=t");
+    if (!config->kvm)
+        text_add(&value, " tsc=reliable");
     if (!config->kvm && config->tsc_khz)
         text_addf(&value, " tsc_early_khz=%u", config->tsc_khz);
     add_option(arguments, "-append", &value);

@@ -110,6 +110,13 @@ def test_two_of_one_template_are_two(warm):
     assert not told["one"] & told["two"]
 
 
+def test_it_goes_by_the_processors_clock(warm):
+    """Not by ticks, which a busy host makes come late: the guest's time, and each that comes from it, would lose."""
+    bottle = start(warm, "ticks")
+    words = "cat /sys/devices/system/clocksource/clocksource0/current_clocksource; dmesg | grep -c unstable; true"
+    assert bottle["boot"] == "template" and run(warm, "ticks", words).split() == ["tsc", "0"]
+
+
 def test_the_confinement_holds_from_a_template(warm):
     """Also shows that the card works by its own address."""
     assert start(warm, "confined")["boot"] == "template"
