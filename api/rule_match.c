@@ -6,6 +6,7 @@
 
 #include "api/spec.h"
 #include "base/json.h"
+#include "renderers/private_ranges.h"
 
 const char *const rule_verdict_names[] = {
     [RULE_ALLOWED] = "allowed",
@@ -45,9 +46,11 @@ const struct egress_rule *rules_match(const struct egress_rule *rules, size_t n_
 
     if (rule_host_normal(host, strlen(host), normal))
         return NULL;
+    const bool needs_private = host_is_private(normal);
     for (size_t i = 0; i < n_rules; i++) {
         bool port_matches = rules[i].port ? rules[i].port == port : port == 443 || port == 80;
-        if (port_matches && host_matches(&rules[i], normal))
+        if (port_matches && (rules[i].private_ok || !needs_private) &&
+            host_matches(&rules[i], normal))
             return &rules[i];
     }
     return NULL;

@@ -32,7 +32,8 @@ bool rule_host_equal(const char *a, const char *b);
 /* Four decimal numbers, as a normal host has them. */
 bool rule_host_is_address(const char *normal);
 
-/* The first rule that allows `host` in any spelling; NULL: none does. Borrowed from `rules`. */
+/* The first rule that allows `host` in any spelling; NULL: none does. One that can lead to no
+ * public address takes a rule that says "private". Borrowed from `rules`. */
 const struct egress_rule *rules_match(const struct egress_rule *rules, size_t n_rules,
                                       const char *host, uint16_t port);
 /* As its author wrote it: "*.example.org:8443". */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "renderers/check.h"
+#include "renderers/private_ranges.h"
 #include "renderers/render.h"
 
 /* http://www.squid-cache.org/Versions/v5/cfgman/ ; visible_hostname keeps the host's name off error
@@ -53,17 +54,22 @@ static const char settings[] =
     "\"in\":%>st,\"out\":%<st,\"ms\":%tr}\n"
     "access_log stdio:/dev/stdout bottle\n";
 
-/* Everything but public unicast. ::ffff:0:0/96 is not listed: squid takes it for all of IPv4, and
- * compares a mapped address with the IPv4 ranges anyway. 64:ff9b::/96 and 2002::/16 carry IPv4
- * addresses. */
-static const char acls[] =
-    "acl CONNECT method CONNECT\n"
-    "acl http proto HTTP\n"
-    "acl web_port port 80 443\n"
-    "acl private dst 0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12"
-    " 192.0.0.0/24 192.168.0.0/16 198.18.0.0/15 224.0.0.0/3\n"
-    "acl private dst ::/128 ::1/128 64:ff9b::/96 64:ff9b:1::/48 100::/64 2002::/16 fc00::/7"
-    " fe80::/10 fec0::/10 ff00::/8\n";
+static const char acls[] = "acl CONNECT method CONNECT\n"
+                           "acl http proto HTTP\n"
+                           "acl web_port port 80 443\n";
+
+/* A line for each family. squid would take ::ffff:0:0/96 for all of IPv4, and compares a mapped
+ * address with the IPv4 ranges. */
+static void add_private(struct text *out)
+{
+    for (int family = 0; family < 2; family++) {
+        text_add(out, "acl private dst");
+        for (size_t i = 0; private_ranges[i]; i++)
+            if ((strchr(private_ranges[i], ':') != NULL) == family)
+                text_addf(out, " %s", private_ranges[i]);
+        text_add(out, "\n");
+    }
+}
 
 /* squid's ".host" also matches the host itself, which "*.host" does not: that one is taken off
  * again. */
@@ -106,6 +112,7 @@ int render_squid(const struct proxy_config *config, struct text *out, struct err
     text_addf(out, "http_port %s:%u\n", LOOPBACK, config->port);
     text_add(out, settings);
     text_add(out, acls);
+    add_private(out);
     /* Neither ftp:// nor squid's own pages: http:// and CONNECT, nothing else. */
     text_add(out, "http_access deny !CONNECT !http\nhttp_access deny manager\n");
     for (size_t i = 0; i < config->n_rules; i++)

@@ -20,6 +20,7 @@
 
 #include "api/rule_match.h"
 #include "base/clock.h"
+#include "renderers/private_ranges.h"
 #include "shim/relay_internal.h"
 #include "shim/tls_hello.h"
 
@@ -161,6 +162,14 @@ static int refuse_target(struct connection *connection)
                        "bottled: this bottle may not reach %s:%u: no egress rule can allow it, "
                        "since the host %s.\n",
                        request->host, request->port, wrong);
+    } else if (host_is_private(normal)) {
+        note_denied(connection, "no rule for an address that is not public");
+        (void)snprintf(
+            words, sizeof words,
+            "bottled: this bottle may not reach %s:%u, which is no public address. To allow "
+            "it, add {\"host\": \"%s:%u\", \"private\": true} to egress.allow of the "
+            "bottle's plan (PATCH /bottles/{slug}; it may run on meanwhile).\n",
+            normal, request->port, normal, request->port);
     } else {
         note_denied(connection, "no rule");
         (void)snprintf(rule, sizeof rule, web ? "%s" : "%s:%u", normal, request->port);

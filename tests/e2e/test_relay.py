@@ -16,7 +16,6 @@ import harness
 import pace
 import pytest
 import rendering
-
 from test_squid_conf import OTHER_USER, SQUID
 
 RULES = ["allowed.example", "*.suffix.example", "port.example:8443", "ssh.example:22", "192.0.2.1"]
@@ -372,6 +371,23 @@ def test_the_engines_own_refusal(engine, relay):
     assert len(engine.heads) == 1, "nothing follows it"
     notes, totals = relay.notes()
     assert [(n["verdict"], n["rule"], n["why"]) for n in notes] == [("denied", "allowed.example", "the engine answered 403")]
+
+
+@pytest.mark.parametrize("target", ["10.0.0.7:8080", "localhost:8080"])
+def test_an_address_that_is_not_public(engine, relay, target):
+    """By CONNECT and by http:// alike it takes a rule that says so; the engine, which would refuse it, does not hear of it."""
+    relay.rules([target])
+    for line in (f"CONNECT {target}", f"GET http://{target}/"):
+        with relay.dial() as sock:
+            sock.sendall(f"{line} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+            answer = everything(sock)
+        assert answer.startswith(b"HTTP/1.1 403 ") and b'"private": true' in answer, answer
+    assert engine.heads == []
+    relay.rules([{"host": target, "private": True}])
+    connect(relay, target).close()
+    assert len(engine.heads) == 1
+    notes, totals = relay.notes()
+    assert [(n["verdict"], n["why"]) for n in notes] == [("denied", "no rule for an address that is not public")] * 2 + [("allowed", None)]
 
 
 def test_an_engine_that_reloads(engine, relay):

@@ -8,6 +8,7 @@
 #include "api/rule_match.h"
 #include "base/json.h"
 #include "base/util.h"
+#include "renderers/private_ranges.h"
 #include "shim/egress_log.h"
 #include "shim/protocol.h"
 #include "shim/relay_request.h"
@@ -105,6 +106,61 @@ Test(rules, match)
                          matches[i].port);
     }
     cr_expect_null(rules_match(NULL, 0, "api.example.com", 443));
+    rules_free(rules, count);
+}
+
+/* What can lead to no public address takes a rule that says so, a later one as well. */
+Test(rules, private)
+{
+    static const struct {
+        const char *host;
+        bool is;
+    } hosts[] = {
+        {"0.0.0.0", true},
+        {"9.255.255.255", false},
+        {"10.0.0.0", true},
+        {"10.255.255.255", true},
+        {"11.0.0.0", false},
+        {"100.63.255.255", false},
+        {"100.64.0.0", true},
+        {"100.127.255.255", true},
+        {"100.128.0.0", false},
+        {"127.0.0.1", true},
+        {"172.15.255.255", false},
+        {"172.31.255.255", true},
+        {"172.32.0.0", false},
+        {"192.0.1.0", false},
+        {"192.169.0.0", false},
+        {"198.19.255.255", true},
+        {"223.255.255.255", false},
+        {"224.0.0.1", true},
+        {"255.255.255.255", true},
+        {"::", true},
+        {"::1", true},
+        {"::2", false},
+        {"::ffff:10.0.0.1", true},
+        {"::ffff:9.9.9.9", false},
+        {"64:ff9b::1", true},
+        {"2002::1", true},
+        {"2003::1", false},
+        {"fdff::1", true},
+        {"fe80::1", true},
+        {"fec0::1", true},
+        {"ff02::1", true},
+        {"2001:db8::1", false},
+        {"localhost", true},
+        {"a.localhost", true},
+        {"notlocalhost", false},
+        {"localhost.example", false},
+    };
+    size_t count;
+
+    for (size_t i = 0; i < COUNT_OF(hosts); i++)
+        cr_expect_eq(host_is_private(hosts[i].host), hosts[i].is, "%s", hosts[i].host);
+    struct egress_rule *rules = rules_of(
+        "[\"10.0.0.1\", \"localhost\", {\"host\": \"10.0.0.1\", \"private\": true}]", &count);
+    cr_expect_eq(rules_match(rules, count, "10.0.0.1", 443), &rules[2]);
+    cr_expect_null(rules_match(rules, count, "LocalHost.", 443));
     rules_free(rules, count);
 }
 
