@@ -53,6 +53,14 @@ static int make_file_system(const struct host *host, const char *path, struct er
                : error_set(err, "stage-unwritable", "making the bottle's disk: %.300s", words);
 }
 
+/* On the disk itself: from the rename on nobody looks whether there is a file system in it. */
+static int sync_file(const char *path)
+{
+    CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+
+    return fd < 0 ? -1 : fsync(fd);
+}
+
 int disk_ensure(const struct host *host, const struct plan *plan, unsigned uid, struct error *err)
 {
     char path[PATH_MAX], unfinished[PATH_MAX];
@@ -71,7 +79,8 @@ int disk_ensure(const struct host *host, const struct plan *plan, unsigned uid, 
     if (make_file(unfinished, plan->spec.disk_mib, err) < 0 ||
         make_file_system(host, unfinished, err) < 0)
         return -1;
-    if ((uid && lchown(unfinished, uid, uid) < 0) || rename(unfinished, path) < 0)
+    if ((uid && lchown(unfinished, uid, uid) < 0) || sync_file(unfinished) < 0 ||
+        rename(unfinished, path) < 0)
         return error_errno(err, "stage-unwritable", "%s", path);
     return 0;
 }

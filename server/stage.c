@@ -162,14 +162,16 @@ static int fill(const char *path, const struct plan *plan, unsigned uid, struct 
 }
 
 /* Something lies where the stage directory goes, and no bottle owns it: a creation that died
- * half-way left nothing of worth; anything with logs is kept beside it under another name. */
+ * half-way left nothing of worth; anything with logs or a disk is kept beside it under another
+ * name. */
 static int move_aside(const struct plan *plan, struct error *err)
 {
-    char logs[PATH_MAX], aside[PATH_MAX], prefix[48];
+    char logs[PATH_MAX], disk[PATH_MAX], aside[PATH_MAX], prefix[48];
 
-    if (snprintf(logs, sizeof logs, "%s/logs", plan->stage_dir) >= (int)sizeof logs)
+    if (snprintf(logs, sizeof logs, "%s/logs", plan->stage_dir) >= (int)sizeof logs ||
+        snprintf(disk, sizeof disk, "%s/" DISK_FILE, plan->stage_dir) >= (int)sizeof disk)
         return error_set(err, kind, "%s: the path is too long", plan->stage_dir);
-    if (directory_bytes(logs) == 0)
+    if (directory_bytes(logs) == 0 && access(disk, F_OK) < 0 && errno == ENOENT)
         return directory_remove(plan->stage_dir, NULL, err);
     (void)snprintf(prefix, sizeof prefix, ".left-%lld-", (long long)clock_wall_ms());
     if (sibling_path(plan, prefix, aside, sizeof aside, err) < 0)
