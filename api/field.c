@@ -176,6 +176,8 @@ static void check_string(struct walk *walk, const struct place *place, const str
 
     if (strlen(value) != length)
         fault(walk, place, "pattern", "%sholds a NUL", what);
+    else if (row->values)
+        check_value_list(walk, place, row, value);
     else if ((int64_t)length < row->min && row->min == 1)
         fault(walk, place, "too-short", "%smay not be empty", what);
     else if ((int64_t)length < row->min)
@@ -184,8 +186,6 @@ static void check_string(struct walk *walk, const struct place *place, const str
     else if ((int64_t)length > row->max)
         fault(walk, place, "too-long", "%shas %zu bytes; at most %" PRId64 " are allowed", what,
               length, row->max);
-    else if (row->values)
-        check_value_list(walk, place, row, value);
     else if (row->check && (wrong = row->check(value)))
         fault(walk, place, "pattern", "%s%s", what, wrong);
 }

@@ -134,13 +134,16 @@ static int resolve_image(struct plan *plan, const struct spec *spec, const struc
     if (failed || !plan->workdir || !plan->user || !plan->user_numbers ||
         env_build(spec, image ? config : NULL, &plan->env) < 0)
         return error_set(err, NULL, "memory is short");
-    if (plan->command.count == 0 || plan->command.items[0][0] == '\0')
-        return error_set(
-            err, "invalid-plan",
-            "the image %.200s has no command of its own (no ENTRYPOINT and no CMD): the "
-            "plan needs \"command\"",
-            spec->image);
-    return 0;
+    if (plan->command.count > 0 && plan->command.items[0][0])
+        return 0;
+    (void)error_set(
+        err, "invalid-plan",
+        "the image %.200s has no command of its own (no ENTRYPOINT and no CMD): the plan "
+        "needs \"command\"",
+        spec->image);
+    if (err)
+        err->pointer = "/command";
+    return -1;
 }
 
 static size_t depth(const char *path)

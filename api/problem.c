@@ -109,6 +109,8 @@ void problem_set(struct problem *problem, const char *type, const char *format, 
 void problem_from_error(struct problem *problem, const struct error *err)
 {
     problem_set(problem, err->kind, "%s", err->text);
+    if (err->pointer)
+        problem_add_fault(problem, err->pointer, "required", "%s", err->text);
 }
 
 /* Sets a member from text that may not be UTF-8. */

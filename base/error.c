@@ -12,6 +12,7 @@ int error_set(struct error *err, const char *kind, const char *format, ...)
     if (!err)
         return -1;
     err->kind = kind;
+    err->pointer = NULL;
     va_start(args, format);
     (void)vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);
@@ -27,6 +28,7 @@ int error_errno(struct error *err, const char *kind, const char *format, ...)
     if (!err)
         return -1;
     err->kind = kind;
+    err->pointer = NULL;
     va_start(args, format);
     (void)vsnprintf(err->text, sizeof err->text, format, args);
     va_end(args);

@@ -7,14 +7,13 @@
 struct error {
     const char *kind; /* a row of api/problem.c's table, by name; static; NULL means "internal" */
     char text[640];   /* a sentence for a person, UTF-8, cut rather than overflowed */
+    const char
+        *pointer; /* JSON Pointer to the field of a plan that is missing; static; NULL: none */
 };
 
 #define ERROR_INIT                                                                                 \
     {                                                                                              \
-        NULL,                                                                                      \
-        {                                                                                          \
-            0                                                                                      \
-        }                                                                                          \
+        NULL, {0}, NULL                                                                            \
     }
 
 /* Sets *err (NULL is allowed). Each returns -1, so that `return error_set(…)` reads well. */

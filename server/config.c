@@ -127,6 +127,9 @@ int config_set(struct config *config, const struct config_key *key, const char *
 
     switch (key->type) {
     case CONFIG_PATH:
+        if (!*value && !key->initial) /* an unset variable of a shell's */
+            return error_set(err, NULL, "%s: the path is empty; leave it out to have the default",
+                             key->name);
         return set_string(field, path_absolute(value), key, err);
     case CONFIG_PATHS:
         return set_string(field, paths_absolute(value), key, err);

@@ -262,7 +262,7 @@ void engine_create(struct app *app, struct spec *spec, engine_record *record, en
     *spec = (struct spec){0};
     creation->backend = backend_choose(&app->host, creation->spec.backend);
     if (!creation->backend) {
-        fail(creation, &(struct error){"invalid-plan", "there is no such backend"});
+        fail(creation, &(struct error){.kind = "invalid-plan", .text = "there is no such backend"});
         return;
     }
     mounts_check(&app->host, &creation->spec, &problem);

@@ -186,8 +186,8 @@ int images_start(struct app *app, struct error *err)
 
 void images_stop(struct app *app)
 {
-    static const struct error ending = {"shutting-down",
-                                        "bottled is ending: import the image again later"};
+    static const struct error ending = {.kind = "shutting-down",
+                                        .text = "bottled is ending: import the image again later"};
     struct images *images = app->images;
 
     if (!images || !images->runs)

@@ -62,9 +62,10 @@ static void answer_late(struct images *images)
         take_late(entry, now_ms, &late);
     (void)pthread_mutex_unlock(&images->lock);
     if (late)
-        image_answer_error(late, &(struct error){"timeout",
-                                                 "the image is still being imported; its events "
-                                                 "and GET /images tell how it goes on"});
+        image_answer_error(late,
+                           &(struct error){.kind = "timeout",
+                                           .text = "the image is still being imported; its events "
+                                                   "and GET /images tell how it goes on"});
 }
 
 /* --- The end of an import --------------------------------------------------------------------- */

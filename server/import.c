@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "backends/mounts.h"
 #include "backends/tools.h"
 #include "base/clock.h"
 #include "base/file.h"
@@ -47,28 +48,11 @@ void import_preflight(const struct host *host, struct preflight *ret)
     preflight_file(ret, "bottle-owner.so", host->libexec_dir, "bottle-owner.so", built);
 }
 
-/* Finds the allowed root that `path` lies in; *ret is what follows it. */
-static int find_root(const char *roots, const char *path, char ret_root[PATH_MAX], const char **ret)
-{
-    for (const char *at = roots; *at; at += strcspn(at, ":"), at += *at == ':') {
-        size_t length = strcspn(at, ":");
-        while (length > 1 && at[length - 1] == '/')
-            length--;
-        if (length == 0 || length >= PATH_MAX || strncmp(at, path, length) != 0 ||
-            (path[length] != '/' && path[length] != '\0'))
-            continue;
-        (void)snprintf(ret_root, PATH_MAX, "%.*s", (int)length, at);
-        *ret = path + length;
-        return 0;
-    }
-    return -1;
-}
-
 int import_check(const struct config *config, const char *source, struct error *err)
 {
     struct image_reference reference;
     char root[PATH_MAX];
-    const char *rest, *wrong = image_reference_parse(source, &reference);
+    const char *below, *wrong = image_reference_parse(source, &reference);
 
     if (wrong)
         return error_set(err, "invalid-plan", "%s %s", source, wrong);
@@ -78,7 +62,7 @@ int import_check(const struct config *config, const char *source, struct error *
                          "docker://NAME can be imported",
                          source);
     if (reference.kind == IMAGE_DIR &&
-        find_root(config->image_roots, reference.path, root, &rest) < 0)
+        mount_root(config->image_roots, reference.path, root, &below) < 0)
         return error_set(err, "image-forbidden",
                          "%s lies in no directory that the operator allowed (image_roots)",
                          reference.path);
@@ -287,11 +271,11 @@ static int pack(const struct work *work, const char *input, const char *tree, st
 static int pack_directory(const struct work *work, struct error *err)
 {
     char root[PATH_MAX], tree[PATH_MAX + 8];
-    const char *rest;
+    const char *below;
 
-    if (find_root(work->import->config->image_roots, work->reference.path, root, &rest) < 0)
+    if (mount_root(work->import->config->image_roots, work->reference.path, root, &below) < 0)
         return error_set(err, "image-forbidden", "%s is not allowed", work->reference.path);
-    (void)snprintf(tree, sizeof tree, JAIL_INPUT "%s", rest);
+    (void)snprintf(tree, sizeof tree, JAIL_INPUT "%s%s", below[0] ? "/" : "", below);
     return pack(work, root, tree, err);
 }
 

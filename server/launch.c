@@ -233,8 +233,8 @@ static void checked(struct engine *engine, struct message *message)
     if (launch->result < 0)
         abandon(launch, &launch->err);
     else if (engine->closing)
-        abandon(launch,
-                &(struct error){"shutting-down", "bottled is ending; start it again later"});
+        abandon(launch, &(struct error){.kind = "shutting-down",
+                                        .text = "bottled is ending; start it again later"});
     else
         mark(launch);
     runner_settle(runner);

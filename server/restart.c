@@ -79,7 +79,8 @@ static void plan_next(struct runner *runner)
     int64_t most = retries_max(policy);
     if (most && row->retries >= most) {
         (void)snprintf(words, sizeof words,
-                       "it was started again %lld times in a row, as often as its plan allows",
+                       "to start it again was tried %lld times in a row, as often as its plan "
+                       "allows",
                        (long long)row->retries);
         set_reason(row, words);
         return;

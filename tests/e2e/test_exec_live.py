@@ -168,6 +168,7 @@ BAD = [
      {"/tty": "wrong-type", "/rows": "out-of-range", "/cols": "out-of-range"}),
     ("signal", {}, {"/signal": "required"}),
     ("signal", {"signal": "SEGVX"}, {"/signal": "unknown-value"}),
+    ("signal", {"signal": "SIGINT"}, {"/signal": "unknown-value"}),
     ("signal", {"signal": 9}, {"/signal": "wrong-type"}),
     ("signal", {"signal": "TERM", "x": 1}, {"/x": "unknown-field"}),
     ("resize", {"rows": 1}, {"/cols": "required"}),

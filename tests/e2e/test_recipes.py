@@ -78,6 +78,18 @@ def test_bottled_run(place, tmp_path):
     assert bottles(daemon) == []
 
 
+def test_bottled_run_is_ended(place, tmp_path):
+    """By a signal to the script alone, as a container's first process gets it."""
+    daemon, _ = place
+    plan_file(tmp_path, command=["sh", "-c", "echo up; sleep 1000"], slug="ended")
+    env = {**os.environ, "BOTTLED_SOCKET": str(daemon.socket)}
+    with subprocess.Popen([RECIPES / "bottled-run", "plan.json"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout.readline() == "up\n"
+        run.terminate()
+        assert run.wait(30) == 130
+    assert bottles(daemon) == []
+
+
 def test_the_workflow(place, tmp_path):
     """Its steps, on a checkout with tests that fail: the later steps are run all the same."""
     daemon, _ = place

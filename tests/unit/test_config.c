@@ -66,6 +66,10 @@ Test(config, table_rows_are_whole)
             cr_expect_eq(config_set(&config, key, key->initial, &err), 0, "default of %s: %s",
                          key->name, err.text);
             config_free(&config);
+        } else if (key->type == CONFIG_PATH) {
+            struct config config = {0};
+            cr_expect_eq(config_set(&config, key, "", NULL), -1, "%s may not be empty", key->name);
+            config_free(&config);
         }
     }
 }

@@ -235,7 +235,7 @@ Test(image_plan, an_image_that_says_nothing)
 
 Test(import_check, what_the_operator_allowed)
 {
-    static char roots[] = "/srv/a:/srv/b/:/", registries[] = "docker.io,host:5000";
+    static char roots[] = "/srv/a:/srv/b/:", all[] = "/", registries[] = "docker.io,host:5000";
     const struct config config = {.image_roots = roots, .image_registries = registries};
     static const struct {
         const char *source, *kind; /* NULL: it may */
@@ -267,4 +267,5 @@ Test(import_check, what_the_operator_allowed)
         if (rows[i].kind)
             cr_expect_str_eq(err.kind, rows[i].kind, "%s", rows[i].source);
     }
+    cr_expect_eq(import_check(&(struct config){.image_roots = all}, "dir:/etc", NULL), 0);
 }

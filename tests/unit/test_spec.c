@@ -422,7 +422,9 @@ Test(plan_decode, every_row_holds_its_type_and_bounds)
         } else if (strcmp(row->type, "string") == 0) {
             CLEANUP_FREE char *high = calloc((size_t)row->maximum + 2, 1);
             memset(high, 'a', (size_t)row->maximum + 1);
-            cr_expect(meets(row->pointer, json_string(high), "too-long"), "%s", row->pointer);
+            cr_expect(
+                meets(row->pointer, json_string(high), row->values ? "unknown-value" : "too-long"),
+                "%s", row->pointer);
             if (row->fallback)
                 cr_expect(meets(row->pointer, json_string(row->fallback), NULL), "%s",
                           row->pointer);
