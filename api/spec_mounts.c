@@ -9,8 +9,6 @@
 
 /* The guest's own: what is mounted there a command could not do without. */
 static const char *const kept[] = {"/proc", "/sys", "/dev"};
-/* Where the guest has the plan's secrets, if there are any (guest/secrets.h). */
-#define SECRETS "/run/secrets"
 
 #define TARGET_PATTERN "^(/([^./\\x00][^/\\x00]*|[.][^./\\x00][^/\\x00]*|[.][.][^/\\x00]+))+$"
 
@@ -79,9 +77,6 @@ static void check_target(const struct spec *spec, size_t i, struct problem *prob
         if (path_below(target, kept[k]))
             problem_add_fault(problem, pointer, "reserved",
                               "%s is the guest's own; mount elsewhere", kept[k]);
-    if (spec->secrets.count > 0 && path_below(target, SECRETS))
-        problem_add_fault(problem, pointer, "reserved",
-                          SECRETS " is where the plan's secrets are; mount elsewhere");
     for (size_t k = 0; k < i; k++) {
         const char *other = spec_mount(spec, k)->target;
         if (other && strcmp(other, target) == 0) {

@@ -287,6 +287,7 @@ void delete_go_on(struct runner *runner)
         !deletion->supervisor_gone || runner->jobs > 0 || runner->writes > 0)
         return;
     deletion->removing = true;
+    loop_timer_cancel(runner->engine->loop, &runner->save_again); /* the row goes */
     adoption_over(runner);
     runner_set_live(runner, false);
     if (runner->starter)
@@ -385,10 +386,10 @@ static void judge_ops(struct deletion *deletion)
 
     deletion->ops = NULL;
     for (struct op *op; (op = ops_take(&all));) {
-        if (tag_matches(deletion, op))
-            add_op(deletion, op);
-        else
+        if (op->unjudged && !tag_matches(deletion, op))
             refuse_tag(op);
+        else
+            add_op(deletion, op);
     }
 }
 
@@ -467,6 +468,7 @@ void delete_op(struct runner *runner, struct op *op)
         return;
     }
     if (deletion->collecting) { /* a tag is being made: judged by that */
+        op->unjudged = true;
         op->next = deletion->ops;
         deletion->ops = op;
         return;

@@ -150,6 +150,7 @@ struct op {
     uint64_t sequence; /* of that bottle only; 0: whichever has the name */
     int64_t grace_ms;
     bool keep_logs, under_way;
+    bool unjudged;  /* a DELETE whose tag is still to be compared */
     bool automatic; /* no client asked for it */
     char *if_match;
     engine_done *done;

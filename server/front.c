@@ -358,8 +358,13 @@ static void note(struct front *front, bool moved, bool full)
                        : full                     ? PHASE_OURS
                                                   : PHASE_BODY;
 
-    if ((int)phase != atomic_load(&front->phase) ||
-        (moved && (phase == PHASE_IDLE || (phase == PHASE_BODY && front->streams))))
+    const enum phase before = (enum phase)atomic_load(&front->phase);
+    const bool in_body = (phase == PHASE_BODY || phase == PHASE_OURS) &&
+                         (before == PHASE_BODY || before == PHASE_OURS);
+    /* A body that is kept in memory has one time for all of it; one that streams, for each pause.
+     */
+    if (in_body ? front->streams && (moved || phase != before)
+                : phase != before || (moved && phase == PHASE_IDLE))
         atomic_store(&front->since_ms, clock_monotonic_ms());
     atomic_store(&front->phase, (int)phase);
 }

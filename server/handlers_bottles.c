@@ -138,11 +138,15 @@ static bool never_came_up(const struct chain *chain, const struct snapshot *snap
                            : chain->wait == STATE_BIT(STATE_RUNNING));
 }
 
+/* Also where the client has left: what it has created is taken back if it does not come up, unless
+ * it may come again for it. */
 static bool is_wanted(void *context)
 {
     const struct chain *chain = context;
+    const bool takes_back =
+        chain->created && !chain->resumed && !request_header(chain->request, "Idempotency-Key");
 
-    return !request_left(chain->request);
+    return takes_back || !request_left(chain->request);
 }
 
 static void after_wait(void *context, struct snapshot *snapshot, const struct problem *problem)

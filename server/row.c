@@ -90,7 +90,10 @@ const char *const row_migrations[] = {
      ") STRICT;"
      "CREATE INDEX idempotency_age ON idempotency (clock_ms);"),
     "ALTER TABLE bottles ADD COLUMN cleanup TEXT NOT NULL DEFAULT '';",
-    "ALTER TABLE idempotency ADD COLUMN sequence INTEGER NOT NULL DEFAULT 0;",
+    /* Of a request that is under way the bottle that has the name is the one. */
+    ("ALTER TABLE idempotency ADD COLUMN sequence INTEGER NOT NULL DEFAULT 0;"
+     "UPDATE idempotency SET sequence = coalesce((SELECT bottles.sequence FROM bottles"
+     " WHERE bottles.slug = idempotency.slug), 0) WHERE slug <> '';"),
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 

@@ -13,6 +13,8 @@
 #include "base/file.h"
 #include "base/util.h"
 
+#define SECRETS_DIR "/run/secrets" /* in the guest: guest/secrets.h */
+
 struct variable {
     char *name;
     struct secret value; /* no bytes: bottled was started without it */
@@ -151,6 +153,14 @@ void secrets_check(const struct secrets *secrets, const struct spec *spec, struc
 
     for (size_t i = 0; i < spec->secrets.count; i++)
         (void)allowed(secrets, spec->secrets.names[i], &items[i], problem);
+    for (size_t i = 0; spec->secrets.count > 0 && i < spec->mounts.count; i++) {
+        char pointer[64];
+        if (!path_below(spec_mount(spec, i)->target, SECRETS_DIR))
+            continue;
+        (void)snprintf(pointer, sizeof pointer, "/mounts/%zu/target", i);
+        problem_add_fault(problem, pointer, "reserved",
+                          SECRETS_DIR " is where the plan's secrets are; mount elsewhere");
+    }
 }
 
 /* ── reading ── */

@@ -15,7 +15,8 @@ struct secrets;
 struct secrets *secrets_new(const struct config *config, struct error *err);
 void secrets_free(struct secrets *secrets);
 
-/* Adds a fault to *problem for each secret of the plan that the operator does not allow. */
+/* Adds a fault to *problem for each secret of the plan that the operator does not allow, and for a
+ * mount that would hide them. Of a plan that comes in: one that is stored was taken as it is. */
 void secrets_check(const struct secrets *secrets, const struct spec *spec, struct problem *problem);
 /* Reads them all: NAME=value with its NUL, one after the other, in the plan's order. 0 and *ret
  * (untouched where the plan has none), or -1 with every fault in *problem. May wait for a disk. */

@@ -8,7 +8,8 @@ def folder(build):
 
 
 def is_in(build):
-    return (build / "obj" / "tests" / "sanitize" / "options.o").exists()
+    program = build / "bottled"
+    return program.exists() and b"__asan_default_options" in program.read_bytes()
 
 
 def prepare(build):

@@ -165,6 +165,19 @@ def test_second_daemon_on_the_same_state(daemon):
         harness.Daemon.living.remove(other)
 
 
+def test_a_delete_that_rests_takes_the_tag_that_began_it(new_daemon):
+    """What it pinned down is what it removes, however often it is asked for."""
+    daemon = new_daemon(uid=harness.OTHER_USER if os.getuid() == 0 else None).start()  # root gets past any mode
+    daemon.create({"slug": "stuck", "command": ["true"]})
+    tag = {"If-Match": daemon.get("/bottles/stuck/cleanup-plan").headers["ETag"]}
+    folder = daemon.state_dir / "bottles"
+    folder.chmod(0o500)
+    assert daemon.delete("/bottles/stuck", headers=tag).problem == "cleanup-failed"
+    folder.chmod(0o700)
+    assert daemon.delete("/bottles/stuck", headers=tag).status == 200
+    assert daemon.get("/bottles/stuck").status == 404
+
+
 def test_second_daemon_on_the_same_run_directory(daemon, tmp_path):
     """It would take the first one's bottles for what no bottle owns."""
     argv = [daemon.argv()[0], "--state-dir", tmp_path / "s", "--run-dir", daemon.run_dir, "--socket", tmp_path / "sock"]

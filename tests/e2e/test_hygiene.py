@@ -2,6 +2,7 @@
 
 The daemon is an ordinary one but for its patience, which is short.
 """
+import contextlib
 import json
 import socket
 
@@ -276,6 +277,21 @@ def test_one_byte_at_a_time_is_too_slow(wire):
                 break
         except TimeoutError:
             continue
+    wire.sock.settimeout(10)
+    check(wire.answer(), 408, "request-timeout")
+
+
+def test_a_body_in_large_pieces_is_too_slow_as_well(wire):
+    """What is kept in memory has one time, whether or not a piece fills a buffer to its last byte."""
+    wire.sock.settimeout(pace.stretched(0.4))
+    wire.send(b"POST /plans HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n")
+    for _ in range(14):
+        wire.send(b" " * 65536)
+        with contextlib.suppress(TimeoutError):
+            if wire.more():
+                break
+    else:
+        pytest.fail("it goes on and on")
     wire.sock.settimeout(10)
     check(wire.answer(), 408, "request-timeout")
 

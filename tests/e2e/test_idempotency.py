@@ -192,6 +192,19 @@ def test_a_client_that_left_joins_again(fake):
         assert (answer.status, json.loads(answer.body)["state"]) == (201, "stopped"), answer
 
 
+def test_a_client_that_left_and_can_not_come_again(fake):
+    """Without a key the call does both or neither, whether or not somebody waits for it."""
+    daemon, plan = fake.daemon, json.dumps({"slug": "x", "command": ["true"]}).encode()
+    fake.answers("x", hello="starting")
+    with raw.Wire(daemon.socket) as wire:
+        wire.send(f"POST /bottles?start=true&wait=running HTTP/1.1\r\nHost: x\r\nContent-Length: {len(plan)}\r\n\r\n".encode() + plan)
+        pace.until(lambda: (daemon.bottle("x") or {}).get("state") == "starting")
+    assert daemon.output.wait_line("status=499", 20), "it is known to have left"
+    pace.until(lambda: daemon.get("/bottles/x/wait?state=running&timeout=1500ms").problem == "timeout")  # nor does it later
+    os.kill(daemon.processes_named("bottle-shim")[0].pid, signal.SIGKILL)
+    pace.until(lambda: daemon.bottle("x") is None)
+
+
 def test_another_bottle_of_the_name_is_let_alone(fake):
     """Sent again, a create goes on with what it has made, and with nothing else that has come to the name."""
     daemon, plan, query = fake.daemon, {"slug": "x", "command": ["first"]}, "/bottles?start=true&wait=exited&timeout=1s"

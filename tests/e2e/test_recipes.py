@@ -69,6 +69,8 @@ def test_bottled_run(place, tmp_path):
     plan_file(tmp_path, command=["sh", "-c", "echo out; echo err >&2; exit 7"])
     done = shell(daemon, f"{RECIPES}/bottled-run plan.json", tmp_path, check=False)
     assert (done.returncode, sorted(done.stdout.splitlines()), done.stderr) == (7, ["err", "out"], "")
+    done = shell(daemon, f"{RECIPES}/bottled-run - <plan.json", tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (7, ""), "from the standard input as well"
     plan_file(tmp_path, command=[], slug="A")
     done = shell(daemon, f"{RECIPES}/bottled-run plan.json", tmp_path, check=False)
     assert (done.returncode, done.stdout) == (125, "") and "/slug" in done.stderr and "/command" in done.stderr

@@ -293,6 +293,28 @@ Test(secrets, come_from_files_below_a_root, .init = make_folder, .fini = remove_
     secrets_free(secrets);
 }
 
+/* Of a plan that comes in: one that is stored is read all the same. */
+Test(secrets, a_mount_may_not_hide_them)
+{
+    static char roots[] = "/";
+    struct config config = {.secret_roots = roots};
+    struct secrets *secrets = secrets_new(&config, NULL);
+    struct problem problem = PROBLEM_INIT;
+    struct spec spec;
+
+    decode("{\"command\":[\"x\"],\"secrets\":{\"A\":{\"from_file\":\"/a\"}},\"mounts\":["
+           "{\"source\":\"/s\",\"target\":\"/run/secretsx\"},"
+           "{\"source\":\"/s\",\"target\":\"/run/secrets/x\"}]}",
+           &spec);
+    secrets_check(secrets, &spec, &problem);
+    cr_assert_eq(problem.n_faults, 1);
+    cr_expect_str_eq(json_member_string(json_array_get(problem.errors, 0), "pointer"),
+                     "/mounts/1/target");
+    problem_free(&problem);
+    spec_free(&spec);
+    secrets_free(secrets);
+}
+
 /* ── through the shim ── */
 
 static int load(const void *bytes, size_t length, int64_t count, struct launch *ret)

@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "base/util.h"
+#include "server/idempotency_rows.h"
 #include "server/row.h"
 #include "server/store.h"
 
@@ -349,6 +350,40 @@ Test(store, of_the_first_version_is_brought_up, .init = set_up, .fini = tear_dow
     struct store *store = open_store();
     cr_assert_eq(store_read(store, load_old, &count, &err), 0, "%s", err.text);
     cr_expect_eq(count, 1);
+    store_close(store);
+}
+
+static int find_row(sqlite3 *db, void *context, struct error *err)
+{
+    static const struct idempotency_bounds bounds = {10, 1000};
+
+    return idempotency_row_find(db, "mine", &bounds, 0, context, err);
+}
+
+/* A create that was under way when bottled was upgraded goes on with its bottle. */
+Test(store, of_an_older_version_knows_what_a_key_has_made, .init = set_up, .fini = tear_down)
+{
+    struct error err = ERROR_INIT;
+    struct idempotency_row row;
+
+    for (int i = 0; strstr(row_migrations[i], "COLUMN sequence") == NULL; i++) {
+        char version[48];
+        (void)snprintf(version, sizeof version, "PRAGMA user_version = %d", i + 1);
+        run_sql(row_migrations[i]);
+        run_sql(version);
+    }
+    run_sql(
+        "INSERT INTO bottles (sequence, slug, spec, labels, backend, accelerator, subnet,"
+        " pipelock_port, git_gate_port, supervise_port, state, reason, keep_logs, created_ms,"
+        " updated_ms, started_ms, finished_ms, generation, boots, shim_pid, shim_start_time,"
+        " shim_token) VALUES (41, 'old', '{\"command\":[\"x\"]}', '{}', 'qemu', 'tcg', 7, 20000,"
+        " 0, 0, 'prepared', '', 0, 1, 2, 3, 0, 4, 1, 0, 0, '');"
+        "INSERT INTO idempotency (key, fingerprint, slug, clock_ms, status, headers, body)"
+        " VALUES ('mine', 'f', 'old', 1, 0, '[]', x'');");
+    struct store *store = open_store();
+    cr_assert_eq(store_look(store, find_row, &row, &err), 1, "%s", err.text);
+    cr_expect_eq(row.sequence, 41);
+    idempotency_row_free(&row);
     store_close(store);
 }
 
