@@ -7,8 +7,8 @@
 struct error {
     const char *kind; /* a row of api/problem.c's table, by name; static; NULL means "internal" */
     char text[640];   /* a sentence for a person, UTF-8, cut rather than overflowed */
-    const char
-        *pointer; /* JSON Pointer to the field of a plan that is missing; static; NULL: none */
+    /* JSON Pointer to the field of a plan that is missing; static; NULL: it is about none. */
+    const char *pointer;
 };
 
 #define ERROR_INIT                                                                                 \

@@ -245,6 +245,16 @@ bool config_differs(const struct config *a, const struct config *b, const struct
            other.failed || strcmp(one.data, other.data) != 0;
 }
 
+/* A path that was not worked out yet (config_load() does it): an empty one would not be taken. */
+static bool has_no_value(const struct config *config, const struct config_key *key)
+{
+    const char *value = key->type == CONFIG_PATH && !key->initial
+                            ? *(char *const *)((const char *)config + key->offset)
+                            : "-";
+
+    return !value || !*value;
+}
+
 char *config_text(const struct config *config)
 {
     CLEANUP_TEXT struct text out = TEXT_INIT;
@@ -252,7 +262,7 @@ char *config_text(const struct config *config)
     for (size_t i = 0; i < n_config_keys; i++) {
         text_add(&out, i ? "\n" : "");
         write_words(&out, &config_keys[i]);
-        if (write_key(&out, config, &config_keys[i]) < 0)
+        if (!has_no_value(config, &config_keys[i]) && write_key(&out, config, &config_keys[i]) < 0)
             return NULL;
     }
     return text_take(&out);

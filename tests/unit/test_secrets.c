@@ -296,15 +296,15 @@ Test(secrets, come_from_files_below_a_root, .init = make_folder, .fini = remove_
 /* Of a plan that comes in: one that is stored is read all the same. */
 Test(secrets, a_mount_may_not_hide_them)
 {
-    static char roots[] = "/";
-    struct config config = {.secret_roots = roots};
+    static char roots[] = "/", none[] = "";
+    const struct config config = {.secret_roots = roots, .secret_env = none};
     struct secrets *secrets = secrets_new(&config, NULL);
     struct problem problem = PROBLEM_INIT;
     struct spec spec;
 
-    decode("{\"command\":[\"x\"],\"secrets\":{\"A\":{\"from_file\":\"/a\"}},\"mounts\":["
+    decode("{\"A\":{\"from_file\":\"/a\"}},\"mounts\":["
            "{\"source\":\"/s\",\"target\":\"/run/secretsx\"},"
-           "{\"source\":\"/s\",\"target\":\"/run/secrets/x\"}]}",
+           "{\"source\":\"/s\",\"target\":\"/run/secrets/x\"}]",
            &spec);
     secrets_check(secrets, &spec, &problem);
     cr_assert_eq(problem.n_faults, 1);
