@@ -310,13 +310,13 @@ def test_a_long_answer_is_no_slow_client(hasty, wire):
     hasty.remove("still")
 
 
-@pytest.mark.parametrize("size", [16 * 1024 - 1, 16 * 1024, 16 * 1024 + 1, 32 * 1024])
+@pytest.mark.parametrize("size", [16 * 1024 - 1, 16 * 1024])
 def test_a_long_answer_to_a_request_of_any_size(new_daemon, size):
     """Its last byte may be the last that fits into a buffer: then nobody has looked whether more comes."""
     daemon = new_daemon(config=PATIENCE)
     with fake_daemon.installed(daemon):
         port = doors.open_to_tcp(daemon)
-        head = (f"POST /bottles?start=true&wait=exited&timeout={pace.stretched(4)}s HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        head = (f"POST /bottles?start=true&wait=exited&timeout={pace.stretched(3)}s HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
                 f"Authorization: Bearer {doors.make_token(daemon, 'one', 'operate')}\r\nContent-Length: %5d\r\n\r\n")
         length = size - len(head % 0)
         with raw.Wire(("127.0.0.1", port)) as wire:
@@ -327,14 +327,13 @@ def test_a_long_answer_to_a_request_of_any_size(new_daemon, size):
 
 def test_what_a_guest_does_not_take_is_no_slow_client(new_daemon):
     """All of a file has been sent, and lies here: the guest has its own time to take it."""
-    daemon = new_daemon(config={**PATIENCE, "files_timeout": f"{pace.stretched(4)}s"})
+    daemon = new_daemon(config={**PATIENCE, "files_timeout": f"{pace.stretched(3)}s"})
     with fake_daemon.installed(daemon) as fake:
         daemon.start()
         fake.start("one")
-        for size in (10000, 30000):
-            with raw.Wire(daemon.socket) as wire:
-                wire.send(b"PUT /bottles/one/files?path=/x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size + b"x" * size)
-                check(wire.answer(), 504, "timeout")
+        with raw.Wire(daemon.socket) as wire:
+            wire.send(b"PUT /bottles/one/files?path=/x HTTP/1.1\r\n" + HOST + b"Content-Length: 30000\r\n\r\n" + b"x" * 30000)
+            check(wire.answer(), 504, "timeout")
         daemon.remove("one")
 
 
