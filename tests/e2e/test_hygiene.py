@@ -326,13 +326,17 @@ def test_a_long_answer_to_a_request_of_any_size(new_daemon, size):
 
 
 def test_what_a_guest_does_not_take_is_no_slow_client(new_daemon):
-    """All of a file has been sent, and lies here: the guest has its own time to take it."""
-    daemon = new_daemon(config={**PATIENCE, "files_timeout": f"{pace.stretched(3)}s"})
-    with fake_daemon.installed(daemon) as fake:
+    """All of a file has been sent, and lies here: the guest has its own time to take it. Of several sizes, since it depends on
+    how the bytes fall how much of it lies where."""
+    daemon = new_daemon(config={**PATIENCE, "files_timeout": f"{pace.stretched(4)}s"})
+    with fake_daemon.installed(daemon) as fake, contextlib.ExitStack() as stack:
         daemon.start()
         fake.start("one")
-        with raw.Wire(daemon.socket) as wire:
-            wire.send(b"PUT /bottles/one/files?path=/x HTTP/1.1\r\n" + HOST + b"Content-Length: 30000\r\n\r\n" + b"x" * 30000)
+        wires = []
+        for size in range(27000, 33000, 1000):
+            wires.append(stack.enter_context(raw.Wire(daemon.socket)))
+            wires[-1].send(b"PUT /bottles/one/files?path=/x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size + b"x" * size)
+        for wire in wires:
             check(wire.answer(), 504, "timeout")
         daemon.remove("one")
 
