@@ -207,6 +207,7 @@ def test_a_folder(world):
     assert world.imported(f"dir:{tree}")["digest"] == image["digest"]
     reply = world.daemon.post("/bottles", {"image": f"dir:{tree}"})
     assert (reply.status, reply.problem) == (422, "invalid-plan") and "no command of its own" in reply.text
+    assert reply.pointers == ["/command"], reply
     got = world.run(image=f"dir:{tree}", command=["/bin/sh", "-c", "cat /etc/secret; stat -c %u:%g /etc/theirs"])
     kept = os.getuid() == 0 and not world.daemon.uid
     assert got == "root's" + ("1234:1235\n" if kept else "0:0\n")
