@@ -73,19 +73,20 @@ static const char *configured_program(const struct host *host, enum sidecar side
     }
 }
 
-static bool find_program(const struct host *host, const struct engine_row *row, char *ret,
-                         size_t size)
+/* `find` is tool_find for what is run, and tool_is_there to tell what there is. */
+static bool find_program(const struct host *host, const struct engine_row *row, tool_finder *find,
+                         char *ret, size_t size)
 {
     const char *program = configured_program(host, row->sidecar);
 
     if (!program)
-        return tool_find(host->tools_path, row->name, ret, size) == 0;
+        return find(host->tools_path, row->name, ret, size) == 0;
     char directory[PATH_MAX];
     const char *slash = strrchr(program, '/');
     if (!slash || snprintf(directory, sizeof directory, "%.*s", (int)(slash - program), program) >=
                       (int)sizeof directory)
         return false;
-    return tool_find(directory, slash + 1, ret, size) == 0;
+    return find(directory, slash + 1, ret, size) == 0;
 }
 
 /* The first of those that `name` allows whose program is here (*ret_path), else the last (""). */
@@ -98,7 +99,7 @@ static const struct engine_row *look_for(const struct host *host, enum sidecar s
         if (engines[i].sidecar != sidecar || (name && strcmp(name, engines[i].name) != 0))
             continue;
         last = &engines[i];
-        if (find_program(host, last, ret_path, size))
+        if (find_program(host, last, tool_is_there, ret_path, size))
             return last;
     }
     ret_path[0] = '\0';
@@ -110,7 +111,7 @@ static const struct engine_row *choose_any(const struct host *host, enum sidecar
 {
     const struct engine_row *row = choices_engine(host->choices, sidecar);
 
-    if (row && find_program(host, row, ret_path, size))
+    if (row && find_program(host, row, tool_is_there, ret_path, size))
         return row;
     row = look_for(host, sidecar, NULL, ret_path, size);
     if (ret_path[0])
@@ -234,11 +235,11 @@ static json_t *launch_one(const struct host *host, const struct plan *plan, enum
                                                  "/etc/nsswitch.conf"};
     char path[PATH_MAX], config[PATH_MAX], listen[32];
     const char *name = sidecar == SIDECAR_PIPELOCK ? plan->engine : NULL;
-    const struct engine_row *row = engine_choose(host, sidecar, name, path, sizeof path);
+    const struct engine_row *row = engine_choose(host, sidecar, name, NULL, 0);
     json_t *argv = json_array(), *binds = json_array();
     unsigned port = plan->allocation.host_ports[sidecar];
 
-    if (!path[0]) {
+    if (!find_program(host, row, tool_find, path, sizeof path)) {
         error_set(err, "preflight-failed", "%s: its program is missing; %s", row->name, row->hint);
         json_decref(argv);
         json_decref(binds);

@@ -91,7 +91,7 @@ static bool found_lately(const char *list, const char *name, char *ret, size_t s
     const struct found *known = found_known(list, name);
     const bool fits = known && snprintf(ret, size, "%s", known->path) < (int)size;
     (void)pthread_mutex_unlock(&found_lock);
-    return fits && is_program(ret);
+    return fits && access(ret, X_OK) == 0;
 }
 
 /* Without memory, or room, it is looked for each time. */
@@ -119,14 +119,14 @@ int tool_find(const char *tools_path, const char *name, char *ret, size_t size)
                : -1;
 }
 
-bool tool_is_there(const char *tools_path, const char *name, char *ret, size_t size)
+int tool_is_there(const char *tools_path, const char *name, char *ret, size_t size)
 {
     if (found_lately(tools_path, name, ret, size))
-        return true;
+        return 0;
     if (tool_find(tools_path, name, ret, size) < 0)
-        return false;
+        return -1;
     found_remember(tools_path, name, ret);
-    return true;
+    return 0;
 }
 
 void preflight_row(struct preflight *preflight, const char *name, bool found, const char *path,
@@ -145,7 +145,7 @@ void preflight_program(struct preflight *preflight, const struct host *host, con
                        const char *hint)
 {
     char path[PATH_MAX] = "";
-    bool found = tool_is_there(host->tools_path, name, path, sizeof path);
+    bool found = tool_is_there(host->tools_path, name, path, sizeof path) == 0;
 
     preflight_row(preflight, name, found, found ? path : "",
                   found ? "" : "not found on the tools path or PATH", hint);

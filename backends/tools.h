@@ -5,7 +5,9 @@
 
 /* tool_find() that may say what it said in the last second, where that program still is: to tell
  * whether it is there, not to run it. */
-bool tool_is_there(const char *tools_path, const char *name, char *ret, size_t size);
+int tool_is_there(const char *tools_path, const char *name, char *ret, size_t size);
+/* One of the two. */
+typedef int tool_finder(const char *tools_path, const char *name, char *ret, size_t size);
 /* Adds a row for a program looked for along host->tools_path (and where distributions keep what is
  * in nobody's PATH). */
 void preflight_program(struct preflight *preflight, const struct host *host, const char *name,

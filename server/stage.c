@@ -157,8 +157,7 @@ static int fill(const char *path, const struct plan *plan, unsigned uid, struct 
     for (size_t i = 0; i < plan->n_files; i++)
         if (write_file_at(directory, &plan->files[i], uid, false, err) < 0)
             return -1;
-    CLEANUP_CLOSE int logs = make_directory_at(directory, "logs", 0700, uid, uid);
-    return logs < 0 ? error_errno(err, kind, "creating %s/logs", path) : 0;
+    return 0;
 }
 
 /* Something lies where the stage directory goes, and no bottle owns it: a creation that died
@@ -239,8 +238,8 @@ static bool same_content(int directory, const struct plan_file *file)
 
 int stage_ensure(const struct plan *plan, unsigned uid, struct error *err)
 {
-    if (access(plan->stage_dir, F_OK) < 0 && errno == ENOENT)
-        return stage_write(plan, uid, err);
+    if (access(plan->stage_dir, F_OK) < 0 && errno == ENOENT && stage_write(plan, uid, err) < 0)
+        return -1;
     CLEANUP_CLOSE int directory = make_directory_at(AT_FDCWD, plan->stage_dir, 0750, 0, uid);
     if (directory < 0)
         return error_errno(err, kind, "%s", plan->stage_dir);

@@ -1,5 +1,5 @@
-/* A bottle's directories: the stage directory (its rendered files and its logs, as long as the
- * bottle lives) and the run directory (sockets, as long as it runs).
+/* A bottle's directories: the stage directory (its rendered files, and its logs once it was
+ * started, as long as the bottle lives) and the run directory (sockets, as long as it runs).
  *
  * Stage files are derived from the plan, so they are not synced: stage_ensure() makes missing and
  * different ones anew before each start. Owners: as root the stage directory and its files are
@@ -21,11 +21,11 @@ int stage_parents(const struct host *host, struct error *err);
 /* At start, before any creation: removes what creations that died half-way had not put in place. */
 void stage_sweep(const struct host *host);
 
-/* Makes the whole directory beside its place and renames it into it: all or nothing. A leftover
- * that no bottle owns is moved aside, to be found by a later cleanup. Fails with kind
- * "stage-unwritable". */
+/* Makes the directory with its rendered files beside its place and renames it into it: all or
+ * nothing. A leftover that no bottle owns is moved aside, to be found by a later cleanup. Fails
+ * with kind "stage-unwritable". */
 int stage_write(const struct plan *plan, unsigned uid, struct error *err);
-/* Makes whatever is missing or different. */
+/* Makes whatever is missing or different, and logs/, which a bottle has from its first start on. */
 int stage_ensure(const struct plan *plan, unsigned uid, struct error *err);
 /* A fresh run directory with net/ and proxy/ in it; what lay there is removed. */
 int run_make(const struct plan *plan, unsigned uid, struct error *err);

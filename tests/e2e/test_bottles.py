@@ -1,6 +1,7 @@
 """A bottle's life: created, started, ended, stopped, killed from outside, deleted, and nothing left."""
 import json
 import os
+import pathlib
 import signal
 
 import control
@@ -257,6 +258,22 @@ def test_chatty_command_does_not_fill_the_disk(new_daemon):
     assert 0 < size <= 2 * 262144 + 4096, size
     assert daemon.log("chatty").endswith("done\n")
     assert daemon.get("/bottles/chatty/logs?stream=command&tail=1").text == "done\n"
+
+
+def test_logs_are_there_from_the_first_start_on_and_can_be_kept(daemon):
+    for slug in ("started", "never"):
+        daemon.create({**HI, "slug": slug})
+    stage = daemon.state_dir / "bottles" / "started"
+    rendered = {file["name"] for file in daemon.get("/bottles/started/plan").json()["files"]}
+    assert set(os.listdir(stage)) == rendered and daemon.log("started") == ""
+    assert daemon.post("/bottles/started/start?wait=exited&timeout=60s").json()["state"] == "exited"
+    assert set(os.listdir(stage)) == rendered | {"logs"}
+    outcomes = {item["name"]: item["outcome"] for item in daemon.delete("/bottles/started?keep=logs").json()["items"]}
+    kept = pathlib.Path(outcomes[f"{stage}/logs/command.log"].removeprefix("kept: moved to "))
+    assert kept.read_text() == "hi\n" and kept.parent.parent == daemon.state_dir / "kept-logs"
+    assert not stage.exists()
+    assert daemon.delete("/bottles/never?keep=logs").status == 200
+    assert os.listdir(daemon.state_dir / "kept-logs") == [kept.parent.name], "it had none"
 
 
 def test_limit_on_running_bottles(new_daemon):

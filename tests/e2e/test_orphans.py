@@ -27,7 +27,12 @@ def forget(daemon, *slugs):
 def had_run(daemon, slug):
     """A bottle with something in its logs."""
     daemon.create({"slug": slug, **PLAN})
-    (daemon.state_dir / "bottles" / slug / "logs" / "command.log").write_text("up\n")
+    stage = daemon.state_dir / "bottles" / slug
+    logs = stage / "logs"
+    logs.mkdir(mode=0o700)
+    (logs / "command.log").write_text("up\n")
+    for made in (logs, logs / "command.log"):
+        os.chown(made, stage.stat().st_uid, -1)
 
 
 def shown(daemon):
