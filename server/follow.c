@@ -40,6 +40,7 @@ enum {
 static const char gone_meanwhile[] = "it was gone after a restart of bottled";
 
 static void connect_now(struct runner *runner);
+static bool connect_again(struct runner *runner);
 
 /* --- Deadlines -------------------------------------------------------------------------------- */
 
@@ -216,7 +217,10 @@ static int take_packet(struct runner *runner, const char *bytes, size_t length, 
     return 0;
 }
 
-/* Reads what there is. -1: the connection is over. */
+enum { DRAIN_ENDED = -1, DRAIN_BROKEN = -2 };
+
+/* Reads what there is: 0; DRAIN_ENDED: the connection is over; DRAIN_BROKEN: the supervisor is
+ * killed for what it said. */
 static int drain(struct runner *runner)
 {
     char packet[CONTROL_PACKET_MAX + 1];
@@ -228,9 +232,9 @@ static int drain(struct runner *runner)
         if (length < 0 && errno == EINTR)
             continue;
         if (length < 0)
-            return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
+            return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : DRAIN_ENDED;
         if (length == 0)
-            return -1;
+            return DRAIN_ENDED;
         if (length > CONTROL_PACKET_MAX)
             (void)error_set(&err, NULL, "a packet of %zd bytes", length);
         else if (take_packet(runner, packet, (size_t)length, &err) == 0)
@@ -238,19 +242,20 @@ static int drain(struct runner *runner)
         log_event(LEVEL_WARNING, "a supervisor broke the protocol", LOG_TEXT("slug", runner->slug),
                   LOG_TEXT("detail", err.text));
         follow_kill_at(runner, 0, "it broke the control protocol");
-        return -1;
+        return DRAIN_BROKEN;
     }
 }
 
 static void on_connection(struct loop_source *source, uint32_t events)
 {
     struct runner *runner = source->data;
+    int result = drain(runner);
 
     (void)events;
-    if (drain(runner) < 0) {
+    if (result < 0)
         drop_source(runner, source);
+    if (result == DRAIN_ENDED && !connect_again(runner))
         follow_kill_at(runner, END_MS, "it closed its control socket and did not end");
-    }
     runner_settle(runner);
 }
 
@@ -320,27 +325,44 @@ static int check_peer(struct runner *runner, pid_t peer, struct error *err)
     return 0;
 }
 
-static void connect_now(struct runner *runner)
+static int connect_to(struct runner *runner, struct error *err)
 {
-    struct error err = ERROR_INIT;
     pid_t peer = 0;
-    CLEANUP_CLOSE int fd = shim_connect(runner->run_dir, &peer, &err);
+    CLEANUP_CLOSE int fd = shim_connect(runner->run_dir, &peer, err);
 
-    if (fd < 0 || check_peer(runner, peer, &err) < 0 ||
-        shim_hello(fd, runner->row.shim_token, &err) < 0) {
-        connect_failed(runner, &err);
-        return;
-    }
+    if (fd < 0 || check_peer(runner, peer, err) < 0 ||
+        shim_hello(fd, runner->row.shim_token, err) < 0)
+        return -1;
     runner->connection = (struct loop_source){
         .fd = fd, .events = EPOLLIN, .callback = on_connection, .data = runner};
-    if (loop_add(runner->engine->loop, &runner->connection, &err) < 0) {
+    if (loop_add(runner->engine->loop, &runner->connection, err) < 0) {
         runner->connection.fd = -1;
-        connect_failed(runner, &err);
-        return;
+        return -1;
     }
     (void)steal_fd(&fd);
     loop_timer_cancel(runner->engine->loop, &runner->kill);
     follow_kill_at(runner, ANSWER_MS, "it did not answer on its control socket");
+    return 0;
+}
+
+static void connect_now(struct runner *runner)
+{
+    struct error err = ERROR_INIT;
+
+    if (connect_to(runner, &err) < 0)
+        connect_failed(runner, &err);
+}
+
+/* A supervisor drops who does not read, as a daemon that stood still for a while. It tells anew how
+ * things are. */
+static bool connect_again(struct runner *runner)
+{
+    if (!runner->heard || runner->has_final || runner->killed || connect_to(runner, NULL) < 0)
+        return false;
+    log_event(LEVEL_WARNING, "connected anew to a supervisor that had hung up",
+              LOG_TEXT("slug", runner->slug));
+    runner->heard = runner->start_bound = false;
+    return true;
 }
 
 static void on_ready(struct loop_source *source, uint32_t events)

@@ -261,8 +261,11 @@ static void send_egress(struct patch *patch)
 
 void patch_heard(struct runner *runner)
 {
-    if (runner->patch && runner->patch->stage == PATCH_WAIT)
-        send_egress(runner->patch);
+    struct patch *patch = runner->patch;
+
+    /* Sent over a connection that is gone, its answer may be, too. */
+    if (patch && (patch->stage == PATCH_WAIT || patch->stage == PATCH_SENT))
+        send_egress(patch);
 }
 
 /* Sends it, or waits until that is possible. */

@@ -151,9 +151,14 @@ int agent_send(struct agent *agent, const uint8_t *bytes, size_t length)
         return -1;
     if (make_room(agent, length) < 0)
         return -1;
+    bool waited = agent->out_length > 0;
     memcpy(agent->out + agent->out_length, bytes, length);
     agent->out_length += length;
-    return flush(agent);
+    if (flush(agent) < 0)
+        return -1;
+    if (waited && agent->out_length == 0 && agent->on_room)
+        agent->on_room(agent->context);
+    return 0;
 }
 
 int agent_send_u32(struct agent *agent, enum frame_type type, uint32_t value)

@@ -23,8 +23,18 @@ enum {
     SERVER_LOST_MS = 1000, /* from the end of one that serves a directory to that of the VM */
 };
 
+/* bottle-cell's listeners are not waited for any more. */
+static void drop_listeners(struct supervisor *sup)
+{
+    if (!sup->listeners.active)
+        return;
+    loop_remove(sup->loop, &sup->listeners);
+    (void)close(sup->listeners.fd);
+}
+
 void bringup_close_relays(struct supervisor *sup)
 {
+    drop_listeners(sup);
     for (size_t i = 0; i < FORWARDS_MAX; i++) {
         relay_free(sup->relays[i]);
         sup->relays[i] = NULL;
@@ -258,8 +268,7 @@ static void on_listeners(struct loop_source *source, uint32_t events)
     ssize_t got = receive_descriptors(source->fd, &byte, 1, fds, FORWARDS_MAX, &count);
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    loop_remove(sup->loop, source);
-    (void)close(source->fd);
+    drop_listeners(sup);
     if (got == 0) /* bottle-cell's end follows at once, and says more */
         return;
     struct error err = {.text = "bottle-cell passed none; see logs?stream=gvproxy"};

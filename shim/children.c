@@ -103,20 +103,23 @@ static bool split(char *line, char **words, size_t count)
 
 bool port_is_ours(uint16_t port)
 {
-    enum { LOCAL = 1, STATE = 3, UID = 7, WORDS = 8, TABLE_MAX = 8 * 1024 * 1024 };
-    CLEANUP_FREE char *table = file_read("/proc/net/tcp", TABLE_MAX, NULL, NULL);
-    char local[32], *words[WORDS], *next = NULL;
+    enum { LOCAL = 1, STATE = 3, UID = 7, WORDS = 8, LINE_MAX_BYTES = 256 };
+    char local[32], line[LINE_MAX_BYTES], *words[WORDS];
+    FILE *table = fopen("/proc/net/tcp", "re");
+    bool found = false, listens = true;
     int64_t uid;
 
     (void)snprintf(local, sizeof local, "%08X:%04X", htonl(INADDR_LOOPBACK), port);
-    for (char *line = table ? strtok_r(table, "\n", &next) : NULL; line;
-         line = strtok_r(NULL, "\n", &next)) {
-        if (split(line, words, WORDS) && strcmp(words[LOCAL], local) == 0 &&
-            strcmp(words[STATE], "0A") == 0 && number_parse(words[UID], 0, UINT32_MAX, &uid) == 0 &&
-            uid == (int64_t)geteuid())
-            return true;
+    (void)(table && fgets(line, sizeof line, table)); /* the heading */
+    /* The kernel tells those that listen first; the connections behind them may be very many. */
+    while (table && !found && listens && fgets(line, sizeof line, table)) {
+        listens = split(line, words, WORDS) && strcmp(words[STATE], "0A") == 0;
+        found = listens && strcmp(words[LOCAL], local) == 0 &&
+                number_parse(words[UID], 0, UINT32_MAX, &uid) == 0 && uid == (int64_t)geteuid();
     }
-    return false;
+    if (table)
+        (void)fclose(table);
+    return found;
 }
 
 void children_kill_all(void)

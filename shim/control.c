@@ -1,6 +1,7 @@
 #include "shim/control.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -312,10 +313,17 @@ void control_answer(struct control *control, uint64_t client, json_t *packet)
 
 bool control_heard(const struct control *control)
 {
-    for (size_t i = 0; i < CLIENTS_MAX; i++)
-        if (control->clients[i].source.fd >= 0 && control->clients[i].trusted)
-            return true;
-    return false;
+    bool heard = false;
+
+    for (size_t i = 0; i < CLIENTS_MAX; i++) {
+        struct pollfd socket = {.fd = control->clients[i].source.fd, .events = POLLOUT};
+        if (socket.fd < 0 || !control->clients[i].trusted)
+            continue;
+        if (poll(&socket, 1, 0) != 1)
+            return false;
+        heard = true;
+    }
+    return heard;
 }
 
 void control_free(struct control *control)

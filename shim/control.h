@@ -36,6 +36,7 @@ void control_broadcast(struct control *control);
 void control_send(struct control *control, json_t *packet);
 /* The same to one client only, if it is still there: its number is never given twice. */
 void control_answer(struct control *control, uint64_t client, json_t *packet);
-/* Whether anybody who said hello is there. */
+/* Whether who said hello is there, and takes more: a packet that does not fit costs them the
+ * connection. */
 bool control_heard(const struct control *control);
 void control_free(struct control *control);

@@ -212,7 +212,9 @@ void jail_sidecar(struct argv *argv, const struct launch *launch, const struct p
     add_program(argv, program);
     if (jail_is_proxy(program))
         add_bind(argv, "--ro-bind", launch->config_dir, JAIL_CONFIG_DIR);
-    add_bind(argv, "--bind", launch->proxy_dir, "/run/proxy");
+    argv_add(argv, "--bind");
+    argv_addf(argv, "%s/%s", launch->proxy_dir, program->name); /* no other sidecar's */
+    argv_add(argv, "/run/proxy");
     argv_add_list(argv,
                   (const char *const[]){"--remount-ro", "/", "--chdir", "/run/proxy", "--", NULL});
     argv_add_list(argv, program->argv);

@@ -76,6 +76,12 @@ static int signal_machine(const struct supervisor *sup, int number)
     return machine < 0 ? -1 : pidfd_kill(machine, number);
 }
 
+static int halt_machine(struct supervisor *sup, bool halt, struct error *err)
+{
+    sup->pause.goes_on = sup->pause.goes_on || !halt;
+    return qmp_halt(sup->pause.monitor.fd, halt, err);
+}
+
 static void drop_monitor(struct supervisor *sup)
 {
     struct pause *pause = &sup->pause;
@@ -88,12 +94,15 @@ static void drop_monitor(struct supervisor *sup)
     text_free(&pause->said);
 }
 
+/* A machine stops by itself when its disk's file can't be written. None goes on by itself: one that
+ * says so would have bottled write, and tell everybody, as often as it likes. */
 static void take_event(struct supervisor *sup, const char *event)
 {
     bool stop = strcmp(event, "STOP") == 0;
 
-    if (!stop && strcmp(event, "RESUME") != 0)
+    if (!stop && (strcmp(event, "RESUME") != 0 || !sup->pause.goes_on))
         return;
+    sup->pause.goes_on = sup->pause.goes_on && stop;
     note(sup, stop);
     if (sup->pause.id && sup->pause.wanted == stop)
         answer(sup, NULL);
@@ -175,7 +184,7 @@ static void begin(struct supervisor *sup)
     } else if (has_monitor(sup)) {
         pause->deadline = (struct loop_timer){.callback = on_late, .data = sup};
         loop_timer_set(sup->loop, &pause->deadline, clock_monotonic_ms() + ANSWER_MS);
-        if (qmp_halt(pause->monitor.fd, pause->wanted, &err) < 0)
+        if (halt_machine(sup, pause->wanted, &err) < 0)
             answer(sup, err.text);
     } else if (signal_machine(sup, pause->wanted ? SIGSTOP : SIGCONT) < 0) {
         answer(sup, "its machine's process was not found");
@@ -214,7 +223,7 @@ void pause_lift(struct supervisor *sup, const char *why)
     if (!lifts)
         return;
     if (has_monitor(sup))
-        (void)qmp_halt(pause->monitor.fd, false, NULL);
+        (void)halt_machine(sup, false, NULL);
     else
         (void)signal_machine(sup, SIGCONT);
     note(sup, false);

@@ -21,7 +21,8 @@ struct pause {
     struct loop_source monitor; /* QEMU's; fd 0 or -1: none */
     struct text said;
     bool paused;
-    int64_t id; /* of the request under way; 0: none */
+    bool goes_on; /* its machine was told to, and has not said so yet */
+    int64_t id;   /* of the request under way; 0: none */
     bool wanted;
     struct loop_timer deadline;
 };

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <grp.h>
 #include <sched.h>
 #include <stdio.h>
@@ -183,6 +184,23 @@ static void look_for_template(struct launch *launch)
     *program = (struct program){0};
 }
 
+/* The run directory's parts that programs write to. */
+static int make_directories(const struct launch *launch, struct error *err)
+{
+    char name[PATH_MAX];
+
+    if (make_owned_directory("net", launch, err) < 0 ||
+        make_owned_directory("proxy", launch, err) < 0 ||
+        make_owned_directory(CONFIG_DIR, launch, err) < 0)
+        return -1;
+    for (size_t i = 0; i < launch->n_sidecars; i++) {
+        (void)snprintf(name, sizeof name, "proxy/%s", launch->sidecars[i].program.name);
+        if (make_owned_directory(name, launch, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
 {
     (void)umask(0077);
@@ -198,9 +216,7 @@ int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
     launch->net_dir = "net";
     launch->proxy_dir = "proxy";
     launch->config_dir = CONFIG_DIR;
-    if (make_owned_directory("net", launch, err) < 0 ||
-        make_owned_directory("proxy", launch, err) < 0 ||
-        make_owned_directory(CONFIG_DIR, launch, err) < 0)
+    if (make_directories(launch, err) < 0)
         return -1;
     if (launch->uid == 0 && geteuid() == 0)
         return error_set(err, "launch-failed",

@@ -3,7 +3,7 @@
 
 As bottle-shim: `install(folder)` makes a libexec_dir with this program in bottle-shim's place. It says that
 the bottle runs, and to each of its requests what `<slug>.answers` in that folder holds (see ANSWERS); what it
-got is in `<slug>.heard`, a JSON object a line; every datagram sent to `<slug>.say` goes to bottled as it is.
+got is in `<slug>.heard`, a JSON object a line; every datagram sent to `<slug>.say` goes to bottled as it is, but for `hang up`.
 """
 import json
 import os
@@ -111,7 +111,12 @@ class Shim:
                 if source is self.listener:
                     self.clients.append(self.listener.accept()[0])
                 elif source is self.say:
-                    self.send(self.say.recv(65536))
+                    said = self.say.recv(65536)
+                    if said == b"hang up":
+                        while self.clients:
+                            self.clients.pop().close()
+                    else:
+                        self.send(said)
                 else:
                     self.on_request(source)
 

@@ -76,6 +76,24 @@ def test_if_match(daemon):
     assert patch(daemon, "nobody", {}).status == 404
 
 
+def test_a_supervisor_that_hung_up_is_asked_again(fake):
+    """It does that to a daemon that stood still. The bottle runs on, and an egress under way is sent again."""
+    fake.start("dropped")
+    fake.say("dropped", b"hang up")
+    assert fake.daemon.output.wait_line("connected anew", 10)
+    fake.answers("dropped", egress="silent")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        change = pool.submit(patch, fake.daemon, "dropped", {"egress": {"allow": ["new.example"]}})
+        until(lambda: fake.heard("dropped"))
+        fake.answers("dropped", egress="ok")
+        fake.say("dropped", b"hang up")
+        assert change.result(30).status == 200
+    assert len(fake.heard("dropped")) == 2
+    assert fake.daemon.bottle("dropped")["state"] == "running"
+    bottle = fake.daemon.post("/bottles/dropped/stop?wait=stopped&timeout=20s").json()
+    assert bottle["state"] == "stopped", bottle
+
+
 def test_live(fake):
     """The supervisor gets rules and files, and only then the answer comes and GET shows them."""
     fake.start("live")

@@ -160,6 +160,8 @@ Test(jail, what_each_may_see)
     cr_expect_not(has(&cell, "--ro-bind", "/usr", "/usr"), "a static gvproxy needs no library");
     cr_expect(has(&cell, "11", "12", "8888"));
     cr_expect_not(has(&sidecar, "--bind", "net", NULL), "the proxy has no business with the wire");
+    cr_expect(has(&sidecar, "--bind", "proxy/pipelock", "/run/proxy"), "a directory of its own");
+    cr_expect_not(has(&sidecar, "--bind", "proxy", NULL));
     cr_expect_not(has(&vm, "--dev-bind", "/dev/kvm", NULL));
     argv_free(&cell);
     argv_free(&vm);
@@ -405,6 +407,22 @@ Test(children, a_listener_is_recognised_as_ours)
     cr_expect_not(port_is_ours(port));
 }
 
+Test(children, a_connection_is_no_listener)
+{
+    uint16_t port;
+    int fd = listen_loopback(&port), client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+
+    cr_assert_eq(connect(client, (struct sockaddr *)&address, sizeof address), 0);
+    int accepted = accept(fd, NULL, NULL);
+    cr_expect(port_is_ours(port), "beside a connection of the same port");
+    (void)close(fd);
+    cr_expect_not(port_is_ours(port), "the connection has it still");
+    (void)close(accepted);
+    (void)close(client);
+}
+
 /* ── agent ── */
 
 struct heard {
@@ -476,6 +494,39 @@ Test(agent, a_lying_length_ends_the_channel)
     cr_expect_not_null(strstr(heard.why, "protocol"));
 }
 
+static void note_room(void *context)
+{
+    ++*(unsigned *)context;
+}
+
+Test(agent, room_is_told_whoever_makes_it)
+{
+    enum { MORE_THAN_A_SOCKET = 1 << 20 };
+    static uint8_t bytes[MORE_THAN_A_SOCKET];
+    struct loop *loop = loop_new(NULL);
+    struct agent *agent = calloc(1, sizeof *agent);
+    unsigned told = 0;
+    int guest;
+
+    agent->on_room = note_room;
+    agent->context = &told;
+    cr_assert_eq(agent_open(agent, loop, &guest, NULL), 0);
+    cr_assert_eq(agent_send(agent, bytes, sizeof bytes), 0);
+    cr_assert_gt(agent->out_length, 0);
+    /* The guest reads; before the loop sees that, other frames are sent. */
+    while (agent->out_length > 0) {
+        cr_expect_eq(told, 0);
+        while (read(guest, bytes, sizeof bytes) > 0)
+            continue;
+        cr_assert_eq(agent_send_empty(agent, FRAME_POWEROFF), 0);
+    }
+    cr_expect_eq(told, 1);
+    agent_close(agent);
+    (void)close(guest);
+    free(agent);
+    loop_free(loop);
+}
+
 /* ── control ── */
 
 static json_t *fixed_status(void *context)
@@ -527,6 +578,36 @@ Test(control, only_the_token_opens_it, .init = enter_directory, .fini = leave_di
     (void)close(stranger);
     (void)close(rude);
     (void)close(friend_fd);
+    control_free(control);
+    loop_free(loop);
+}
+
+Test(control, who_does_not_read_is_told_no_more, .init = enter_directory, .fini = leave_directory)
+{
+    struct loop *loop = loop_new(NULL);
+    struct launch launch = {.token = "secret", .daemon_uid = geteuid()};
+    atomic_bool heard = false;
+    const struct control_owner owner = {
+        .status = fixed_status, .stop = note_stop, .context = &heard};
+    struct control *control = control_new(loop, &launch, &owner, NULL);
+    static const char hello[] = "{\"op\":\"hello\",\"token\":\"secret\"}";
+    static const char stop[] = "{\"op\":\"stop\",\"grace_ms\":1234}";
+    char answer[256];
+
+    cr_expect_not(control_heard(control));
+    int client = control_dial();
+    cr_assert_gt(send(client, hello, strlen(hello), 0), 0);
+    cr_assert_gt(send(client, stop, strlen(stop), 0), 0);
+    run_until(loop, &heard);
+    unsigned sent = 1;
+    for (; control_heard(control); sent++)
+        control_send(control, json_pack("{s:s}", "egress", "x"));
+    cr_expect_gt(sent, 1);
+    while (recv(client, answer, sizeof answer, MSG_DONTWAIT) > 0)
+        sent--;
+    cr_expect_eq(sent, 0, "nothing was lost, and it was not hung up on");
+    cr_expect(control_heard(control));
+    (void)close(client);
     control_free(control);
     loop_free(loop);
 }
