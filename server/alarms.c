@@ -78,11 +78,13 @@ static void put_in_order(struct alarms *alarms, struct alarm *alarm)
         DL_PREPEND(alarms->first, alarm);
 }
 
-static void keep_soon(struct engine *engine)
+/* From the first one on, which may come long after the clock was kept last. */
+static void keep_on(struct engine *engine)
 {
-    if (!engine->alarms->keep.active)
-        loop_timer_set(engine->loop, &engine->alarms->keep,
-                       clock_monotonic_ms() + HOST_CLOCK_KEEP_MS);
+    if (engine->alarms->keep.active)
+        return;
+    host_clock_keep(engine->app->store);
+    loop_timer_set(engine->loop, &engine->alarms->keep, clock_monotonic_ms() + HOST_CLOCK_KEEP_MS);
 }
 
 static struct alarm *take(struct alarms *alarms, const char *slug)
@@ -108,7 +110,7 @@ static void set(struct engine *engine, const char *slug, int64_t at_ms)
     put_in_order(alarms, alarm);
     if (alarms->first == alarm)
         arm(alarms);
-    keep_soon(engine);
+    keep_on(engine);
 }
 
 void alarms_forget(struct engine *engine, const char *slug)
@@ -268,8 +270,7 @@ static void on_keep(struct loop_timer *timer)
 
     if (engine->closing || !alarms->by_slug)
         return;
-    host_clock_keep(engine->app->store);
-    keep_soon(engine);
+    keep_on(engine);
     if (llabs(lead - alarms->wall_lead_ms) < STEP_MS)
         return;
     alarms->wall_lead_ms = lead;

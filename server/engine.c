@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "server/engine_internal.h"
 #include "server/feed.h"
+#include "server/host_clock.h"
 #include "server/images.h"
 #include "server/log.h"
 #include "server/templates.h"
@@ -308,6 +309,8 @@ void engine_free(struct app *app)
     if (engine)
         engine_stop(app, false);
     feed_free(app->feed);
+    if (app->store)
+        host_clock_keep(app->store);
     store_close(app->store);
     if (engine)
         HASH_ITER(hh, engine->runners, runner, next)

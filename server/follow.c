@@ -123,11 +123,8 @@ static void note_state(struct runner *runner, const struct shim_status *status)
     memcpy(row->reason, status->reason, sizeof row->reason);
     memcpy(row->boot, status->boot, sizeof row->boot);
     memcpy(row->boot_reason, status->boot_reason, sizeof row->boot_reason);
-    if (row->state == STATE_RUNNING) {
+    if (row->state == STATE_RUNNING)
         sidecars_told(runner, true);
-        if (!runner->running_ms)
-            runner->running_ms = clock_monotonic_ms() - status->ran_ms;
-    }
     runner_save(runner, SAVE_FOLLOW, true, moved, NULL);
 }
 
@@ -177,6 +174,8 @@ static void take_status(struct runner *runner, const struct shim_status *status)
     if (runner->has_final)
         return;
     runner->said = *status;
+    if (!runner->running_ms && (status->state == STATE_RUNNING || status->state == STATE_PAUSED))
+        runner->running_ms = clock_monotonic_ms() - status->ran_ms;
     if (!runner->heard)
         note_heard(runner);
     note_template(runner, status);

@@ -1,5 +1,5 @@
-/* Bottles over HTTP: create, get, wait, start, stop, cleanup plan, delete. (The list is in
- * handlers_list.c.)
+/* Bottles over HTTP: create, get, wait, start, stop, patch. (The list is in handlers_list.c, delete
+ * in handlers_cleanup.c.)
  *
  * Creating with start and wait, starting and stopping with wait are one chain: create → start →
  * wait → reply. The chain is a heap object that the engine's callbacks hand on; each link replies
@@ -37,6 +37,7 @@ struct chain {
     bool created;      /* the reply is 201, with Location */
     bool resumed;      /* it was created by an earlier request, and may have a history of its own */
     bool start;        /* it is to be started, by creating or by itself */
+    bool once;         /* and is not to be again for the same Idempotency-Key */
     unsigned wait;     /* states, 0: do not wait */
     int64_t timeout_ms, began_ms;
     bool lines; /* the reply is the progress, as NDJSON */
@@ -109,6 +110,13 @@ static void chain_take_back(struct chain *chain, struct problem *problem)
                   taken_back, chain);
 }
 
+static void chain_undo(struct chain *chain, const struct problem *problem)
+{
+    struct problem copy = problem_ref(problem);
+
+    chain_take_back(chain, &copy);
+}
+
 /* --- The links -------------------------------------------------------------------------------- */
 
 static void refuse_failed(struct chain *chain, struct snapshot *snapshot)
@@ -153,7 +161,10 @@ static void after_wait(void *context, struct snapshot *snapshot, const struct pr
 {
     struct chain *chain = context;
 
-    if (problem)
+    /* It is to be sent again, so that nothing may have been done. */
+    if (problem && strcmp(problem->type->name, "too-many-waiters") == 0)
+        chain_undo(chain, problem);
+    else if (problem)
         chain_refuse(chain, problem);
     else if (never_came_up(chain, snapshot))
         refuse_failed(chain, snapshot);
@@ -220,11 +231,12 @@ static void after_change(void *context, struct snapshot *snapshot, const struct 
     struct chain *chain = context;
 
     if (problem) {
-        struct problem copy = problem_ref(problem);
-        chain_take_back(chain, &copy);
-    } else {
-        chain_wait(chain, snapshot);
+        chain_undo(chain, problem);
+        return;
     }
+    if (chain->once)
+        idempotency_done(chain->request);
+    chain_wait(chain, snapshot);
 }
 
 static void after_create(void *context, struct snapshot *snapshot, const struct problem *problem)
@@ -347,6 +359,18 @@ static int read_spec(struct request *request, struct spec *ret)
     return -1;
 }
 
+/* False: the request was answered. */
+static bool read_start(struct chain *chain)
+{
+    if (query_flag(chain->request, "start", &chain->start) < 0)
+        return false;
+    if (chain->start || !chain->wait)
+        return choose_form(chain);
+    reply_fault(chain->request, "invalid-query",
+                "wait needs start=true: a prepared bottle stays as it is");
+    return false;
+}
+
 void handle_bottle_create(struct request *request)
 {
     const unsigned waitable = STATE_BIT(STATE_RUNNING) | STATE_BIT(STATE_EXITED);
@@ -355,17 +379,7 @@ void handle_bottle_create(struct request *request)
 
     if (!chain)
         return;
-    if (query_flag(request, "start", &chain->start) < 0) {
-        free(chain);
-        return;
-    }
-    if (chain->wait && !chain->start) {
-        reply_fault(request, "invalid-query",
-                    "wait needs start=true: a prepared bottle stays as it is");
-        free(chain);
-        return;
-    }
-    if (!choose_form(chain)) {
+    if (!read_start(chain)) {
         free(chain);
         return;
     }
@@ -474,7 +488,7 @@ void handle_bottle_restart(struct request *request)
     struct chain *chain = chain_new(request, slug, waitable);
     if (!chain)
         return;
-    chain->start = true;
+    chain->start = chain->once = true;
     engine_restart_bottle(request_app(request), slug, grace_ms, after_change, chain);
 }
 
@@ -534,62 +548,4 @@ void handle_bottle_patch(struct request *request)
                      request_header(request, "If-Match"), after_patch, request);
     else
         reply_error(request, &err);
-}
-
-/* --- Cleanup ---------------------------------------------------------------------------------- */
-
-static void after_cleanup_plan(void *context, const struct cleanup_plan *plan,
-                               const struct problem *problem)
-{
-    struct request *request = context;
-    char tag[17], quoted[20];
-
-    if (problem) {
-        reply_problem(request, problem);
-        return;
-    }
-    cleanup_tag(plan, tag);
-    (void)snprintf(quoted, sizeof quoted, "\"%s\"", tag);
-    reply_header(request, "ETag", quoted);
-    reply_json(request, 200, cleanup_encode(plan));
-}
-
-void handle_orphans_plan(struct request *request)
-{
-    engine_orphans(request_app(request), false, NULL, after_cleanup_plan, request);
-}
-
-void handle_cleanup_plan(struct request *request)
-{
-    engine_cleanup_plan(request_app(request), request_param(request, "slug"), after_cleanup_plan,
-                        request);
-}
-
-static void after_delete(void *context, const struct cleanup_plan *plan,
-                         const struct problem *problem)
-{
-    struct request *request = context;
-
-    if (problem)
-        reply_problem(request, problem);
-    else
-        reply_json(request, 200, cleanup_encode(plan));
-}
-
-void handle_orphans_remove(struct request *request)
-{
-    engine_orphans(request_app(request), true, request_header(request, "If-Match"), after_delete,
-                   request);
-}
-
-void handle_bottle_delete(struct request *request)
-{
-    const char *keep = request_query(request, "keep");
-
-    if (keep && strcmp(keep, "logs") != 0) {
-        reply_fault(request, "invalid-query", "keep: only logs can be kept");
-        return;
-    }
-    engine_delete(request_app(request), request_param(request, "slug"), 0,
-                  request_header(request, "If-Match"), keep != NULL, after_delete, request);
 }

@@ -11,6 +11,7 @@
 #include "server/accept.h"
 #include "server/engine.h"
 #include "server/exec_stream.h"
+#include "server/idempotency.h"
 #include "server/query.h"
 
 #define JSON_TYPE "application/json"
@@ -170,6 +171,8 @@ void handle_exec_signal(struct request *request)
     if (!body)
         return;
     int decoded = exec_signal_decode(body, &sent, &problem);
+    if (decoded == 0)
+        idempotency_done(request);
     tell(request, decoded, &(struct exec_note){.signal = (uint32_t)sent.number}, &problem);
 }
 

@@ -100,6 +100,11 @@ static void after_import(void *context, const json_t *image, const struct proble
     reply_json(request, state && strcmp(state, "ready") == 0 ? 201 : 202, json_deep_copy(image));
 }
 
+static bool is_wanted(const void *context)
+{
+    return !request_left(context);
+}
+
 void handle_image_import(struct request *request)
 {
     int64_t timeout_ms = WAIT_DEFAULT_MS;
@@ -119,7 +124,7 @@ void handle_image_import(struct request *request)
                       !wait        ? 0
                       : timeout_ms ? timeout_ms
                                    : 1,
-                      after_import, request);
+                      is_wanted, after_import, request);
 }
 
 /* --- The rest --------------------------------------------------------------------------------- */

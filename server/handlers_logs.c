@@ -78,7 +78,9 @@ static bool is_live(const struct log_stream *stream)
 
     if (!snapshot)
         return false;
-    bool live = snapshot->sequence == stream->sequence && states[snapshot->bottle.state].live;
+    const enum bottle_state state = snapshot->bottle.state;
+    bool live =
+        snapshot->sequence == stream->sequence && (states[state].live || state == STATE_RESTARTING);
     snapshot_release(snapshot);
     return live;
 }

@@ -371,6 +371,7 @@ static enum MHD_Result dispatch(struct request *request)
     else
         handle(request);
     asked = NULL;
+    text_free(&request->body); /* who waits does so without it */
     return queue_or_suspend(request);
 }
 

@@ -24,6 +24,7 @@ struct key_claim {
     struct idempotency_row row;
     struct idempotency_bounds bounds;
     bool begun;                   /* its record is there */
+    bool done;                    /* what must not be done twice */
     bool recorded;                /* with the answer */
     struct idempotency_row found; /* to be replayed */
 };
@@ -222,6 +223,16 @@ static bool lives(struct registry *registry, const struct idempotency_row *row)
     return ret;
 }
 
+static bool is_leaving(struct registry *registry, const struct idempotency_row *row)
+{
+    struct snapshot *snapshot = row->slug[0] ? registry_get(registry, row->slug) : NULL;
+    const bool ret =
+        snapshot && snapshot->sequence == row->sequence && snapshot->bottle.state == STATE_DELETING;
+
+    snapshot_release(snapshot);
+    return ret;
+}
+
 /* Of a request that was begun earlier and not answered. */
 static enum claim_verdict go_on(struct request *request)
 {
@@ -233,6 +244,11 @@ static enum claim_verdict go_on(struct request *request)
                       "a request of this Idempotency-Key was begun, and its answer was not kept: "
                       "it was cut off, or longer than is kept. Look at what it did; a new key does "
                       "it again");
+    if (is_leaving(request_app(request)->registry, &claim->found))
+        return refuse(
+            request, "idempotency-in-progress",
+            "the bottle that this Idempotency-Key has made is being deleted; ask again in "
+            "a moment");
     /* What is gone again was taken back, or removed by somebody: it is made anew. */
     if (lives(request_app(request)->registry, &claim->found)) {
         memcpy(claim->row.slug, claim->found.slug, sizeof claim->row.slug);
@@ -333,6 +349,12 @@ void idempotency_replay(struct request *request)
     idempotency_row_free(&row);
 }
 
+void idempotency_done(struct request *request)
+{
+    if (request->claim)
+        request->claim->done = true;
+}
+
 /* --- Keeping answers ------------------------------------------------------------------------- */
 
 /* JSON of the headers that belong to the answer; NULL: no memory. */
@@ -364,7 +386,8 @@ static int fill(struct key_claim *claim, unsigned status, const char *headers, c
         return -1;
     if (!is_kept(status)) {
         /* What was made lives on: sent again, it goes on from there. */
-        *ret_forget = claim->begun && !lives(claim->http->app->registry, &claim->row);
+        *ret_forget =
+            claim->begun && !claim->done && !lives(claim->http->app->registry, &claim->row);
         return *ret_forget ? 0 : -1;
     }
     if (length > IDEMPOTENCY_ANSWER_MAX || !headers)

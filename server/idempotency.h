@@ -16,7 +16,9 @@
  *   RETRY_AGAIN   may be done twice without a difference: with the answer.
  *   RETRY_UNKEPT  is answered with a secret, which is in no record: the key means nothing.
  * The answer is sent once its record is on the disk. Answers of 429 and 5xx are not kept: those
- * requests may be sent again with the same key, and are carried out then. Neither is an answer of
+ * requests may be sent again with the same key, and are carried out then; but for one of RETRY_ONCE
+ * that was done all the same (a restart whose bottle does not come up in time), of which the record
+ * stays that it was begun. Neither is an answer of
  * more than IDEMPOTENCY_ANSWER_MAX bytes: what is left is that the request was carried out. */
 #pragma once
 
@@ -41,6 +43,8 @@ enum claim_verdict idempotency_claim(struct request *request);
 /* Under http->lock: is its record still being written? */
 bool idempotency_waits(const struct request *request);
 void idempotency_replay(struct request *request);
+/* For the handler of a RETRY_ONCE route: from here on it is done, whatever the answer will be. */
+void idempotency_done(struct request *request);
 /* The request is freed: lets go of a claim that was not answered. NULL is fine. */
 void idempotency_drop(struct key_claim *claim);
 

@@ -26,12 +26,14 @@ void images_free(struct app *app);
 /* Exactly one of image (borrowed for the call: the object of the HTTP contract) and problem is
  * non-NULL. From any thread. */
 typedef void images_done(void *context, const json_t *image, const struct problem *problem);
+/* Does anybody still want the answer? Asked now and then, from any thread. */
+typedef bool images_wanted(const void *context);
 
 /* Queues an import, or joins the one of that source that is queued. `wait_ms` 0: done is called at
- * once, with state "importing"; else when it is ready, or failed, or the time is over ("timeout").
- */
-void images_import(struct app *app, const char *source, int64_t wait_ms, images_done *done,
-                   void *context);
+ * once, with state "importing"; else when it is ready, or failed, or the time is over ("timeout"),
+ * or nobody wants it any more. At most max_waiters wait. */
+void images_import(struct app *app, const char *source, int64_t wait_ms, images_wanted *wanted,
+                   images_done *done, void *context);
 /* Removes an entry and, if it was the last with it, the file. Problem "image-in-use" while a bottle
  * has it. */
 void images_delete(struct app *app, const char *id, images_done *done, void *context);

@@ -36,15 +36,28 @@ void image_answer_error(struct image_waiter *waiters, const struct error *err)
     problem_free(&problem);
 }
 
-/* Moves those whose time is over to *late (under the lock). */
-static void take_late(struct image_entry *entry, int64_t now_ms, struct image_waiter **late)
+/* Takes all of an entry's (under the lock). */
+static struct image_waiter *take_waiters(struct images *images, struct image_entry *entry)
+{
+    struct image_waiter *ret = entry->waiters;
+
+    for (const struct image_waiter *waiter = ret; waiter; waiter = waiter->next)
+        images->waiting--;
+    entry->waiters = NULL;
+    return ret;
+}
+
+/* Moves those whose time is over, and those whose client has left, to *late (under the lock). */
+static void take_late(struct images *images, struct image_entry *entry, int64_t now_ms,
+                      struct image_waiter **late)
 {
     for (struct image_waiter **at = &entry->waiters; *at;) {
         struct image_waiter *waiter = *at;
-        if (waiter->until_ms > now_ms) {
+        if (waiter->until_ms > now_ms && waiter->wanted(waiter->context)) {
             at = &waiter->next;
             continue;
         }
+        images->waiting--;
         *at = waiter->next;
         waiter->next = *late;
         *late = waiter;
@@ -59,7 +72,7 @@ static void answer_late(struct images *images)
 
     (void)pthread_mutex_lock(&images->lock);
     for (struct image_entry *entry = images->first; entry; entry = entry->next)
-        take_late(entry, now_ms, &late);
+        take_late(images, entry, now_ms, &late);
     (void)pthread_mutex_unlock(&images->lock);
     if (late)
         image_answer_error(late,
@@ -95,8 +108,7 @@ static void fail(struct images *images, struct image_entry *entry, const struct 
     image_unref(entry->image);
     entry->image = NULL;
     images->importing--;
-    struct image_waiter *waiters = entry->waiters;
-    entry->waiters = NULL;
+    struct image_waiter *waiters = take_waiters(images, entry);
     CLEANUP_JSON json_t *shown = image_encode(entry);
     bound_failed(images);
     (void)pthread_mutex_unlock(&images->lock);
@@ -178,8 +190,7 @@ static void finish_done(void *context, const struct error *failure)
     (void)pthread_mutex_lock(&images->lock);
     entry->state = IMAGE_READY;
     images->importing--;
-    finish->waiters = entry->waiters;
-    entry->waiters = NULL;
+    finish->waiters = take_waiters(images, entry);
     finish->shown = image_encode(entry);
     find_earlier(images, entry, earlier);
     (void)pthread_mutex_unlock(&images->lock);
@@ -317,8 +328,15 @@ static int fresh_id(char ret[IMAGE_ID_SIZE])
 
 /* The import of that source that is not over, or a new one; NULL with *err (under the lock).
  */
-static struct image_entry *queue(struct images *images, const char *source, struct error *err)
+static struct image_entry *queue(struct images *images, const char *source, bool waits,
+                                 struct error *err)
 {
+    if (waits && images->waiting >= (size_t)images->app->config.max_waiters) {
+        error_set(err, "too-many-waiters",
+                  "as many requests wait for images as this daemon takes (max_waiters); ask again "
+                  "later, or without wait");
+        return NULL;
+    }
     for (struct image_entry *entry = images->first; entry; entry = entry->next)
         if (entry->state == IMAGE_IMPORTING && strcmp(entry->source, source) == 0)
             return entry;
@@ -345,19 +363,22 @@ static struct image_entry *queue(struct images *images, const char *source, stru
     return entry;
 }
 
-void images_import(struct app *app, const char *source, int64_t wait_ms, images_done *done,
-                   void *context)
+void images_import(struct app *app, const char *source, int64_t wait_ms, images_wanted *wanted,
+                   images_done *done, void *context)
 {
     struct images *images = app->images;
     struct image_waiter *waiter = must_alloc(sizeof *waiter);
     struct error err = ERROR_INIT;
     json_t *shown = NULL;
 
-    *waiter = (struct image_waiter){
-        .done = done, .context = context, .until_ms = clock_monotonic_ms() + wait_ms};
+    *waiter = (struct image_waiter){.wanted = wanted,
+                                    .done = done,
+                                    .context = context,
+                                    .until_ms = clock_monotonic_ms() + wait_ms};
     (void)pthread_mutex_lock(&images->lock);
-    struct image_entry *entry = queue(images, source, &err);
+    struct image_entry *entry = queue(images, source, wait_ms > 0, &err);
     if (entry && wait_ms > 0) {
+        images->waiting++;
         waiter->next = entry->waiters;
         entry->waiters = waiter;
     } else if (entry) {

@@ -12,6 +12,7 @@ enum image_state { IMAGE_IMPORTING, IMAGE_READY, IMAGE_FAILED };
 
 struct image_waiter {
     struct image_waiter *next;
+    images_wanted *wanted;
     images_done *done;
     void *context;
     int64_t until_ms;
@@ -39,7 +40,7 @@ struct images {
     pthread_t thread;
     bool runs, ending;
     struct image_entry *first, **last;
-    size_t importing;
+    size_t importing, waiting; /* imports that are not over; who waits for one */
     atomic_bool cancelled;
     int64_t progress_ms; /* when the last event of progress was made; the thread's own */
 };

@@ -183,12 +183,21 @@ static int copy_layout(struct copy *copy, int from, struct error *err)
 int import_copy_input(const struct work *work, bool *ret_archive, struct error *err)
 {
     struct copy copy = {.work = work};
+    const char *path = work->reference.path;
+    char itself[32];
     struct stat status;
-    CLEANUP_CLOSE int from = open(work->reference.path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    CLEANUP_CLOSE int found = open(path, O_PATH | O_CLOEXEC);
 
     work->import->progress(work->import->context, "reading", 0, 0);
-    if (from < 0 || fstat(from, &status) < 0)
-        return error_errno(err, "image-refused", "%s", work->reference.path);
+    if (found < 0 || fstat(found, &status) < 0)
+        return error_errno(err, "image-refused", "%s", path);
+    /* Opening a device may do something, or a pipe. */
+    if (!S_ISDIR(status.st_mode) && !S_ISREG(status.st_mode))
+        return error_set(err, "image-refused", "%s is neither a file nor a directory", path);
+    (void)snprintf(itself, sizeof itself, "/proc/self/fd/%d", found);
+    CLEANUP_CLOSE int from = open(itself, O_RDONLY | O_CLOEXEC);
+    if (from < 0)
+        return error_errno(err, "image-refused", "%s", path);
     *ret_archive = !S_ISDIR(status.st_mode);
     return *ret_archive ? copy_file(&copy, from, work->fd, "in.tar", err)
                         : copy_layout(&copy, from, err);

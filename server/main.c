@@ -173,9 +173,9 @@ static int run(struct app *app, struct service *service, struct error *err)
         http_stop(http);
     if (app->engine)
         engine_stop(app, result == 0 && app->config.stop_bottles);
-    /* The engine's last answers went to requests, which need http's lock. */
-    http_free(http);
     engine_free(app);
+    /* The last answers, the store's too, went to requests, which need http's lock. */
+    http_free(http);
     cgroup_leave(&app->host);
     choices_free(app->host.choices);
     return result;

@@ -8,6 +8,7 @@ import sqlite3
 import time
 
 import creates
+import fake_daemon
 import pace
 import pytest
 import raw
@@ -245,6 +246,33 @@ def test_one_that_did_not_come_up_stays_when_it_is_asked_for_again(fake):
     daemon.remove("x")
     fake.answers("x")
     assert daemon.post(query, plan, headers=keyed("mine")).status == 201, "made anew"
+
+
+def test_a_restart_that_was_made_is_not_made_again(fake):
+    """Whatever it was answered: its bottle does not come up in time, or bottled is ended while it waits."""
+    fake.start("x")
+    daemon, query = fake.daemon, "/bottles/x/restart?grace=0s&wait=running&timeout=1s"
+    fake.answers("x", hello="starting")
+    assert daemon.post(query, headers=keyed("mine")).status == 504
+    shims = [shim.pid for shim in daemon.processes_named("bottle-shim")]
+    reply = daemon.post(query, headers=keyed("mine"))
+    assert (reply.status, reply.problem) == (409, "idempotency-unknown"), reply
+    assert [shim.pid for shim in daemon.processes_named("bottle-shim")] == shims
+
+
+def test_a_create_that_may_not_wait_makes_nothing(new_daemon):
+    """The refusal says to come again, as one would that had no effect."""
+    daemon = new_daemon(config={"max_waiters": 1})
+    with fake_daemon.installed(daemon) as fake:
+        daemon.start()
+        fake.start("first")
+        fake.answers("second", hello="starting")
+        with raw.Wire(daemon.socket) as wire:
+            wire.send(b"GET /bottles/first/wait?state=exited&timeout=60s HTTP/1.1\r\nHost: x\r\n\r\n")
+            pace.until(lambda: daemon.get("/bottles/first/wait?state=exited&timeout=1ms").problem == "too-many-waiters")
+            reply = daemon.post("/bottles?start=true&wait=running", {"slug": "second", "command": ["true"]})
+            assert (reply.status, reply.problem) == (503, "too-many-waiters") and "Location" not in reply.headers, reply
+            assert daemon.bottle("second") is None
 
 
 def test_bounds(new_daemon):

@@ -3,6 +3,7 @@ nothing of the host."""
 import contextlib
 import gzip
 import io
+import json
 import os
 import re
 import signal
@@ -14,10 +15,12 @@ import control
 import harness
 import oci
 import pytest
+import raw
 from oci import file, folder, hard_link, link
+from pace import until
 
 MIB = 1 << 20
-LIMITS = {"image_max_bytes": 48 * MIB, "image_max_files": 1500, "image_timeout": "60s"}
+LIMITS = {"max_waiters": 3, "image_max_bytes": 48 * MIB, "image_max_files": 1500, "image_timeout": "60s"}
 PASSWD = b"root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n"
 GROUP = b"root:x:0:\nstaff:x:50:\nextra:x:60:other,app\nalso:x:70:app\n"
 SHOW = 'id -u; id -g; id -G; pwd; echo "$HOME"; echo "$FOO"; echo "$PATH"; cat /proc/1/comm; touch ok && stat -c %u:%g ok'
@@ -383,6 +386,31 @@ def importing(world):
     return connection
 
 
+def bounded(world):
+    """No more than max_waiters wait for an import that goes on, and who left has left its place."""
+    body = json.dumps({"source": f"docker://{world.registry}/silent"}).encode()
+    ask = b"POST /images?wait=true HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    def refused():
+        reply = world.post(f"docker://{world.registry}/silent", query="?wait=true&timeout=1ms")
+        assert reply.status in (503, 504), reply
+        return reply.problem == "too-many-waiters"
+
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(raw.Wire(world.daemon.socket)).send(ask) for _ in range(LIMITS["max_waiters"])]
+        until(refused)
+        wires[0].sock.close()
+        until(lambda: not refused())
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/null", path)], ids=["pipe", "device"])
+def test_what_is_no_file_is_not_opened(world, make):
+    odd = world.base / "odd"
+    make(odd)
+    assert "neither a file nor a directory" in world.refused(f"oci:{odd}")
+    odd.unlink()
+
+
 def test_a_crash_in_the_middle(world):
     before = world.images()
     with importing(world):
@@ -400,6 +428,7 @@ def test_a_crash_in_the_middle(world):
 def test_an_end_in_the_middle(world):
     before = world.images()
     with importing(world):
+        bounded(world)
         assert world.daemon.stop() == 0
         assert not (world.daemon.state_dir / "importing").exists()
     world.daemon.start()

@@ -1,8 +1,10 @@
 """Restart policies and POST …/restart: the command is really run again, with a wait that grows, a count and an end."""
 import concurrent.futures
 import datetime
+import time
 
 import control
+import pace
 import processes
 import pytest
 
@@ -94,6 +96,29 @@ def test_a_healthy_run_counts_anew(daemon):
     times = [(event["type"], wall(event["time"])) for event in events(daemon, "healthy")]
     waits = [after - at for (kind, at), (_, after) in zip(times, times[1:]) if kind == "bottle.restarting"]
     assert waits == [pytest.approx(1, abs=0.9)] * 2
+
+
+def test_a_run_that_began_before_bottled_is_healthy_too(fake):
+    restart = {"policy": "on-failure", "max_retries": 1, "backoff_seconds": 1, "healthy_seconds": 1}
+    daemon = fake.daemon
+    fake.start("old", restart=restart)
+    processes.end_processes(daemon.processes_named("bottle-shim"))
+    daemon.wait("old", "restarting")
+    assert daemon.wait("old", "running")["restarts"] == 1
+    daemon.kill()
+    daemon.start()
+    began = time.monotonic()
+    pace.until(lambda: time.monotonic() > began + 1.1)
+    processes.end_processes(daemon.processes_named("bottle-shim"))
+    assert daemon.wait("old", "restarting")["state"] == "restarting", "it ran for a second"
+
+
+def test_who_follows_the_log_sees_all_runs(daemon):
+    restart = {"policy": "on-failure", "max_retries": 1, "backoff_seconds": 1}
+    daemon.create({"slug": "told", "command": ["sh", "-c", "echo run; exit 1"], "restart": restart}, "?start=true&wait=running")
+    status, body = daemon.curl("http://x/bottles/told/logs?follow=true")
+    assert (status, body.count("run\n")) == (200, 2), body
+    assert daemon.bottle("told")["state"] == "exited"
 
 
 def test_what_failed_is_started_again(daemon):

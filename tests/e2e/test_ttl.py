@@ -1,5 +1,6 @@
 """A bottle's time to live: it ends the bottle in each state, over restarts of bottled, whatever the wall clock says."""
 import concurrent.futures
+import contextlib
 import datetime
 import sqlite3
 import struct
@@ -8,6 +9,7 @@ import time
 import control
 import harness
 import pytest
+from pace import until
 
 TRAPS = ["sh", "-c", "trap 'echo told; exit 5' TERM; echo up; while :; do sleep 1000 & wait $!; done"]
 DAY_MS = 86400 * 1000
@@ -120,6 +122,18 @@ def test_after_a_boot_of_the_host(daemon):
     daemon.start()
     assert wall(daemon.bottle("booted")["expires_at"]) == pytest.approx(time.time() + 8, abs=4)
     assert 3 < gone(daemon, "booted") < 15
+
+
+def test_the_clock_is_kept_from_the_first_bottle_on_that_counts_on_it(daemon):
+    """Else a host that goes down gives it back all the time that passed before."""
+
+    def kept():
+        with contextlib.closing(sqlite3.connect(daemon.state_dir / "bottled.db")) as database:
+            return database.execute("SELECT value FROM meta WHERE name = 'clock_kept_ms'").fetchone()[0]
+
+    before = kept()
+    prepared(daemon, "first", 1000)
+    until(lambda: kept() > before)
 
 
 class WallClock:
