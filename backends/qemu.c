@@ -81,7 +81,7 @@ int qemu_prepare(const struct host *host, struct plan *plan, struct error *err)
     char qemu[PATH_MAX] =
         "/usr/bin/" QEMU; /* in a dry run where it is missing, as preflight says */
 
-    (void)tool_is_there(host->tools_path, QEMU, qemu, sizeof qemu);
+    (void)tool_find(host->tools_path, QEMU, qemu, sizeof qemu);
     const struct qemu_config config = qemu_configure(host, plan, qemu);
     plan->accelerator = host->kvm_works ? "kvm" : "tcg";
     if (render_qemu(&config, &out, err) < 0)

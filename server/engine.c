@@ -309,7 +309,7 @@ void engine_free(struct app *app)
     if (engine)
         engine_stop(app, false);
     feed_free(app->feed);
-    if (app->store)
+    if (engine && app->store) /* the engine is made once the clock is right */
         host_clock_keep(app->store);
     store_close(app->store);
     if (engine)

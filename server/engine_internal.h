@@ -233,6 +233,12 @@ struct runner {
     struct loop_timer retry; /* of connecting */
     struct loop_timer kill;  /* when the supervisor is killed, and why */
     char kill_reason[160];
+    /* Over a connection that was made anew: when that was (0: it is the first), and the deadline
+     * that held before (at_ms 0: none). */
+    struct {
+        int64_t made_ms, at_ms;
+        char reason[160];
+    } anew;
     bool killed;
     char end_reason[REASON_SIZE]; /* what is known of a failure before the end */
 

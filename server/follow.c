@@ -28,6 +28,7 @@ enum {
     ADOPT_MS = 10000,        /* for a supervisor that lives to be reached after a restart */
     ADOPT_PIDLESS_MS = 3000, /* for one whose pid was not stored any more to open its socket */
     ADOPT_RETRY_MS = 50,
+    ANEW_MS = 10000, /* from one connection to the next to one that hangs up */
     /* From its first status to the one that says that the bottle came up, beyond what its own
      * deadlines give it: one that is stuck itself says nothing. */
     START_BOOTS = 4,
@@ -94,14 +95,20 @@ void follow_answer_starter(struct runner *runner)
 /* The first word over a connection: the stretch before it is over. */
 static void note_heard(struct runner *runner)
 {
+    const bool stops = runner->stop_requested && runner->said.state == STATE_STOPPING;
+    const bool bound = runner->anew.at_ms != 0;
+
     runner->heard = true;
     loop_timer_cancel(runner->engine->loop, &runner->kill);
     patch_heard(runner);
+    if (bound)
+        follow_kill_at(runner, runner->anew.at_ms - clock_monotonic_ms(), runner->anew.reason);
+    runner->anew.at_ms = 0;
     /* One that an earlier daemon asked keeps the grace that it was given, of an hour at most. */
-    if (runner->stop_requested && runner->said.state == STATE_STOPPING && runner->adopting)
+    if (stops && runner->adopting)
         follow_kill_at(runner, WAIT_MAX_MS + STOP_MARGIN_MS,
                        "it was asked to stop, and did not end");
-    else if (runner->stop_requested)
+    else if (runner->stop_requested && !(stops && bound))
         follow_stop(runner, runner->stop_grace_ms);
     if (runner->phase == PHASE_DELETE)
         follow_kill_at(runner, DELETE_MS, "the bottle is deleted");
@@ -228,7 +235,8 @@ static int drain(struct runner *runner)
     for (;;) {
         ssize_t length =
             recv(runner->connection.fd, packet, sizeof packet, MSG_DONTWAIT | MSG_TRUNC);
-        if (length < 0 && errno == EINTR)
+        /* A reset is told before what came ahead of it, and once. */
+        if (length < 0 && (errno == EINTR || errno == ECONNRESET))
             continue;
         if (length < 0)
             return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : DRAIN_ENDED;
@@ -356,11 +364,22 @@ static void connect_now(struct runner *runner)
  * things are. */
 static bool connect_again(struct runner *runner)
 {
-    if (!runner->heard || runner->has_final || runner->killed || connect_to(runner, NULL) < 0)
+    const int64_t now_ms = clock_monotonic_ms();
+    const bool bound = runner->kill.active;
+    const int64_t at_ms = runner->kill.at_ms;
+
+    if (!runner->heard || runner->has_final || runner->killed ||
+        (runner->anew.made_ms && now_ms < runner->anew.made_ms + ANEW_MS))
+        return false;
+    memcpy(runner->anew.reason, runner->kill_reason, sizeof runner->anew.reason);
+    if (connect_to(runner, NULL) < 0)
         return false;
     log_event(LEVEL_WARNING, "connected anew to a supervisor that had hung up",
               LOG_TEXT("slug", runner->slug));
-    runner->heard = runner->start_bound = false;
+    runner->anew.made_ms = now_ms;
+    runner->anew.at_ms = bound ? at_ms : 0;
+    runner->heard = false;
+    exec_end(runner, "internal", "its supervisor hung up meanwhile; ask again");
     return true;
 }
 
@@ -397,7 +416,7 @@ static void forget_supervisor(struct runner *runner)
     runner->has_final = runner->heard = runner->pid_saved = runner->stop_requested = false;
     runner->child = runner->killed = runner->start_bound = false;
     runner->ready_length = 0;
-    runner->running_ms = 0;
+    runner->running_ms = runner->anew.made_ms = runner->anew.at_ms = 0;
     runner->template_told = false;
     runner->end_reason[0] = '\0';
 }

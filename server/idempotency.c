@@ -248,7 +248,7 @@ static enum claim_verdict go_on(struct request *request)
         return refuse(
             request, "idempotency-in-progress",
             "the bottle that this Idempotency-Key has made is being deleted; ask again in "
-            "a moment");
+            "a moment, and where that does not end, delete it again first");
     /* What is gone again was taken back, or removed by somebody: it is made anew. */
     if (lives(request_app(request)->registry, &claim->found)) {
         memcpy(claim->row.slug, claim->found.slug, sizeof claim->row.slug);

@@ -24,7 +24,8 @@ struct part {
 };
 
 struct log_reader {
-    int folder;                   /* -1: the folder is not there */
+    char path[PATH_MAX];          /* of the folder */
+    int folder;                   /* -1: it is not there, or was not when it was looked for last */
     char current[64], older[64];  /* file names */
     struct part parts[FILES_MAX]; /* older, then current */
     size_t at;                    /* index of the part being read */
@@ -40,13 +41,21 @@ static struct part no_part(void)
     return (struct part){.fd = -1};
 }
 
+/* A bottle that was never started has none yet. */
+static bool find_folder(struct log_reader *reader)
+{
+    if (reader->folder < 0)
+        reader->folder = open(reader->path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return reader->folder >= 0;
+}
+
 /* Opens a plain file of the folder; fd -1 when there is none. */
-static struct part open_part(const struct log_reader *reader, const char *name)
+static struct part open_part(struct log_reader *reader, const char *name)
 {
     struct stat status;
     struct part part = no_part();
 
-    if (reader->folder < 0)
+    if (!find_folder(reader))
         return part;
     CLEANUP_CLOSE int fd =
         openat(reader->folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -108,7 +117,8 @@ struct log_reader *log_reader_new(const char *folder, const char *name, int64_t 
 
     if (!reader)
         return NULL;
-    reader->folder = open(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    reader->folder = -1;
+    (void)snprintf(reader->path, sizeof reader->path, "%s", folder);
     (void)snprintf(reader->current, sizeof reader->current, "%s.log", name);
     (void)snprintf(reader->older, sizeof reader->older, "%s.log.1", name);
     /* The newer first: a rotation between the two shows the same file twice, not a gap. */
@@ -172,7 +182,7 @@ static bool move_on(struct log_reader *reader)
     struct part *present = &reader->parts[1];
     struct stat status;
 
-    if (reader->folder < 0 ||
+    if (!find_folder(reader) ||
         fstatat(reader->folder, reader->current, &status, AT_SYMLINK_NOFOLLOW) < 0 ||
         (present->fd >= 0 && status.st_ino == present->inode))
         return false;

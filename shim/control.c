@@ -313,17 +313,20 @@ void control_answer(struct control *control, uint64_t client, json_t *packet)
 
 bool control_heard(const struct control *control)
 {
-    bool heard = false;
+    for (size_t i = 0; i < CLIENTS_MAX; i++)
+        if (control->clients[i].source.fd >= 0 && control->clients[i].trusted)
+            return true;
+    return false;
+}
 
+bool control_has_room(const struct control *control)
+{
     for (size_t i = 0; i < CLIENTS_MAX; i++) {
         struct pollfd socket = {.fd = control->clients[i].source.fd, .events = POLLOUT};
-        if (socket.fd < 0 || !control->clients[i].trusted)
-            continue;
-        if (poll(&socket, 1, 0) != 1)
+        if (socket.fd >= 0 && control->clients[i].trusted && poll(&socket, 1, 0) != 1)
             return false;
-        heard = true;
     }
-    return heard;
+    return control_heard(control);
 }
 
 void control_free(struct control *control)

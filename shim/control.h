@@ -36,7 +36,8 @@ void control_broadcast(struct control *control);
 void control_send(struct control *control, json_t *packet);
 /* The same to one client only, if it is still there: its number is never given twice. */
 void control_answer(struct control *control, uint64_t client, json_t *packet);
-/* Whether who said hello is there, and takes more: a packet that does not fit costs them the
- * connection. */
+/* Whether anybody who said hello is there. */
 bool control_heard(const struct control *control);
+/* The same, and they take more: a packet that does not fit costs them the connection. */
+bool control_has_room(const struct control *control);
 void control_free(struct control *control);

@@ -34,7 +34,7 @@ static void on_timer(struct loop_timer *timer)
     struct egress_tell *tell = timer->data;
 
     tell->sent_ms = clock_monotonic_ms();
-    if (control_heard(tell->control))
+    if (control_has_room(tell->control))
         control_send(tell->control, egress_log_take(tell->log, CONTROL_PACKET_MAX));
     if (egress_log_has_news(tell->log))
         plan_next(tell, PACE_MS);

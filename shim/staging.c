@@ -2,8 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <grp.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -184,19 +184,17 @@ static void look_for_template(struct launch *launch)
     *program = (struct program){0};
 }
 
-/* The run directory's parts that programs write to. */
-static int make_directories(const struct launch *launch, struct error *err)
+/* Once we are the bottle's user: what lies in the way is this user's own affair. */
+static int make_sidecar_directories(const struct launch *launch, struct error *err)
 {
-    char name[PATH_MAX];
+    char path[PATH_MAX];
 
-    if (make_owned_directory("net", launch, err) < 0 ||
-        make_owned_directory("proxy", launch, err) < 0 ||
-        make_owned_directory(CONFIG_DIR, launch, err) < 0)
-        return -1;
     for (size_t i = 0; i < launch->n_sidecars; i++) {
-        (void)snprintf(name, sizeof name, "proxy/%s", launch->sidecars[i].program.name);
-        if (make_owned_directory(name, launch, err) < 0)
-            return -1;
+        const char *name = launch->sidecars[i].program.name;
+        if (snprintf(path, sizeof path, "%s/%s", launch->proxy_dir, name) >= (int)sizeof path)
+            return error_set(err, "launch-failed", "%s: the path is too long", path);
+        if (mkdir(path, 0700) < 0 && errno != EEXIST)
+            return error_errno(err, "launch-failed", "%s/proxy/%s", launch->run_dir, name);
     }
     return 0;
 }
@@ -216,13 +214,17 @@ int staging_enter(struct launch *launch, int *ret_log_dir, struct error *err)
     launch->net_dir = "net";
     launch->proxy_dir = "proxy";
     launch->config_dir = CONFIG_DIR;
-    if (make_directories(launch, err) < 0)
+    if (make_owned_directory("net", launch, err) < 0 ||
+        make_owned_directory("proxy", launch, err) < 0 ||
+        make_owned_directory(CONFIG_DIR, launch, err) < 0)
         return -1;
     if (launch->uid == 0 && geteuid() == 0)
         return error_set(err, "launch-failed",
                          "refusing to run a bottle as root; set uid_base in the configuration");
     if (launch->uid ? stage(launch, err) < 0 || drop(launch, err) < 0
                     : mounts_prepare(launch, err) < 0)
+        return -1;
+    if (make_sidecar_directories(launch, err) < 0)
         return -1;
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ||
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)

@@ -12,8 +12,8 @@ import socket
 import sys
 import select
 
-# "hello": the state that it says first; "egress": "ok", {"error": words}, "silent", "die"; "report": a packet's members, "silent".
-ANSWERS = {"hello": "running", "egress": "ok", "report": {"checks": []}}
+# "hello": the state that it says first; "egress": "ok", {"error": words}, "silent", "die"; "report": a packet's members, "silent"; "stop": "ok", "silent".
+ANSWERS = {"hello": "running", "egress": "ok", "report": {"checks": []}, "stop": "ok"}
 
 
 def install(folder, build):
@@ -97,7 +97,9 @@ class Shim:
         if request["op"] == "hello" and request["token"] == self.spec["token"]:
             self.send(self.status(self.answers()["hello"]))
         elif request["op"] == "stop":
-            self.end()
+            self.heard({"stop": request["grace_ms"]})
+            if self.answers()["stop"] == "ok":
+                self.end()
         elif request["op"] == "egress":
             self.on_egress(request, fds)
         elif request["op"] == "report":

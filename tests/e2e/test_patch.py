@@ -79,8 +79,6 @@ def test_if_match(daemon):
 def test_a_supervisor_that_hung_up_is_asked_again(fake):
     """It does that to a daemon that stood still. The bottle runs on, and an egress under way is sent again."""
     fake.start("dropped")
-    fake.say("dropped", b"hang up")
-    assert fake.daemon.output.wait_line("connected anew", 10)
     fake.answers("dropped", egress="silent")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         change = pool.submit(patch, fake.daemon, "dropped", {"egress": {"allow": ["new.example"]}})
@@ -92,6 +90,20 @@ def test_a_supervisor_that_hung_up_is_asked_again(fake):
     assert fake.daemon.bottle("dropped")["state"] == "running"
     bottle = fake.daemon.post("/bottles/dropped/stop?wait=stopped&timeout=20s").json()
     assert bottle["state"] == "stopped", bottle
+
+
+def test_hanging_up_gains_no_time(fake):
+    """One that does not do what it is told is killed when it would have been."""
+    fake.start("deaf")
+    fake.answers("deaf", stop="silent")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, harness.Clock() as clock:
+        removal = pool.submit(fake.daemon.delete, "/bottles/deaf")
+        until(lambda: fake.heard("deaf"))
+        told = time.monotonic()
+        until(lambda: time.monotonic() > told + 3)
+        fake.say("deaf", b"hang up")
+        assert removal.result(30).status == 200
+    assert clock.seconds < 7, clock.seconds
 
 
 def test_live(fake):

@@ -134,6 +134,16 @@ def test_the_clock_is_kept_from_the_first_bottle_on_that_counts_on_it(daemon):
     before = kept()
     prepared(daemon, "first", 1000)
     until(lambda: kept() > before)
+    # A start that fails does not set it.
+    daemon.stop()
+    before, images = kept(), daemon.state_dir / "images"
+    images.rmdir()
+    images.touch()
+    with pytest.raises(AssertionError, match="not ready"):
+        daemon.start()
+    assert before <= kept() < before + 60000
+    images.unlink()
+    daemon.start()
 
 
 class WallClock:

@@ -46,6 +46,11 @@ bool control_heard(const struct control *control)
     return true;
 }
 
+bool control_has_room(const struct control *control)
+{
+    return control_heard(control);
+}
+
 struct control *control_new(struct loop *loop, const struct launch *launch,
                             const struct control_owner *owner, struct error *err)
 {
