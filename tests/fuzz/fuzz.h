@@ -8,7 +8,6 @@
 #include <stdint.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);
-int LLVMFuzzerInitialize(int *argc, char ***argv); /* where a target has one: before the first */
 
 /* Ends the program: a property does not hold. */
 #define MUST(condition)                                                                            \

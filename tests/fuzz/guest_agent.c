@@ -211,15 +211,6 @@ static void finish(struct execs *execs, int host)
     }
 }
 
-/* The agent is the guest's first process, which a broken pipe does not end; here a slow run closes
- * the output of a program that was reaped while it goes on printing. */
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc, (void)argv;
-    (void)signal(SIGPIPE, SIG_IGN);
-    return 0;
-}
-
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
     static const struct start_message start = {.workdir = "/", .user = ""};
@@ -227,6 +218,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     struct input input = {bytes, bytes + length};
     int ends[2];
 
+    /* The agent is the guest's first process, which a broken pipe does not end; here a slow run
+     * closes the output of a program that was reaped while it goes on printing. */
+    (void)signal(SIGPIPE, SIG_IGN);
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
     agent = (struct agent){.fd = ends[0], .in_max = START_PAYLOAD_MAX};
     struct execs execs = {.agent = &agent, .start = &start};
