@@ -163,8 +163,8 @@ static void count_below(struct count *count, int fd, unsigned depth)
             fstatat(dirfd(directory), name, &status, AT_SYMLINK_NOFOLLOW) < 0)
             continue;
         count->files++;
-        /* Each name of a file has its part of it. */
-        if (S_ISREG(status.st_mode))
+        /* Each name of a file has its part of it; one that is just being removed has none. */
+        if (S_ISREG(status.st_mode) && status.st_nlink > 0)
             count->bytes += (int64_t)(status.st_size / (off_t)status.st_nlink);
         if (!S_ISDIR(status.st_mode))
             continue;

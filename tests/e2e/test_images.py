@@ -135,8 +135,13 @@ def test_what_is_said_of_an_image(world, own):
     assert subprocess.check_output(["sha256sum", path]).decode().split()[0] == shown["digest"]
     assert path.stat().st_size == shown["bytes"] and path.stat().st_uid == world.daemon.state_dir.stat().st_uid
     assert shown in world.images()
-    events = world.daemon.get("/events?type=image.progress&type=image.ready").json()["events"]
-    mine = [event for event in events if event["detail"]["id"] == own["id"]]
+
+    def told():
+        events = world.daemon.get("/events?type=image.progress&type=image.ready").json()["events"]
+        return [event for event in events if event["detail"]["id"] == own["id"]]
+
+    until(lambda: told()[-1]["type"] == "image.ready")
+    mine = told()
     steps = [event["detail"].get("progress", {}).get("step") for event in mine]
     assert list(dict.fromkeys(steps)) == ["reading", "copying", "unpacking", "packing", None], steps
     assert mine[-1]["type"] == "image.ready" and mine[-1]["detail"] == shown

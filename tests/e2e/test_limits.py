@@ -80,7 +80,8 @@ def running(daemon, limit):
 
 def connections(daemon, limit):
     with Wires(daemon) as wires:
-        assert [wires.send(get("/healthz")).answer().status for _ in range(limit)] == [200] * limit
+        for _ in range(limit):  # a connection of before may be about to be seen to have left
+            until(lambda: wires.send(get("/healthz")).answer().status == 200)
         answer = wires.send(get("/healthz")).answer()
         assert problem_of(answer) == (503, "too-many-connections") and answer.headers["retry-after"]
         assert wires.all[0].send(get("/healthz")).answer().status == 200, "who was there first is still served"

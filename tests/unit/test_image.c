@@ -1,13 +1,17 @@
 /* Image references, what an image says of itself, and what becomes of it and a plan together. */
 #include <criterion/criterion.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "api/image.h"
 #include "api/plan.h"
 #include "base/json.h"
 #include "base/util.h"
-#include "server/import.h"
+#include "server/import_internal.h"
 
 /* --- References ------------------------------------------------------------------------------- */
 
@@ -268,4 +272,43 @@ Test(import_check, what_the_operator_allowed)
             cr_expect_str_eq(err.kind, rows[i].kind, "%s", rows[i].source);
     }
     cr_expect_eq(import_check(&(struct config){.image_roots = all}, "dir:/etc", NULL), 0);
+}
+
+/* --- Counting --------------------------------------------------------------------------------- */
+
+static atomic_bool counted;
+
+static void *make_and_remove(void *context)
+{
+    const int *folder = context;
+
+    while (!counted) {
+        int fd = openat(*folder, "file", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        cr_assert_geq(fd, 0);
+        cr_assert_eq(write(fd, "abc", 3), 3);
+        (void)close(fd);
+        cr_assert_eq(unlinkat(*folder, "file", 0), 0);
+    }
+    return NULL;
+}
+
+/* Of one that is being removed a look may tell a size, and no name any more. */
+Test(import_count, while_files_go)
+{
+    char folder[] = "/tmp/import-countXXXXXX";
+    int64_t bytes, files;
+    pthread_t thread;
+
+    cr_assert_not_null(mkdtemp(folder));
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const struct work work = {.fd = fd};
+    cr_assert_eq(pthread_create(&thread, NULL, make_and_remove, &fd), 0);
+    for (int i = 0; i < 30000; i++) {
+        cr_assert_eq(import_count(&work, ".", &bytes, &files), 0);
+        cr_assert(bytes >= 0 && bytes <= 3 && files <= 2);
+    }
+    counted = true;
+    (void)pthread_join(thread, NULL);
+    (void)close(fd);
+    (void)rmdir(folder);
 }
