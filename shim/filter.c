@@ -99,11 +99,11 @@ static const struct {
     {SCMP_SYS(linkat), GVPROXY | FILELESS},
     {SCMP_SYS(symlink), GVPROXY | FILELESS},
     {SCMP_SYS(symlinkat), GVPROXY | FILELESS},
-    {SCMP_SYS(mkdir), GVPROXY | FILELESS},
-    {SCMP_SYS(mkdirat), GVPROXY | FILELESS},
+    {SCMP_SYS(mkdir), GVPROXY},
+    {SCMP_SYS(mkdirat), GVPROXY},
     {SCMP_SYS(mknod), GVPROXY | FILELESS},
     {SCMP_SYS(mknodat), GVPROXY | FILELESS},
-    {SCMP_SYS(creat), GVPROXY | FILELESS},
+    {SCMP_SYS(creat), GVPROXY},
     {SCMP_SYS(truncate), GVPROXY},
     {SCMP_SYS(chmod), GVPROXY | KIND(KRUN)},
     {SCMP_SYS(fchmodat), GVPROXY | KIND(KRUN)},
@@ -149,7 +149,7 @@ static const struct {
     unsigned kinds;
 } absent[] = {
     {SCMP_SYS(clone3), EVERY},
-    {SCMP_SYS(openat2), GVPROXY | FILELESS},
+    {SCMP_SYS(openat2), GVPROXY},
     /* A guest's attributes are no business of the host's. */
     {SCMP_SYS(setxattr), SERVERS},
     {SCMP_SYS(lsetxattr), SERVERS},
@@ -176,8 +176,8 @@ static const struct {
     /* threads only */
     {SCMP_SYS(clone), 0, CLONE_THREAD, 0, KIND(GVPROXY) | KRUNS},
     /* no new files */
-    {SCMP_SYS(open), 1, O_CREAT, O_CREAT, GVPROXY | FILELESS},
-    {SCMP_SYS(openat), 2, O_CREAT, O_CREAT, GVPROXY | FILELESS},
+    {SCMP_SYS(open), 1, O_CREAT, O_CREAT, GVPROXY},
+    {SCMP_SYS(openat), 2, O_CREAT, O_CREAT, GVPROXY},
     {SCMP_SYS(openat), 2, O_TMPFILE & ~O_DIRECTORY, O_TMPFILE & ~O_DIRECTORY, GVPROXY},
     /* no program of a guest's that the host would run as the directory's owner */
     {SCMP_SYS(chmod), 1, S_ISUID, S_ISUID, SERVERS},

@@ -10,6 +10,7 @@ import harness
 import invariants
 import processes
 import pytest
+from pace import until
 
 PLAN = {"command": ["sh", "-c", "echo up; sleep 1000"]}
 
@@ -193,6 +194,7 @@ def test_what_is_too_young_to_die_with_its_supervisor(daemon, end, place):
         env={} if inside else {"BOTTLE_RUN_DIR": str(run_dir)},
     )
     processes.waited_for.add(left.pid)
+    until(lambda: os.stat(f"/proc/{left.pid}").st_uid == uid)
     try:
         if end == "it is deleted after a crash":
             daemon.kill()
