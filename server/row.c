@@ -111,33 +111,6 @@ void reason_copy(char ret[REASON_SIZE], const char *words)
     ret[length] = '\0';
 }
 
-/* A prepared statement for a text that is always the same pointer; the store finalizes them. */
-static sqlite3_stmt *statement(sqlite3 *db, const char *sql, struct error *err)
-{
-    sqlite3_stmt *found = NULL;
-
-    while ((found = sqlite3_next_stmt(db, found)) && strcmp(sqlite3_sql(found), sql) != 0)
-        ;
-    if (!found &&
-        sqlite3_prepare_v3(db, sql, -1, SQLITE_PREPARE_PERSISTENT, &found, NULL) != SQLITE_OK) {
-        (void)sql_failed(db, err);
-        return NULL;
-    }
-    return found;
-}
-
-/* Runs a bound statement to its end and makes it ready for the next use. */
-static int finish(sqlite3 *db, sqlite3_stmt *bound, struct error *err)
-{
-    int result = sqlite3_step(bound);
-
-    if (result != SQLITE_DONE)
-        (void)sql_failed(db, err);
-    (void)sqlite3_reset(bound);
-    (void)sqlite3_clear_bindings(bound);
-    return result == SQLITE_DONE ? 0 : -1;
-}
-
 static void bind_text(sqlite3_stmt *bound, int index, const char *text)
 {
     (void)sqlite3_bind_text(bound, index, text, -1, SQLITE_STATIC);
@@ -184,7 +157,7 @@ static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row
 int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char *labels,
                struct error *err)
 {
-    sqlite3_stmt *bound = statement(
+    sqlite3_stmt *bound = sql_kept(
         db,
         "INSERT INTO bottles (accelerator, backend_reason, state, reason, exit_code, keep_logs, "
         "updated_ms, started_ms,"
@@ -208,7 +181,7 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
         (void)sqlite3_bind_int(bound, index++, row->allocation.host_ports[i]);
     (void)sqlite3_bind_int64(bound, index++, row->created_ms);
     bind_text(bound, index, row->image);
-    if (finish(db, bound, err) < 0)
+    if (sql_run(db, bound, err) < 0)
         return -1;
     row->sequence = (uint64_t)sqlite3_last_insert_rowid(db);
     return 0;
@@ -216,7 +189,7 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
 
 int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err)
 {
-    sqlite3_stmt *bound = statement(
+    sqlite3_stmt *bound = sql_kept(
         db,
         "UPDATE bottles SET accelerator = ?, backend_reason = ?, state = ?, reason = ?, exit_code "
         "= ?, keep_logs = ?,"
@@ -232,13 +205,13 @@ int row_update(sqlite3 *db, const struct bottle_row *row, struct error *err)
     int index = bind_changing(bound, 1, row);
     (void)sqlite3_bind_int(bound, index++, row->egress_pending);
     bind_text(bound, index, row->slug);
-    return finish(db, bound, err);
+    return sql_run(db, bound, err);
 }
 
 int row_set_spec(sqlite3 *db, const char *slug, const char *spec, const char *labels,
                  bool keep_before, struct error *err)
 {
-    sqlite3_stmt *bound = statement(
+    sqlite3_stmt *bound = sql_kept(
         db,
         "UPDATE bottles SET spec_before = CASE WHEN ? THEN coalesce(spec_before, spec) END,"
         " spec = ?, labels = ? WHERE slug = ?",
@@ -249,24 +222,24 @@ int row_set_spec(sqlite3 *db, const char *slug, const char *spec, const char *la
     bind_text(bound, 2, spec);
     bind_text(bound, 3, labels);
     bind_text(bound, 4, slug);
-    return finish(db, bound, err);
+    return sql_run(db, bound, err);
 }
 
 int row_set_cleanup(sqlite3 *db, const char *slug, const char *plan, struct error *err)
 {
     sqlite3_stmt *bound =
-        statement(db, "UPDATE bottles SET cleanup = ? WHERE slug = ? AND state = 'deleting'", err);
+        sql_kept(db, "UPDATE bottles SET cleanup = ? WHERE slug = ? AND state = 'deleting'", err);
 
     if (!bound)
         return -1;
     bind_text(bound, 1, plan);
     bind_text(bound, 2, slug);
-    return finish(db, bound, err);
+    return sql_run(db, bound, err);
 }
 
 char *row_cleanup(sqlite3 *db, const char *slug, struct error *err)
 {
-    sqlite3_stmt *from = statement(db, "SELECT cleanup FROM bottles WHERE slug = ?", err);
+    sqlite3_stmt *from = sql_kept(db, "SELECT cleanup FROM bottles WHERE slug = ?", err);
     char *ret = NULL;
 
     if (!from)
@@ -284,19 +257,19 @@ char *row_cleanup(sqlite3 *db, const char *slug, struct error *err)
 
 int row_delete(sqlite3 *db, const char *slug, struct error *err)
 {
-    sqlite3_stmt *bound = statement(db, "DELETE FROM bottles WHERE slug = ?", err);
+    sqlite3_stmt *bound = sql_kept(db, "DELETE FROM bottles WHERE slug = ?", err);
 
     if (!bound)
         return -1;
     bind_text(bound, 1, slug);
-    return finish(db, bound, err);
+    return sql_run(db, bound, err);
 }
 
 int event_insert(sqlite3 *db, int64_t time_ms, const char *slug, const char *type,
                  const char *detail, struct error *err)
 {
     sqlite3_stmt *bound =
-        statement(db, "INSERT INTO events (time, slug, type, detail) VALUES (?,?,?,?)", err);
+        sql_kept(db, "INSERT INTO events (time, slug, type, detail) VALUES (?,?,?,?)", err);
 
     if (!bound)
         return -1;
@@ -304,7 +277,7 @@ int event_insert(sqlite3 *db, int64_t time_ms, const char *slug, const char *typ
     bind_text(bound, 2, slug);
     bind_text(bound, 3, type);
     bind_text(bound, 4, detail ? detail : "{}");
-    if (finish(db, bound, err) < 0)
+    if (sql_run(db, bound, err) < 0)
         return -1;
     metrics_event(event_type_parse(type));
     return 0;
@@ -373,7 +346,7 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
 int rows_load(sqlite3 *db, row_visit *visit, void *context, struct error *err)
 {
     struct bottle_row row;
-    sqlite3_stmt *from = statement(
+    sqlite3_stmt *from = sql_kept(
         db,
         "SELECT sequence, slug, backend, accelerator, backend_reason, subnet, pipelock_port, "
         "git_gate_port,"

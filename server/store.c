@@ -79,6 +79,14 @@ static int execute(sqlite3 *db, const char *sql, struct error *err)
     return 0;
 }
 
+/* The same, for what each write is made of. */
+static int execute_often(sqlite3 *db, const char *sql, struct error *err)
+{
+    sqlite3_stmt *kept = sql_kept(db, sql, err);
+
+    return kept ? sql_run(db, kept, err) : -1;
+}
+
 /* The first column of the first row. */
 static int query_integer(struct store *store, const char *sql, int64_t *ret, struct error *err)
 {
@@ -119,10 +127,10 @@ static int migrate(struct store *store, int64_t version, struct error *err)
 
     for (int64_t next = version; next < n_row_migrations; next++) {
         (void)snprintf(pragma, sizeof pragma, "PRAGMA user_version = %d", (int)next + 1);
-        if (execute(store->db, "BEGIN IMMEDIATE", err) < 0)
+        if (execute_often(store->db, "BEGIN IMMEDIATE", err) < 0)
             return -1;
         if (execute(store->db, row_migrations[next], err) < 0 ||
-            execute(store->db, pragma, err) < 0 || execute(store->db, "COMMIT", err) < 0) {
+            execute(store->db, pragma, err) < 0 || execute_often(store->db, "COMMIT", err) < 0) {
             (void)execute(store->db, "ROLLBACK", NULL);
             return error_wrap(err, "bringing %s to version %d", store->path, (int)next + 1);
         }
@@ -182,10 +190,10 @@ static int open_database(struct store *store, struct error *err)
 /* Runs one write in its savepoint. -1: the whole transaction is lost, with the words in *err. */
 static int apply_one(struct store *store, struct node *node, struct error *err)
 {
-    if (execute(store->db, "SAVEPOINT one", err) < 0)
+    if (execute_often(store->db, "SAVEPOINT one", err) < 0)
         return -1;
     if (node->write.apply(store->db, node->write.context, &node->failure) == 0)
-        return execute(store->db, "RELEASE one", err);
+        return execute_often(store->db, "RELEASE one", err);
     node->failed = true;
     if (sqlite3_get_autocommit(store->db)) {
         /* A full disk or a failed read made SQLite roll everything back by itself. */
@@ -198,12 +206,12 @@ static int apply_one(struct store *store, struct node *node, struct error *err)
 /* Commits a batch; on failure the database is as before and *err says why. */
 static int commit_batch(struct store *store, struct node *batch, struct error *err)
 {
-    int result = execute(store->db, "BEGIN IMMEDIATE", err);
+    int result = execute_often(store->db, "BEGIN IMMEDIATE", err);
 
     for (struct node *node = batch; node && result == 0; node = node->next)
         result = apply_one(store, node, err);
     if (result == 0)
-        result = execute(store->db, "COMMIT", err);
+        result = execute_often(store->db, "COMMIT", err);
     if (result < 0 && !sqlite3_get_autocommit(store->db))
         (void)execute(store->db, "ROLLBACK", NULL);
     return result;
