@@ -186,8 +186,8 @@ int main(int argc, char **argv)
     struct app app = {.started_ms = clock_wall_ms()};
     struct error err = ERROR_INIT;
 
-    /* Files for us alone; directories that others may pass through where their mode says so. */
-    (void)umask(0066);
+    /* Nothing that others could write, or read; files say themselves what a group may. */
+    (void)umask(0026);
     if (argc > 1 && strcmp(argv[1], "token") == 0)
         return token_command(argc - 1, argv + 1);
     int result = config_load(argc, argv, &app.config, &err);

@@ -30,7 +30,6 @@
 #include "server/stage.h"
 
 #define SHIM_PROGRAM "bottle-shim"
-#define LEFT ".left-"
 
 enum { ID_LENGTH = 16, ORPHANS_MAX = 1000, PROCS_MAX = 64 * 1024 };
 
@@ -116,63 +115,6 @@ static int open_own(int parent, const char *name, const struct host *host, unsig
     return -1;
 }
 
-static bool is_rendered(const char *name)
-{
-    static const char *const names[] = {"gvproxy.yaml", "qemu.json",     "smolfile.toml",
-                                        "krun.json",    "pipelock.yaml", "squid.conf"};
-
-    for (size_t i = 0; i < COUNT_OF(names); i++) {
-        size_t length = strlen(names[i]);
-        if (strcmp(name, names[i]) == 0 ||
-            (name[0] == '.' && strncmp(name + 1, names[i], length) == 0 &&
-             strcmp(name + 1 + length, ".new") == 0))
-            return true;
-    }
-    return false;
-}
-
-static bool is_empty(int parent, const char *name)
-{
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *directory = fd < 0 ? NULL : fdopendir(fd);
-    unsigned count = 0;
-
-    if (!directory) {
-        if (fd >= 0)
-            (void)close(fd);
-        return false;
-    }
-    while (readdir(directory))
-        count++;
-    (void)closedir(directory);
-    return count == 2; /* itself and its parent */
-}
-
-/* Whether a stage directory holds what bottled puts there and nothing else. Takes fd. */
-static bool is_stage(int fd, bool *ret_half_made)
-{
-    DIR *directory = fdopendir(fd);
-    bool fits = directory != NULL, used = false;
-
-    for (struct dirent *entry; fits && (entry = readdir(directory));) {
-        const char *name = entry->d_name;
-        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || is_rendered(name))
-            continue;
-        if (strcmp(name, "logs") == 0)
-            used = used || !is_empty(dirfd(directory), name);
-        else if (strcmp(name, DISK_FILE) == 0 || strcmp(name, "." DISK_FILE ".new") == 0)
-            used = true;
-        else
-            fits = false;
-    }
-    if (directory)
-        (void)closedir(directory);
-    else
-        (void)close(fd);
-    *ret_half_made = fits && !used;
-    return fits;
-}
-
 /* Calls `take` for each entry of a directory of ours. */
 static void each(struct orphans *orphans, const char *path,
                  void (*take)(struct orphans *orphans, int parent, const char *path,
@@ -203,13 +145,13 @@ static bool begins(const char *name, const char *prefix)
 
 static void take_stage(struct orphans *orphans, int parent, const char *path, const char *name)
 {
-    bool half_made = false, aside = begins(name, RUN_DIR_ASIDE) || begins(name, LEFT);
+    bool half_made = false, aside = begins(name, RUN_DIR_ASIDE) || begins(name, STAGE_ASIDE);
     unsigned uid;
 
     if (!aside && (!slug_valid(name) || is_owned(orphans->app, name, false)))
         return;
     int fd = open_own(parent, name, &orphans->app->host, &uid);
-    if (fd < 0 || !is_stage(fd, &half_made))
+    if (fd < 0 || !stage_is_ours(fd, &half_made))
         return;
     struct orphan *orphan = add(orphans, name, false);
     if (!orphan)

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 
 #include <dirent.h>
@@ -14,9 +15,6 @@
 #include "base/util.h"
 
 static const char kind[] = "stage-unwritable";
-
-/* A slug starts with no dot: no bottle can have such a name. */
-#define UNFINISHED ".new-"
 
 unsigned stage_uid(const struct host *host, const struct allocation *allocation)
 {
@@ -70,31 +68,81 @@ int stage_parents(const struct host *host, struct error *err)
     return parent_make(host->run_dir, "/b", shared, err);
 }
 
-void stage_sweep(const struct host *host)
-{
-    char path[PATH_MAX];
+/* --- What is there ---------------------------------------------------------------------------- */
 
-    (void)snprintf(path, sizeof path, "%s/bottles", host->state_dir);
-    DIR *directory = opendir(path);
-    for (struct dirent *entry; directory && (entry = readdir(directory));) {
-        char half[PATH_MAX + NAME_MAX + 2];
-        if (strncmp(entry->d_name, UNFINISHED, strlen(UNFINISHED)) != 0)
+static bool is_rendered(const char *name)
+{
+    static const char *const names[] = {"gvproxy.yaml", "qemu.json",     "smolfile.toml",
+                                        "krun.json",    "pipelock.yaml", "squid.conf"};
+
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        size_t length = strlen(names[i]);
+        if (strcmp(name, names[i]) == 0 ||
+            (name[0] == '.' && strncmp(name + 1, names[i], length) == 0 &&
+             strcmp(name + 1 + length, ".new") == 0))
+            return true;
+    }
+    return false;
+}
+
+static bool is_empty(int parent, const char *name)
+{
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *directory = fd < 0 ? NULL : fdopendir(fd);
+    unsigned count = 0;
+
+    if (!directory) {
+        if (fd >= 0)
+            (void)close(fd);
+        return false;
+    }
+    while (readdir(directory))
+        count++;
+    (void)closedir(directory);
+    return count == 2; /* itself and its parent */
+}
+
+bool stage_is_ours(int fd, bool *ret_half_made)
+{
+    DIR *directory = fdopendir(fd);
+    bool fits = directory != NULL, used = false;
+
+    for (struct dirent *entry; fits && (entry = readdir(directory));) {
+        const char *name = entry->d_name;
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || is_rendered(name))
             continue;
-        (void)snprintf(half, sizeof half, "%s/%s", path, entry->d_name);
-        (void)directory_remove(half, NULL, NULL);
+        if (strcmp(name, "logs") == 0)
+            used = used || !is_empty(dirfd(directory), name);
+        else if (strcmp(name, DISK_FILE) == 0 || strcmp(name, "." DISK_FILE ".new") == 0)
+            used = true;
+        else
+            fits = false;
     }
     if (directory)
         (void)closedir(directory);
+    else
+        (void)close(fd);
+    *ret_half_made = fits && !used;
+    return fits;
 }
 
 /* --- Writing ---------------------------------------------------------------------------------- */
 
-/* mkdir, then exact mode and owner whatever the umask; a directory of ours that is there is set
- * right too, and one of somebody else's is refused. The descriptor, or -1 with errno. */
-static int make_directory_at(int parent, const char *name, mode_t mode, uid_t uid, gid_t gid)
+/* Exact mode and owner (gid 0: the owner stays), whatever the umask and the file system made of it.
+ */
+static int set_right(int fd, const struct stat *status, mode_t mode, uid_t uid, gid_t gid)
 {
-    if (mkdirat(parent, name, mode) < 0 && errno != EEXIST)
+    bool owned = !gid || (status->st_uid == uid && status->st_gid == gid);
+
+    if (!owned && fchown(fd, uid, gid) < 0)
         return -1;
+    return owned && (status->st_mode & 07777) == mode ? 0 : fchmod(fd, mode);
+}
+
+/* The same for a directory; one that is somebody else's is refused. The descriptor, or -1 with
+ * errno. */
+static int take_directory_at(int parent, const char *name, mode_t mode, uid_t uid, gid_t gid)
+{
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return -1;
@@ -102,13 +150,21 @@ static int make_directory_at(int parent, const char *name, mode_t mode, uid_t ui
     bool foreign = fstat(fd, &status) < 0 || (status.st_uid != geteuid() && status.st_uid != uid);
     if (foreign)
         errno = EPERM;
-    if (foreign || (gid && fchown(fd, uid, gid) < 0) || fchmod(fd, mode) < 0) {
+    if (foreign || set_right(fd, &status, mode, uid, gid) < 0) {
         int saved = errno;
         (void)close(fd);
         errno = saved;
         return -1;
     }
     return fd;
+}
+
+/* The same, made first where it is missing. */
+static int make_directory_at(int parent, const char *name, mode_t mode, uid_t uid, gid_t gid)
+{
+    if (mkdirat(parent, name, mode) < 0 && errno != EEXIST)
+        return -1;
+    return take_directory_at(parent, name, mode, uid, gid);
 }
 
 /* Creates one file of the plan in an open directory, under a temporary name when it may exist. */
@@ -123,10 +179,11 @@ static int write_file_at(int directory, const struct plan_file *file, unsigned g
         (void)unlinkat(directory, temporary, 0);
         name = temporary;
     }
+    struct stat status;
     CLEANUP_CLOSE int fd =
         openat(directory, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0640);
-    if (fd < 0 || write_all(fd, file->content, file->length) < 0 ||
-        (gid && fchown(fd, 0, gid) < 0) || fchmod(fd, 0640) < 0 ||
+    if (fd < 0 || write_all(fd, file->content, file->length) < 0 || fstat(fd, &status) < 0 ||
+        set_right(fd, &status, 0640, 0, gid) < 0 ||
         (replace && renameat(directory, temporary, directory, file->name) < 0)) {
         error_errno(err, kind, "writing %s", file->name);
         if (fd >= 0)
@@ -136,24 +193,12 @@ static int write_file_at(int directory, const struct plan_file *file, unsigned g
     return 0;
 }
 
-/* Parent of the stage directory, and room for a sibling's name behind it. */
-static int sibling_path(const struct plan *plan, const char *prefix, char *ret, size_t size,
-                        struct error *err)
+static int fill(const struct plan *plan, unsigned uid, struct error *err)
 {
-    const char *slash = strrchr(plan->stage_dir, '/');
-    int length = snprintf(ret, size, "%.*s/%s%s", (int)(slash ? slash - plan->stage_dir : 0),
-                          plan->stage_dir, prefix, plan->id);
-
-    return length < (int)size ? 0
-                              : error_set(err, kind, "%s: the path is too long", plan->stage_dir);
-}
-
-static int fill(const char *path, const struct plan *plan, unsigned uid, struct error *err)
-{
-    CLEANUP_CLOSE int directory = make_directory_at(AT_FDCWD, path, 0750, 0, uid);
+    CLEANUP_CLOSE int directory = take_directory_at(AT_FDCWD, plan->stage_dir, 0750, 0, uid);
 
     if (directory < 0)
-        return error_errno(err, kind, "creating %s", path);
+        return error_errno(err, kind, "creating it");
     for (size_t i = 0; i < plan->n_files; i++)
         if (write_file_at(directory, &plan->files[i], uid, false, err) < 0)
             return -1;
@@ -161,51 +206,51 @@ static int fill(const char *path, const struct plan *plan, unsigned uid, struct 
 }
 
 /* Something lies where the stage directory goes, and no bottle owns it: a creation that died
- * half-way left nothing of worth; anything with logs or a disk is kept beside it under another
- * name. */
+ * half-way left nothing of worth; anything else is kept beside it under another name. */
 static int move_aside(const struct plan *plan, struct error *err)
 {
-    char logs[PATH_MAX], disk[PATH_MAX], aside[PATH_MAX], prefix[48];
+    char aside[PATH_MAX];
+    bool half_made;
+    const char *slash = strrchr(plan->stage_dir, '/');
+    int fd = open(plan->stage_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
-    if (snprintf(logs, sizeof logs, "%s/logs", plan->stage_dir) >= (int)sizeof logs ||
-        snprintf(disk, sizeof disk, "%s/" DISK_FILE, plan->stage_dir) >= (int)sizeof disk)
-        return error_set(err, kind, "%s: the path is too long", plan->stage_dir);
-    if (directory_bytes(logs) == 0 && access(disk, F_OK) < 0 && errno == ENOENT)
+    if (fd < 0)
+        return error_errno(err, kind, "something that is no directory has its name");
+    if (stage_is_ours(fd, &half_made) && half_made)
         return directory_remove(plan->stage_dir, NULL, err);
-    (void)snprintf(prefix, sizeof prefix, ".left-%lld-", (long long)clock_wall_ms());
-    if (sibling_path(plan, prefix, aside, sizeof aside, err) < 0)
-        return -1;
-    return rename(plan->stage_dir, aside) < 0
-               ? error_errno(err, kind, "moving %s out of the way", plan->stage_dir)
-               : 0;
+    if (snprintf(aside, sizeof aside, "%.*s/" STAGE_ASIDE "%lld-%s", (int)(slash - plan->stage_dir),
+                 plan->stage_dir, (long long)clock_wall_ms(), plan->id) >= (int)sizeof aside)
+        return error_set(err, kind, "its path is too long");
+    return rename(plan->stage_dir, aside) < 0 ? error_errno(err, kind, "moving what has its name")
+                                              : 0;
 }
 
-static int put_in_place(const char *temporary, const struct plan *plan, struct error *err)
+static int make_place(const struct plan *plan, struct error *err)
 {
-    if (rename(temporary, plan->stage_dir) == 0)
+    if (mkdir(plan->stage_dir, 0750) == 0)
         return 0;
-    if (errno != ENOTEMPTY && errno != EEXIST)
-        return error_errno(err, kind, "creating %s", plan->stage_dir);
-    if (move_aside(plan, err) < 0)
-        return -1;
-    return rename(temporary, plan->stage_dir) < 0
-               ? error_errno(err, kind, "creating %s", plan->stage_dir)
-               : 0;
+    if (errno == EEXIST) {
+        if (move_aside(plan, err) < 0)
+            return -1;
+        if (mkdir(plan->stage_dir, 0750) == 0)
+            return 0;
+    }
+    return error_errno(err, kind, "creating it");
 }
 
 int stage_write(const struct plan *plan, unsigned uid, struct error *err)
 {
-    char temporary[PATH_MAX];
+    /* What this thread makes is of the bottle's group at once. */
+    const int group = uid ? setfsgid(uid) : 0;
+    bool made = make_place(plan, err) == 0;
+    bool filled = made && fill(plan, uid, err) == 0;
 
-    if (sibling_path(plan, UNFINISHED, temporary, sizeof temporary, err) < 0)
-        return -1;
-    if (access(temporary, F_OK) == 0 && directory_remove(temporary, NULL, err) < 0)
-        goto failed;
-    if (fill(temporary, plan, uid, err) < 0 || put_in_place(temporary, plan, err) < 0)
-        goto failed;
-    return 0;
-failed:
-    (void)directory_remove(temporary, NULL, NULL);
+    if (uid)
+        (void)setfsgid((gid_t)group);
+    if (filled)
+        return 0;
+    if (made)
+        (void)directory_remove(plan->stage_dir, NULL, NULL);
     if (err)
         err->kind = kind;
     return error_wrap(err,

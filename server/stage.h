@@ -18,12 +18,17 @@ char *stage_path(const struct host *host, const char *slug);
 char *run_path(const struct host *host, const char *slug);
 /* The directories above them, at the daemon's start. */
 int stage_parents(const struct host *host, struct error *err);
-/* At start, before any creation: removes what creations that died half-way had not put in place. */
-void stage_sweep(const struct host *host);
 
-/* Makes the directory with its rendered files beside its place and renames it into it: all or
- * nothing. A leftover that no bottle owns is moved aside, to be found by a later cleanup. Fails
- * with kind "stage-unwritable". */
+/* What stage_write() puts before the name of what lay in its way. No slug begins so. */
+#define STAGE_ASIDE ".left-"
+/* Whether a stage directory holds what bottled puts there and nothing else; *ret_half_made: and
+ * nothing that a bottle wrote. Takes fd. */
+bool stage_is_ours(int fd, bool *ret_half_made);
+
+/* Makes the directory with its rendered files; of one that fails nothing stays, and one that dies
+ * half-way is taken away at the next start (orphans_settle()), since no row owns it. A leftover
+ * that no bottle owns is moved aside, to be found by a later cleanup. Fails with kind
+ * "stage-unwritable". */
 int stage_write(const struct plan *plan, unsigned uid, struct error *err);
 /* Makes whatever is missing or different, and logs/, which a bottle has from its first start on. */
 int stage_ensure(const struct plan *plan, unsigned uid, struct error *err);

@@ -165,7 +165,6 @@ static int open_parts(struct app *app, struct error *err)
         return error_set(err, NULL, "out of memory");
     if (stage_parents(&app->host, err) < 0)
         return -1;
-    stage_sweep(&app->host);
     if (!app->images && images_start(app, err) < 0)
         return -1;
     return app->templates ? 0 : templates_start(app, err);

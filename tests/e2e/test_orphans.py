@@ -114,7 +114,10 @@ def test_a_creation_that_died_goes_at_the_start(daemon):
     daemon.create({"slug": "half", **PLAN})
     daemon.kill()
     forget(daemon, "half")
-    (daemon.state_dir / "bottles" / ".new-0123456789abcdef").mkdir()
+    for slug, files in (("first-step", ()), ("on-the-way", ("gvproxy.yaml",))):
+        (daemon.state_dir / "bottles" / slug).mkdir(mode=0o750)
+        for name in files:
+            (daemon.state_dir / "bottles" / slug / name).write_text("subn")
     daemon.start()
     assert os.listdir(daemon.state_dir / "bottles") == []
     assert shown(daemon)[0]["empty"]
@@ -177,6 +180,36 @@ def test_a_bottle_of_that_name_comes_meanwhile(daemon):
     assert all("/.left-" in item["name"] for item in left["items"])
     assert daemon.bottle("again")["state"] == "prepared"
     invariants.check(daemon)
+
+
+def test_what_lies_in_a_new_bottles_place_is_not_lost(daemon):
+    """Somebody's folder is moved aside; what is no folder stays, and the bottle is refused."""
+    bottles = daemon.state_dir / "bottles"
+    (bottles / "notes").mkdir()
+    (bottles / "notes" / "NOTES").write_text("of the operator")
+    (bottles / "plain").write_text("of the operator")
+    (bottles / "linked").symlink_to(bottles / "notes")
+    (bottles / "half").mkdir()
+    (bottles / "half" / "squid.conf").write_text("a creation that died")
+    for slug in ("plain", "linked"):
+        reply = daemon.post("/bottles", {"slug": slug, **PLAN})
+        assert (reply.status, reply.problem) == (507, "stage-unwritable"), reply
+        assert str(bottles / slug) in reply.json()["detail"] and "has its name" in reply.json()["detail"]
+        assert daemon.get(f"/bottles/{slug}").status == 404
+    assert (bottles / "plain").read_text() == "of the operator"
+    assert os.readlink(bottles / "linked") == str(bottles / "notes")
+    for slug in ("notes", "half"):
+        daemon.create({"slug": slug, **PLAN})
+        assert sorted(os.listdir(bottles / slug)) == ["gvproxy.yaml", "qemu.json", "squid.conf"]
+    (aside,) = [name for name in os.listdir(bottles) if name.startswith(".left-")]
+    assert (bottles / aside / "NOTES").read_text() == "of the operator"
+    assert daemon.post("/cleanup").status == 200
+    assert (bottles / aside / "NOTES").read_text() == "of the operator"
+    shutil.rmtree(bottles / aside)
+    for name in ("plain", "linked"):
+        (bottles / name).unlink()
+    for slug in ("notes", "half"):
+        daemon.remove(slug)
 
 
 @pytest.mark.parametrize("place", ["in the run directory", "in a root of its own"])
