@@ -70,13 +70,15 @@ static int resolve_network(struct plan *plan, const struct spec *spec, struct er
     size_t n_forwards = 0;
 
     _Static_assert((int)N_SIDECARS == (int)FORWARDS_MAX, "one forward a sidecar");
+    loopback_format(plan->allocation.loopback, plan->loopback);
     for (int i = 0; i < N_SIDECARS; i++) {
         if (!sidecar_active(spec, (enum sidecar)i))
             continue;
         if (plan->allocation.host_ports[i] == 0)
             return error_set(err, NULL, "sidecar %s has no host port", sidecars[i].name);
-        forwards[n_forwards++] = (struct port_forward){sidecars[i].name, sidecars[i].gateway_port,
-                                                       LOOPBACK, plan->allocation.host_ports[i]};
+        forwards[n_forwards++] =
+            (struct port_forward){sidecars[i].name, sidecars[i].gateway_port, plan->loopback,
+                                  plan->allocation.host_ports[i]};
     }
     subnet_format(plan->allocation.subnet, plan->subnet, plan->gateway, plan->guest_ip);
     subnet_mac(plan->allocation.subnet, plan->mac);

@@ -10,10 +10,10 @@
 #include "api/image.h"
 #include "api/spec.h"
 
-/* What the registry reserved for a bottle; unique among live bottles. */
+/* What the registry reserved for a bottle; unique among bottles. */
 struct allocation {
-    unsigned subnet; /* 0–253: the third octet of 192.168.x.0/24 (never 17); from 254 on: /24 number
-                        n - 254 of 10.128.0.0/9 */
+    unsigned subnet;                   /* a number of subnet_format() */
+    unsigned loopback;                 /* its sidecars listen on 127.0.<loopback>.1 */
     uint16_t host_ports[FORWARDS_MAX]; /* in the order pipelock, git-gate, supervise; 0 when not
                                           active */
 };
@@ -53,7 +53,7 @@ struct plan {
     char *limits_note;         /* what the chosen engine can't check, for people; may be NULL */
     char *stage_dir, *run_dir; /* owned */
     char id[17];               /* first 16 hex digits of sha256(slug) */
-    char subnet[20], gateway[16], guest_ip[16], mac[18];
+    char subnet[20], gateway[16], guest_ip[16], mac[18], loopback[16];
     struct network network; /* points into this struct: a plan is never moved, only by pointer */
     struct string_map
         env; /* the guest's whole environment: proxy variables, defaults, then the plan's */
@@ -105,8 +105,8 @@ char *image_file_path(const char *state_dir, const char *digest);
 
 /* Subnets. A stable hash of the slug mod 254 gives the first choice: 0–253, the third octet of
  * 192.168.x.0/24. 17 is never taken; a taken one moves on to the next free, around the end; when
- * all 253 are taken, the /24s of 10.128.0.0/9 the same way, from a stable hash mod 32768. Number in
- * *ret, or -1 (kind "no-free-subnet"). */
+ * all 253 are taken, the /24s of 10.128.0.0/9 the same way, from a stable hash mod 32768; and past
+ * those, the /28s of 10.0.0.0/9. Number in *ret, or -1 (kind "no-free-subnet"). */
 typedef bool subnet_taken(unsigned subnet, void *context);
 int subnet_pick(const char *slug, subnet_taken *taken, void *context, unsigned *ret,
                 struct error *err);
@@ -114,12 +114,12 @@ void subnet_format(unsigned subnet, char ret_subnet[20], char ret_gateway[16], c
 /* Lower case, locally administered, one per subnet number, never GATEWAY_MAC: 5a:94:ef and the
  * number. */
 void subnet_mac(unsigned subnet, char ret[18]);
-enum { SUBNETS_MAX = 254 + 32768 };
+enum { SUBNETS_MAX = 254 + 32768 + 524288 };
 
-/* Host ports: `count` distinct loopback ports in [first, last] that are not taken and can be bound
- * right now. The search begins one past the port that was last given in this process (the range's
- * first at first, and when that is outside), and goes around once: a port just released rests, and
- * the last free one is found. -1 (kind "no-free-port"). */
+/* Host ports: `count` distinct ports in [first, last] of the address 127.0.<loopback>.1 that are
+ * not taken and can be bound right now. The search begins one past the port that was last given in
+ * this process (the range's first at first, and when that is outside), and goes around once: a port
+ * just released rests, and the last free one is found. -1 (kind "no-free-port"). */
 typedef bool port_taken(uint16_t port, void *context);
-int ports_pick(uint16_t first, uint16_t last, size_t count, port_taken *taken, void *context,
-               uint16_t *ret, struct error *err);
+int ports_pick(unsigned loopback, uint16_t first, uint16_t last, size_t count, port_taken *taken,
+               void *context, uint16_t *ret, struct error *err);

@@ -1,4 +1,4 @@
-/* Host ports for the sidecars: not taken by a bottle, and free on the host's loopback right now.
+/* Host ports for the sidecars: not taken by a bottle, and free on the host right now.
  *
  * A port is tried as the sidecar will use it: bound with SO_REUSEADDR (old connections in TIME_WAIT
  * are no hindrance) and listened on, then closed again. Another program may still take it before
@@ -18,10 +18,11 @@
 static _Atomic unsigned cursor; /* the port to begin with; 0: the range's first */
 
 /* 1: free; 0: in use, or not ours to bind; -1: could not be tried (errno). */
-static int bindable(uint16_t port)
+static int bindable(unsigned loopback, uint16_t port)
 {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons(port),
+                                  .sin_addr = {htonl(INADDR_LOOPBACK + (loopback << 8))}};
     CLEANUP_CLOSE int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     int one = 1;
 
@@ -30,8 +31,8 @@ static int bindable(uint16_t port)
     return bind(fd, (const struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 1) == 0;
 }
 
-int ports_pick(uint16_t first, uint16_t last, size_t count, port_taken *taken, void *context,
-               uint16_t *ret, struct error *err)
+int ports_pick(unsigned loopback, uint16_t first, uint16_t last, size_t count, port_taken *taken,
+               void *context, uint16_t *ret, struct error *err)
 {
     unsigned range = last >= first && first > 0 ? (unsigned)last - first + 1 : 0;
     unsigned start = atomic_load(&cursor);
@@ -46,7 +47,7 @@ int ports_pick(uint16_t first, uint16_t last, size_t count, port_taken *taken, v
         uint16_t port = (uint16_t)(first + (start - first + i) % range);
         if (taken(port, context))
             continue;
-        int free_now = bindable(port);
+        int free_now = bindable(loopback, port);
         if (free_now < 0)
             return error_errno(err, NULL, "no socket to try host port %u with", port);
         if (free_now)

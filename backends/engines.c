@@ -161,6 +161,7 @@ int engines_prepare(const struct host *host, struct plan *plan, struct error *er
         engine_choose(host, SIDECAR_PIPELOCK, any ? plan->engine : plan->spec.engine, NULL, 0);
     CLEANUP_TEXT struct text out = TEXT_INIT;
     const struct proxy_config config = {
+        .loopback = plan->allocation.loopback,
         .port = plan->allocation.host_ports[SIDECAR_PIPELOCK],
         .rules = plan->spec.rules.items,
         .n_rules = plan->spec.rules.count,
@@ -245,7 +246,7 @@ static json_t *launch_one(const struct host *host, const struct plan *plan, enum
         json_decref(binds);
         return NULL;
     }
-    (void)snprintf(listen, sizeof listen, LOOPBACK ":%u", port);
+    (void)snprintf(listen, sizeof listen, "%s:%u", plan->loopback, port);
     (void)snprintf(config, sizeof config, JAIL_CONFIG_DIR "/%s", row->file ? row->file : "");
     place_program(path, row->name, argv, binds);
     json_t *own = row->file ? config_encode(row, plan, json_string_value(json_array_get(argv, 0)))
@@ -254,9 +255,9 @@ static json_t *launch_one(const struct host *host, const struct plan *plan, enum
     for (size_t i = 0; i < COUNT_OF(resolver_files); i++)
         if (access(resolver_files[i], R_OK) == 0)
             json_array_append_new(binds, pair(resolver_files[i], resolver_files[i]));
-    return json_pack("{s:s, s:o, s:o, s:{s:s, s:s}, s:i, s:o}", "name", sidecars[sidecar].name,
+    return json_pack("{s:s, s:o, s:o, s:{s:s, s:s}, s:s, s:i, s:o}", "name", sidecars[sidecar].name,
                      "argv", argv, "binds", binds, "env", "BOTTLE_SLUG", plan->spec.slug, "LISTEN",
-                     listen, "host_port", (int)port, "config", own);
+                     listen, "host", plan->loopback, "host_port", (int)port, "config", own);
 }
 
 json_t *engines_launch(const struct host *host, const struct plan *plan, struct error *err)

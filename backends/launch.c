@@ -78,9 +78,9 @@ static json_t *forwards_encode(const struct network *network)
 
     for (size_t i = 0; i < network->n_forwards; i++) {
         const struct port_forward *forward = &network->forwards[i];
-        json_array_append_new(list, json_pack("{s:s, s:i, s:i}", "sidecar", forward->sidecar,
-                                              "gateway_port", (int)forward->gateway_port,
-                                              "host_port", (int)forward->host_port));
+        json_array_append_new(list, json_pack("{s:s, s:i, s:s, s:i}", "sidecar", forward->sidecar,
+                                              "gateway_port", (int)forward->gateway_port, "host",
+                                              forward->host, "host_port", (int)forward->host_port));
     }
     return list;
 }
@@ -96,15 +96,17 @@ static json_t *rules_encode(const struct plan *plan)
 static json_t *guest_encode(const struct plan *plan)
 {
     json_t *command = json_array(), *env = json_array();
+    char address[64];
 
+    (void)snprintf(address, sizeof address, "%s%s", plan->guest_ip, strchr(plan->subnet, '/'));
     for (size_t i = 0; i < plan->command.count; i++)
         json_array_append_new(command, json_string(plan->command.items[i]));
     for (size_t i = 0; i < plan->env.count; i++)
         json_array_append_new(
             env, json_pack("[s, s]", plan->env.items[i].name, plan->env.items[i].value));
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "hostname", plan->spec.slug,
-                     "guest_ip", plan->guest_ip, "gateway", plan->gateway, "mac", plan->mac,
-                     "workdir", plan->workdir, "user", plan->user, "command", command, "env", env);
+                     "address", address, "gateway", plan->gateway, "mac", plan->mac, "workdir",
+                     plan->workdir, "user", plan->user, "command", command, "env", env);
 }
 
 static int add_mounts(json_t *spec, const struct host *host, const struct plan *plan,

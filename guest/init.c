@@ -114,7 +114,7 @@ static int prepare(const struct start_message *start, struct error *err)
 {
     if (fresh_apply(start, err) < 0 || net_up(start, err) < 0 || root_enter(err) < 0)
         return -1;
-    if (root_files(start->hostname, start->guest_ip, start->gateway, err) < 0)
+    if (root_files(start->hostname, start->address, start->gateway, err) < 0)
         return -1;
     if (root_mount_shared(start, err) < 0)
         return -1;

@@ -10,11 +10,13 @@
 #include <net/route.h>
 #include <poll.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/number.h"
 #include "base/util.h"
 
 enum {
@@ -132,14 +134,28 @@ static void remove_dummy(void)
         (void)recv(fd, answer, sizeof answer, 0); /* done once it is answered */
 }
 
+/* "192.168.50.2/24" */
+static int read_address(const char *text, struct in_addr *ret_own, struct in_addr *ret_mask)
+{
+    const char *slash = strchr(text, '/');
+    char address[INET_ADDRSTRLEN];
+    int64_t bits;
+
+    if (!slash || number_parse(slash + 1, 1, 30, &bits) < 0 ||
+        snprintf(address, sizeof address, "%.*s", (int)(slash - text), text) >= (int)sizeof address)
+        return -1;
+    ret_mask->s_addr = htonl(UINT32_MAX << (32 - bits));
+    return inet_pton(AF_INET, address, ret_own) == 1 ? 0 : -1;
+}
+
 int net_up(const struct start_message *start, struct error *err)
 {
     const char *hostname = start->hostname;
-    struct in_addr own, next, mask = {htonl(0xffffff00U)};
+    struct in_addr own, next, mask;
 
     if (strlen(hostname) > HOSTNAME_MAX || sethostname(hostname, strlen(hostname)) < 0)
         return error_errno(err, NULL, "setting the host name");
-    if (inet_pton(AF_INET, start->guest_ip, &own) != 1 ||
+    if (read_address(start->address, &own, &mask) < 0 ||
         inet_pton(AF_INET, start->gateway, &next) != 1)
         return error_set(err, NULL, "the start message's addresses are not IPv4 addresses");
     CLEANUP_CLOSE int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);

@@ -4,6 +4,6 @@
 #include "base/error.h"
 #include "guest/protocol.h"
 
-/* Sets the host name, brings lo up, and eth0 with its own hardware address, guest_ip/24 and a
- * default route by way of the gateway. */
+/* Sets the host name, brings lo up, and eth0 with its own hardware address, its address and prefix,
+ * and a default route by way of the gateway. */
 int net_up(const struct start_message *start, struct error *err);

@@ -150,7 +150,7 @@ int start_message_parse(const uint8_t *payload, size_t length, struct start_mess
     message.n_args = get_u32(payload);
     message.n_env = get_u32(payload + 4);
     message.hostname = next_string(&at, end);
-    message.guest_ip = next_string(&at, end);
+    message.address = next_string(&at, end);
     message.gateway = next_string(&at, end);
     message.workdir = next_string(&at, end);
     message.user = next_string(&at, end);

@@ -132,13 +132,14 @@ void frame_header(uint8_t out[FRAME_HEADER_SIZE], enum frame_type type, uint32_t
 int64_t frame_parse(const uint8_t *bytes, size_t length, uint32_t max, struct frame *ret);
 
 /* START's payload: u32 number of arguments, u32 number of variables, then NUL-terminated strings:
- * hostname, guest_ip, gateway, workdir, user, the arguments, the variables as NAME=value. Then what
- * a machine restored from a template can't have of its own (START_FRESH_SIZE bytes): u64
- * milliseconds of the wall clock since 1970, the card's address (6 bytes; all zero: as it is), two
- * zero bytes, and START_ENTROPY_SIZE bytes for the random generator. Then the mounts, in the order
- * of mounting: u32 how many files of theirs the host can hold (guest/room.h), u32 their number, and
- * for each u32 flags and two such strings, the tag of a virtio-fs device and where it goes. Nothing
- * after. The user is an image's USER ("" for root): name or number, and ":" and a group if wanted.
+ * hostname, address ("192.168.50.2/24"), gateway, workdir, user, the arguments, the variables as
+ * NAME=value. Then what a machine restored from a template can't have of its own (START_FRESH_SIZE
+ * bytes): u64 milliseconds of the wall clock since 1970, the card's address (6 bytes; all zero: as
+ * it is), two zero bytes, and START_ENTROPY_SIZE bytes for the random generator. Then the mounts,
+ * in the order of mounting: u32 how many files of theirs the host can hold (guest/room.h), u32
+ * their number, and for each u32 flags and two such strings, the tag of a virtio-fs device and
+ * where it goes. Nothing after. The user is an image's USER ("" for root): name or number, and ":"
+ * and a group if wanted.
  */
 enum { START_MOUNTS_MAX = 8, MOUNT_READ_ONLY = 1 };
 struct start_mount {
@@ -146,7 +147,7 @@ struct start_mount {
     uint32_t flags;
 };
 struct start_message {
-    const char *hostname, *guest_ip, *gateway, *workdir, *user;
+    const char *hostname, *address, *gateway, *workdir, *user;
     uint32_t n_args, n_env;
     char **args, **env; /* NULL-terminated arrays, one allocation each; the strings are borrowed
                            from the payload. There is room for one more of each */

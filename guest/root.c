@@ -169,13 +169,14 @@ static int put_file(int etc, const char *name, const char *text, size_t length, 
     return 0;
 }
 
-int root_files(const char *hostname, const char *guest_ip, const char *gateway, struct error *err)
+int root_files(const char *hostname, const char *address, const char *gateway, struct error *err)
 {
     char text[3][ETC_FILE_MAX];
     static const char *const names[3] = {"hostname", "hosts", "resolv.conf"};
     const int lengths[3] = {
         snprintf(text[0], ETC_FILE_MAX, "%s\n", hostname),
-        snprintf(text[1], ETC_FILE_MAX, "127.0.0.1 localhost\n%s %s\n", guest_ip, hostname),
+        snprintf(text[1], ETC_FILE_MAX, "127.0.0.1 localhost\n%.*s %s\n",
+                 (int)strcspn(address, "/"), address, hostname),
         snprintf(text[2], ETC_FILE_MAX, "nameserver %s\noptions timeout:2 attempts:2\n", gateway),
     };
 

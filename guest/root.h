@@ -14,7 +14,7 @@
  */
 int root_enter(struct error *err);
 /* Writes /etc/hosts, /etc/hostname and /etc/resolv.conf, in place of what the image has there. */
-int root_files(const char *hostname, const char *guest_ip, const char *gateway, struct error *err);
+int root_files(const char *hostname, const char *address, const char *gateway, struct error *err);
 /* What the bottle writes to, once root_enter() has made it: a descriptor that only names it (-1:
  * none), and whether that is its disk. */
 int root_writable(bool *ret_disk);

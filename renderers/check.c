@@ -24,6 +24,14 @@ bool check_ipv4(const char *text)
     return text && inet_pton(AF_INET, text, &address) == 1;
 }
 
+bool check_loopback(const char *text)
+{
+    struct in_addr address;
+
+    return text && inet_pton(AF_INET, text, &address) == 1 &&
+           (ntohl(address.s_addr) & 0xffff00ffU) == INADDR_LOOPBACK;
+}
+
 bool check_ipv4_subnet(const char *text)
 {
     char address[INET_ADDRSTRLEN];

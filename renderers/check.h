@@ -11,6 +11,8 @@
 
 /* "192.168.50.1": four decimal numbers, nothing else. */
 bool check_ipv4(const char *text);
+/* An address of loopback_format(). */
+bool check_loopback(const char *text);
 /* "192.168.50.0/24". */
 bool check_ipv4_subnet(const char *text);
 /* "5a:94:ef:00:00:01": lower case, since gvproxy compares MACs as text. */

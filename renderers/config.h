@@ -8,6 +8,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Sidecars listen on the host's loopback: on 127.0.<n>.1, of which each has a whole range of ports,
+ * so that there may be more bottles than a host has ports. All of 127.0.0.0/8 is the host itself.
+ * n is below LOOPBACKS_MAX, and 0 for 127.0.0.1. */
+enum { LOOPBACKS_MAX = 256 };
+void loopback_format(unsigned n, char ret[16]);
+
 struct dns_record {
     const char *name, *ip;
 };
@@ -21,7 +27,7 @@ struct dns_zone {
 struct port_forward {
     const char *sidecar; /* "pipelock", "git-gate", "supervise" */
     uint16_t gateway_port;
-    const char *host; /* always 127.0.0.1 */
+    const char *host; /* of loopback_format() */
     uint16_t host_port;
 };
 
@@ -39,8 +45,8 @@ struct network {
     size_t n_forwards;
 };
 
-/* Fills *ret, which must not be moved after (zone points into it). Each forward's host is set to
- * 127.0.0.1; at most FORWARDS_MAX are taken. */
+/* Fills *ret, which must not be moved after (zone points into it). A forward without a host goes
+ * to 127.0.0.1; at most FORWARDS_MAX are taken. */
 void network_build(struct network *ret, const char *subnet, const char *gateway,
                    const char *guest_ip, const char *guest_mac, const struct port_forward *forwards,
                    size_t n_forwards);

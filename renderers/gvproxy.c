@@ -30,8 +30,7 @@ static int check_policy(const struct network *network, struct error *err)
         return bad(err, "number of forwards");
     for (size_t i = 0; i < network->n_forwards; i++) {
         const struct port_forward *forward = &network->forwards[i];
-        if (!forward->host || strcmp(forward->host, LOOPBACK) != 0 || !forward->gateway_port ||
-            !forward->host_port)
+        if (!check_loopback(forward->host) || !forward->gateway_port || !forward->host_port)
             return bad(err, "port forward");
     }
     return 0;

@@ -2,6 +2,13 @@
  * every name, one record in it, and each forward to the host's loopback. */
 #include "renderers/config.h"
 
+#include <stdio.h>
+
+void loopback_format(unsigned n, char ret[16])
+{
+    (void)snprintf(ret, 16, "127.0.%u.1", n % LOOPBACKS_MAX);
+}
+
 void network_build(struct network *ret, const char *subnet, const char *gateway,
                    const char *guest_ip, const char *guest_mac, const struct port_forward *forwards,
                    size_t n_forwards)
@@ -18,6 +25,7 @@ void network_build(struct network *ret, const char *subnet, const char *gateway,
     ret->zone = (struct dns_zone){".", &ret->record, 1};
     for (size_t i = 0; i < ret->n_forwards; i++) {
         ret->forwards[i] = forwards[i];
-        ret->forwards[i].host = LOOPBACK;
+        if (!forwards[i].host)
+            ret->forwards[i].host = LOOPBACK;
     }
 }

@@ -3,9 +3,9 @@
  * may reach private addresses, which its ssrf section opens to every host. Its "*.x" also matches
  * x.
  *
- * Each listener that it opens gets the bottle's own port, on loopback addresses of its own: two
- * bottles never meet, and the metrics page is not on the address that the guest's traffic is
- * relayed to. */
+ * Each listener that it opens gets the bottle's own port, on loopback addresses of its own (the
+ * metrics page 127.0.<n>.9): two bottles never meet, and that page is not on the address that the
+ * guest's traffic is relayed to. */
 #include <stdio.h>
 
 #include "renderers/check.h"
@@ -13,8 +13,6 @@
 #include "renderers/yaml.h"
 
 enum { DAY_SECONDS = 86400, REQUESTS_PER_MINUTE = 1000000 };
-
-#define METRICS_ADDRESS "127.0.0.9"
 
 static int check_config(const struct proxy_config *config, struct error *err)
 {
@@ -84,18 +82,21 @@ static void allow_list(struct yaml_writer *writer, const struct proxy_config *co
 int render_pipelock(const struct proxy_config *config, struct text *out, struct error *err)
 {
     struct yaml_writer writer;
+    char address[16], metrics[16];
 
     if (check_config(config, err) < 0)
         return -1;
+    loopback_format(config->loopback, address);
+    (void)snprintf(metrics, sizeof metrics, "127.0.%u.9", config->loopback % LOOPBACKS_MAX);
     yaml_begin(&writer);
     yaml_map(&writer, false);
     key_integer(&writer, "version", 1);
     yaml_key(&writer, "mode");
     yaml_string(&writer, "strict");
     allow_list(&writer, config);
-    key_listen(&writer, "metrics_listen", METRICS_ADDRESS, config->port);
+    key_listen(&writer, "metrics_listen", metrics, config->port);
     section(&writer, "fetch_proxy");
-    key_listen(&writer, "listen", LOOPBACK, config->port);
+    key_listen(&writer, "listen", address, config->port);
     section(&writer, "monitoring");
     key_integer(&writer, "max_requests_per_minute", REQUESTS_PER_MINUTE);
     yaml_map_end(&writer);

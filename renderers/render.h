@@ -77,7 +77,8 @@ struct egress_rule {
 };
 
 struct proxy_config {
-    uint16_t port;                   /* listens on 127.0.0.1:port */
+    unsigned loopback;               /* of loopback_format() */
+    uint16_t port;                   /* listens there */
     const struct egress_rule *rules; /* none: everything is denied */
     size_t n_rules;
 };
@@ -85,7 +86,7 @@ struct proxy_config {
 /* squid.conf for `squid -N -f FILE`: keeps nothing on disk, logs to stdout (one JSON object a line
  * for each request when it ends) and stderr. */
 int render_squid(const struct proxy_config *config, struct text *out, struct error *err);
-/* pipelock.yaml for `pipelock run --config FILE --listen 127.0.0.1:PORT`. Kind "unsupported-rule"
+/* pipelock.yaml for `pipelock run --config FILE --listen ADDRESS:PORT`. Kind "unsupported-rule"
  * for a rule with a port other than 443 and 80 (pipelock allows a host on any port, and "*.x" also
  * for x itself) and for one that may reach private addresses (pipelock would open them to all). */
 int render_pipelock(const struct proxy_config *config, struct text *out, struct error *err);

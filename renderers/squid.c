@@ -107,9 +107,12 @@ static int check_config(const struct proxy_config *config, struct error *err)
 
 int render_squid(const struct proxy_config *config, struct text *out, struct error *err)
 {
+    char address[16];
+
     if (check_config(config, err) < 0)
         return -1;
-    text_addf(out, "http_port %s:%u\n", LOOPBACK, config->port);
+    loopback_format(config->loopback, address);
+    text_addf(out, "http_port %s:%u\n", address, config->port);
     text_add(out, settings);
     text_add(out, acls);
     add_private(out);

@@ -39,6 +39,7 @@ struct config {
     char *libkrun;          /* "": beside smolvm */
     char *git_gate_program, *supervise_program;
     int64_t host_port_first, host_port_last; /* 20000, 32767 */
+    int64_t host_addresses;                  /* 1 */
     int64_t uid_base;                        /* as root: 1900000000; 0 as a user */
     int64_t boot_timeout_ms, sidecar_timeout_ms,
         kvm_probe_ms;  /* 60000, 10000, 10000; as durations */

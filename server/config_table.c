@@ -71,6 +71,9 @@ const struct config_key config_keys[] = {
     PATH(supervise_program, "", "program behind a bottle's supervise"),
     {"host_ports", CONFIG_PORTS, AT(host_port_first), "20000-32767", 1024, 65535, NULL,
      "FIRST-LAST", "loopback ports that sidecars may get", false},
+    INTEGER(
+        host_addresses, "1", 1, LOOPBACKS_MAX,
+        "addresses (127.0.0.1, 127.0.1.1, …) that each have all of host_ports: for more bottles"),
     INTEGER(uid_base, NULL, 0, 4000000000, "as root: bottle N runs as user and group uid_base + N"),
     DURATION("boot_timeout", boot_timeout_ms, "30s", 1000, 3600000,
              "how long a guest may take to come up"),

@@ -27,6 +27,12 @@ struct entry {
     UT_hash_handle hh;
 };
 
+/* Of one loopback address. */
+struct ports {
+    size_t count; /* of those in the configured range */
+    uint64_t taken[65536 / 64];
+};
+
 struct registry {
     pthread_mutex_t lock;
     struct registry_limits limits;
@@ -35,7 +41,7 @@ struct registry {
     size_t n_ordered, room;
     size_t in_state[N_STATES]; /* of those with a snapshot */
     uint64_t subnets[(SUBNETS_MAX + 63) / 64];
-    uint64_t ports[65536 / 64];
+    struct ports *loopbacks[LOOPBACKS_MAX]; /* NULL: none of its ports was ever taken */
 };
 
 struct registry *registry_new(const struct registry_limits *limits)
@@ -62,6 +68,8 @@ void registry_free(struct registry *registry)
         free(entry);
     }
     free(registry->ordered);
+    for (size_t i = 0; i < LOOPBACKS_MAX; i++)
+        free(registry->loopbacks[i]);
     (void)pthread_mutex_destroy(&registry->lock);
     free(registry);
 }
@@ -92,17 +100,52 @@ static bool is_subnet_taken(unsigned subnet, void *context)
 
 static bool is_port_taken(uint16_t port, void *context)
 {
-    const struct registry *registry = context;
+    const struct ports *ports = context;
 
-    return bit_get(registry->ports, port);
+    return ports && bit_get(ports->taken, port);
 }
 
 static void mark(struct registry *registry, const struct allocation *allocation, bool taken)
 {
+    struct ports *ports = registry->loopbacks[allocation->loopback];
+
     bit_set(registry->subnets, allocation->subnet, taken);
-    for (size_t i = 0; i < FORWARDS_MAX; i++)
-        if (allocation->host_ports[i])
-            bit_set(registry->ports, allocation->host_ports[i], taken);
+    for (size_t i = 0; i < FORWARDS_MAX; i++) {
+        if (!allocation->host_ports[i])
+            continue;
+        bit_set(ports->taken, allocation->host_ports[i], taken);
+        /* A bottle of a former configuration may have another. */
+        if (allocation->host_ports[i] >= registry->limits.port_first &&
+            allocation->host_ports[i] <= registry->limits.port_last)
+            ports->count += taken ? 1 : SIZE_MAX;
+    }
+}
+
+/* On the first loopback address that has as many. */
+static int pick_ports(struct registry *registry, size_t count, unsigned *ret_loopback,
+                      uint16_t *ret_ports, struct error *err)
+{
+    const struct registry_limits *limits = &registry->limits;
+    const size_t range = (size_t)limits->port_last - limits->port_first + 1;
+
+    for (unsigned i = 0; i < limits->loopbacks; i++) {
+        struct ports *ports = registry->loopbacks[i];
+        struct error why = ERROR_INIT;
+        if (ports && ports->count + count > range)
+            continue;
+        *ret_loopback = i;
+        if (ports_pick(i, limits->port_first, limits->port_last, count, is_port_taken, ports,
+                       ret_ports, &why) == 0)
+            return 0;
+        if (!why.kind) { /* something else than that they are taken */
+            *err = why;
+            return -1;
+        }
+    }
+    return error_set(err, "no-free-port",
+                     "%zu host ports are needed and there are not as many free among %u-%u: delete "
+                     "a bottle, or widen host_ports or raise host_addresses in the configuration",
+                     count, limits->port_first, limits->port_last);
 }
 
 /* Chooses without marking. */
@@ -116,8 +159,7 @@ static int pick(struct registry *registry, const char *slug, const struct spec *
     for (unsigned i = 0; i < N_SIDECARS; i++)
         count += sidecar_active(spec, (enum sidecar)i);
     if (subnet_pick(slug, is_subnet_taken, registry, &picked.subnet, err) < 0 ||
-        ports_pick(registry->limits.port_first, registry->limits.port_last, count, is_port_taken,
-                   registry, ports, err) < 0)
+        pick_ports(registry, count, &picked.loopback, ports, err) < 0)
         return -1;
     for (unsigned i = 0, next = 0; i < N_SIDECARS; i++)
         if (sidecar_active(spec, (enum sidecar)i))
@@ -139,10 +181,13 @@ static struct entry *find(const struct registry *registry, const char *slug)
 static struct entry *entry_add(struct registry *registry, const char *slug,
                                const struct allocation *allocation)
 {
+    struct ports **ports = &registry->loopbacks[allocation->loopback];
     struct entry *entry = calloc(1, sizeof *entry);
     size_t length = strlen(slug);
 
-    if (!entry || length >= sizeof entry->slug) {
+    if (!*ports)
+        *ports = calloc(1, sizeof **ports);
+    if (!*ports || !entry || length >= sizeof entry->slug) {
         free(entry);
         return NULL;
     }
@@ -232,13 +277,14 @@ int registry_provisional(struct registry *registry, const char *slug, const stru
 int registry_restore(struct registry *registry, const struct bottle_row *row, struct error *err)
 {
     const struct allocation *allocation = &row->allocation;
-    bool clash = is_subnet_taken(allocation->subnet, registry);
     int result = 0;
 
     (void)pthread_mutex_lock(&registry->lock);
-    for (size_t i = 0; i < FORWARDS_MAX; i++)
-        if (allocation->host_ports[i])
-            clash |= is_port_taken(allocation->host_ports[i], registry);
+    bool clash = is_subnet_taken(allocation->subnet, registry);
+    clash = clash || allocation->loopback >= LOOPBACKS_MAX;
+    for (size_t i = 0; i < FORWARDS_MAX && !clash; i++)
+        clash = allocation->host_ports[i] &&
+                is_port_taken(allocation->host_ports[i], registry->loopbacks[allocation->loopback]);
     if (clash || find(registry, row->slug))
         result = error_set(err, "store-failed",
                            "the state database gives bottle %s a subnet or a port that another has",

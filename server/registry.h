@@ -75,6 +75,7 @@ struct registry;
 struct registry_limits {
     size_t max_bottles;
     uint16_t port_first, port_last;
+    unsigned loopbacks; /* how many addresses may have those ports; at least one */
 };
 
 struct registry *registry_new(const struct registry_limits *limits);

@@ -121,12 +121,13 @@ static int list_processes(const struct remains *remains, struct cleanup_plan *pl
 
 static int list_ports(const struct remains *remains, struct cleanup_plan *plan)
 {
-    char name[32];
+    char name[32], address[16];
 
+    loopback_format(remains->allocation.loopback, address);
     for (size_t i = 0; i < FORWARDS_MAX; i++) {
         if (!remains->allocation.host_ports[i])
             continue;
-        (void)snprintf(name, sizeof name, LOOPBACK ":%u", remains->allocation.host_ports[i]);
+        (void)snprintf(name, sizeof name, "%s:%u", address, remains->allocation.host_ports[i]);
         if (cleanup_add(plan, CLEANUP_PORT, name, "reserved for a sidecar of the bottle", "release",
                         0) < 0)
             return -1;

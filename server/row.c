@@ -10,7 +10,8 @@
 #include "server/metrics.h"
 #include "server/sql.h"
 
-/* The rows' columns in the order of the insert. Subnets are unique here too: were the memory wrong,
+/* The rows' columns in the order of the insert. A port's column has the number of the loopback
+ * address above its sixteen bits. Subnets are unique here too: were the memory wrong,
  * the insert fails rather than two bottles sharing a network. */
 const char *const row_migrations[] = {
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;"
@@ -154,6 +155,13 @@ static int bind_changing(sqlite3_stmt *bound, int index, const struct bottle_row
     return index;
 }
 
+static int64_t place_of(const struct allocation *allocation, size_t i)
+{
+    uint16_t port = allocation->host_ports[i];
+
+    return port ? (int64_t)allocation->loopback << 16 | port : 0;
+}
+
 int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char *labels,
                struct error *err)
 {
@@ -178,7 +186,7 @@ int row_insert(sqlite3 *db, struct bottle_row *row, const char *spec, const char
     bind_text(bound, index++, row->backend);
     (void)sqlite3_bind_int64(bound, index++, row->allocation.subnet);
     for (size_t i = 0; i < FORWARDS_MAX; i++)
-        (void)sqlite3_bind_int(bound, index++, row->allocation.host_ports[i]);
+        (void)sqlite3_bind_int64(bound, index++, place_of(&row->allocation, i));
     (void)sqlite3_bind_int64(bound, index++, row->created_ms);
     bind_text(bound, index, row->image);
     if (sql_run(db, bound, err) < 0)
@@ -297,6 +305,13 @@ int event_insert_state(sqlite3 *db, const struct bottle_row *row, struct error *
     return event_insert(db, row->updated_ms, row->slug, type, text, err);
 }
 
+static void read_place(int64_t place, size_t i, struct allocation *ret)
+{
+    ret->host_ports[i] = (uint16_t)(place & 0xffff);
+    if (place)
+        ret->loopback = (unsigned)(place >> 16);
+}
+
 static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *err)
 {
     int column = 0;
@@ -309,7 +324,7 @@ static int read_row(sqlite3_stmt *from, struct bottle_row *ret, struct error *er
     sql_copy(from, column++, ret->backend_reason, sizeof ret->backend_reason);
     ret->allocation.subnet = (unsigned)sqlite3_column_int64(from, column++);
     for (size_t i = 0; i < FORWARDS_MAX; i++)
-        ret->allocation.host_ports[i] = (uint16_t)sqlite3_column_int(from, column++);
+        read_place(sqlite3_column_int64(from, column++), i, &ret->allocation);
     const char *state = (const char *)sqlite3_column_text(from, column++);
     int number = state ? state_parse(state) : -1;
     if (number < 0)

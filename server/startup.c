@@ -153,6 +153,7 @@ static int open_parts(struct app *app, struct error *err)
         .max_bottles = (size_t)app->config.max_bottles,
         .port_first = (uint16_t)app->config.host_port_first,
         .port_last = (uint16_t)app->config.host_port_last,
+        .loopbacks = (unsigned)app->config.host_addresses,
     };
 
     if (!app->store && !(app->store = store_open(app->config.state_dir, err)))

@@ -188,9 +188,11 @@ void bringup_send_start(struct supervisor *sup)
 
 static void look_for_sidecars(struct supervisor *sup)
 {
-    for (size_t i = 0; i < sup->launch->n_sidecars; i++)
-        if (!port_is_ours(sup->launch->sidecars[i].host_port))
+    for (size_t i = 0; i < sup->launch->n_sidecars; i++) {
+        const struct sidecar_spec *sidecar = &sup->launch->sidecars[i];
+        if (!port_is_ours(sidecar->host, sidecar->host_port))
             return;
+    }
     sup->sidecars_ready = true;
     bringup_send_start(sup);
 }

@@ -101,15 +101,18 @@ static bool split(char *line, char **words, size_t count)
     return true;
 }
 
-bool port_is_ours(uint16_t port)
+bool port_is_ours(const char *host, uint16_t port)
 {
     enum { LOCAL = 1, STATE = 3, UID = 7, WORDS = 8, LINE_MAX_BYTES = 256 };
     char local[32], line[LINE_MAX_BYTES], *words[WORDS];
-    FILE *table = fopen("/proc/net/tcp", "re");
     bool found = false, listens = true;
+    struct in_addr address;
     int64_t uid;
 
-    (void)snprintf(local, sizeof local, "%08X:%04X", htonl(INADDR_LOOPBACK), port);
+    if (inet_pton(AF_INET, host, &address) != 1)
+        return false;
+    FILE *table = fopen("/proc/net/tcp", "re");
+    (void)snprintf(local, sizeof local, "%08X:%04X", address.s_addr, port);
     (void)(table && fgets(line, sizeof line, table)); /* the heading */
     /* The kernel tells those that listen first; the connections behind them may be very many. */
     while (table && !found && listens && fgets(line, sizeof line, table)) {

@@ -31,8 +31,8 @@ void child_kill(const struct child *child);
 int child_below(const struct child *child, unsigned levels);
 /* The same of the program that runs in the child's jail: bubblewrap's child's first child. */
 int child_inner(const struct child *child);
-/* True when a socket of our own user listens on 127.0.0.1:port. Our own: a stranger who took the
+/* True when a socket of our own user listens on host:port. Our own: a stranger who took the
  * port must not be taken for the sidecar. Source: /proc/net/tcp, see proc(5). */
-bool port_is_ours(uint16_t port);
+bool port_is_ours(const char *host, uint16_t port);
 /* Kills every process that is still our child (also those that only became so). */
 void children_kill_all(void);

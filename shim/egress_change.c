@@ -347,7 +347,8 @@ static void on_tick(struct loop_timer *timer)
 
     if (change->step == CHANGE_WAIT && sup->sidecars_ready) {
         on_ready(sup);
-    } else if (change->step == CHANGE_LISTEN && port_is_ours(proxy_spec(sup)->host_port)) {
+    } else if (change->step == CHANGE_LISTEN &&
+               port_is_ours(proxy_spec(sup)->host, proxy_spec(sup)->host_port)) {
         finish(sup, NULL);
     } else if (change->step != CHANGE_WAIT && clock_monotonic_ms() >= change->until_ms) {
         on_late(sup);

@@ -198,13 +198,11 @@ void connection_update(struct connection *connection)
 
 /* ── the sidecar ── */
 
-static int connect_to(uint16_t port)
+static int connect_to(const struct sockaddr_in *address)
 {
-    const struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-    if (fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof address) < 0 &&
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 &&
         errno != EINPROGRESS) {
         (void)close(fd);
         return -1;
@@ -251,7 +249,7 @@ int connection_dial(struct connection *connection)
     hang_up(connection);
     if (open_pipes(connection) < 0)
         return -1;
-    connection->sidecar.fd = connect_to(connection->relay->host_port);
+    connection->sidecar.fd = connect_to(&connection->relay->sidecar);
     connection->out.to = connection->in.from = connection->sidecar.fd;
     if (connection->sidecar.fd < 0)
         return dial_failed(connection);
@@ -475,9 +473,14 @@ struct relay *relay_new(struct loop *loop, int listener, const struct port_forwa
         .listener = {.fd = listener, .events = EPOLLIN, .callback = on_accept, .data = relay},
         .resume = {.callback = on_resume, .data = relay},
         .account = {.callback = on_account, .data = relay},
-        .host_port = forward->host_port,
+        .sidecar = {.sin_family = AF_INET, .sin_port = htons(forward->host_port)},
         .max = connections_max,
     };
+    if (inet_pton(AF_INET, forward->host, &relay->sidecar.sin_addr) != 1) {
+        relay_free(relay);
+        error_set(err, NULL, "the sidecar's address %s is none", forward->host);
+        return NULL;
+    }
     if (loop_add(loop, &relay->listener, err) < 0) {
         relay_free(relay);
         return NULL;

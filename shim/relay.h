@@ -1,7 +1,9 @@
-/* The relay: cell's listener ── splice ── 127.0.0.1:host_port. The only way out of a cell.
+/* The relay: cell's listener ── splice ── host:host_port, on the loopback. The only way out of a
+ * cell.
  *
  * The listeners were opened inside the cell and handed over; accepting on them here, in the host's
- * network, and connecting to the one host port that the plan gave is all the routing there is.
+ * network, and connecting to the one address and port that the plan gave is all the routing there
+ * is.
  *
  * The proxy's relay is guarded: it reads the head of each request, refuses by itself what no egress
  * rule allows, holds a TLS hello for another host than the tunnel's, and notes what it saw

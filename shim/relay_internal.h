@@ -1,6 +1,8 @@
 /* What relay.c (moving bytes) and relay_gate.c (looking at the first ones) share. */
 #pragma once
 
+#include <netinet/in.h>
+
 #include "shim/relay.h"
 #include "shim/relay_request.h"
 
@@ -46,7 +48,7 @@ struct relay {
     struct loop *loop;
     struct loop_source listener;
     struct loop_timer resume, account;
-    uint16_t host_port;
+    struct sockaddr_in sidecar; /* where it listens */
     unsigned count, max;
     struct connection *connections;
     bool guarded;

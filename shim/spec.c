@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "base/util.h"
 #include "guest/protocol.h"
+#include "renderers/check.h"
 #include "shim/limits.h"
 
 /* The spec comes from our own daemon, yet every field is checked: a shim that starts half of a
@@ -94,6 +95,15 @@ static void read_program(struct reader *reader, const json_t *object, struct pro
     read_binds(reader, json_object_get(object, "binds"), ret);
 }
 
+static const char *host_of(struct reader *reader, const json_t *row)
+{
+    const char *host = string_of(reader, row, "host");
+
+    if (!check_loopback(host))
+        fault(reader, "host");
+    return host;
+}
+
 static void read_forwards(struct reader *reader, const json_t *list, struct launch *ret)
 {
     if (!json_is_array(list) || json_array_size(list) > FORWARDS_MAX) {
@@ -105,7 +115,7 @@ static void read_forwards(struct reader *reader, const json_t *list, struct laun
         ret->forwards[ret->n_forwards++] = (struct port_forward){
             .sidecar = string_of(reader, row, "sidecar"),
             .gateway_port = (uint16_t)integer_of(reader, row, "gateway_port", 1, 65535),
-            .host = LOOPBACK,
+            .host = host_of(reader, row),
             .host_port = (uint16_t)integer_of(reader, row, "host_port", 1, 65535),
         };
     }
@@ -146,6 +156,7 @@ static void read_sidecars(struct reader *reader, const json_t *list, struct laun
         struct sidecar_spec *sidecar = &ret->sidecars[ret->n_sidecars++];
         read_program(reader, row, &sidecar->program);
         read_config(reader, json_object_get(row, "config"), &sidecar->config);
+        sidecar->host = host_of(reader, row);
         sidecar->host_port = (uint16_t)integer_of(reader, row, "host_port", 1, 65535);
     }
 }
@@ -204,7 +215,7 @@ static void add_mounts(struct text *out, const struct launch *launch)
 static void build_start(struct reader *reader, const json_t *guest, struct launch *ret)
 {
     json_t *command = json_object_get(guest, "command"), *env = json_object_get(guest, "env");
-    static const char *const names[] = {"hostname", "guest_ip", "gateway", "workdir", "user"};
+    static const char *const names[] = {"hostname", "address", "gateway", "workdir", "user"};
     CLEANUP_TEXT struct text out = TEXT_INIT;
     uint8_t header[FRAME_HEADER_SIZE];
 

@@ -3,9 +3,9 @@
  * {"slug","run_dir","log_dir","log_bytes","uid","gid","daemon_uid","kvm_gid"|null,"token",
  *  "boot_timeout_ms","sidecar_timeout_ms","bwrap",
  *  "gvproxy": {"binary","config","cell","dynamic"},
- *  "forwards": [{"sidecar","gateway_port","host_port"}],
+ *  "forwards": [{"sidecar","gateway_port","host","host_port"}],
  *  "rules": ["host[:port]" | {"host","private":bool}, …]  the plan's egress.allow,
- *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host_port",
+ *  "sidecars": [{"name","argv":[…],"env":{…},"binds":[["host","jail"],…],"host","host_port",
  *                "config": null |
  * {"path","name","check":[…],"complaint"|null,"hangs_up","in_force"}}], "vm":
  * {"name","argv":[…],"binds":[["host","jail"(,true:
@@ -16,7 +16,7 @@
  * that come beside it (none: absent), "probe": true only to find out whether a VM boots: then
  * gvproxy, forwards, sidecars and guest are absent, "save": {"state", "qmp_fd"} with a probe: a
  * template is made of it, "guest":
- * {"hostname","guest_ip","gateway","mac","workdir","user","command":[…],"env":[["NAME","value"],…]},
+ * {"hostname","address","gateway","mac","workdir","user","command":[…],"env":[["NAME","value"],…]},
  * "mounts": absent, or {"uid","gid": whose all of it is in the guest,
  * "list":[{"tag","root","below","target","read_only"},…]}; "vm" then has "fs": {"binary","of_qemu":
  * bool,"fd": of the VM's, for the first} where its machine does not serve them by itself}
@@ -66,6 +66,7 @@ struct sidecar_config {
 struct sidecar_spec {
     struct program program;
     struct sidecar_config config;
+    const char *host; /* where it listens: of loopback_format() */
     uint16_t host_port;
 };
 

@@ -46,7 +46,7 @@ def follow(daemon, slug, marker, stream="command", timeout=60):
 
 def start_frame(plan, command):
     """START's payload: counts, then NUL-terminated strings."""
-    strings = ["control", plan["guest_ip"], plan["gateway"], "/", "", *command]
+    strings = ["control", f"{plan['guest_ip']}/24", plan["gateway"], "/", "", *command]
     env = [f"{name}={value}" for name, value in plan["guest"]["env"].items()]
     payload = struct.pack("<II", len(command), len(env)) + b"".join(s.encode() + b"\0" for s in strings + env)
     payload += struct.pack("<Q8s", int(time.time() * 1000), b"") + os.urandom(64)

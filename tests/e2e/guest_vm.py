@@ -32,8 +32,8 @@ def packed(frame_type, payload=b""):
     return struct.pack("<IB3x", len(payload), frame_type) + payload
 
 
-def start_payload(argv, env, workdir, hostname, guest_ip, gateway, user="", mac="", wall_ms=None, entropy=b""):
-    strings = [hostname, guest_ip, gateway, workdir, user, *argv, *env]
+def start_payload(argv, env, workdir, hostname, address, gateway, user="", mac="", wall_ms=None, entropy=b""):
+    strings = [hostname, address, gateway, workdir, user, *argv, *env]
     raw = b"".join((s if isinstance(s, bytes) else s.encode()) + b"\0" for s in strings)
     wall_ms = int(time.time() * 1000) if wall_ms is None else wall_ms
     fresh = struct.pack("<Q8s64s", wall_ms, bytes.fromhex(mac.replace(":", "")), entropy)
@@ -104,8 +104,8 @@ class Guest:
         return payload[4:].decode()
 
     def start(self, argv, env=(PATH,), workdir="/workspace", hostname="box",
-              guest_ip="192.168.50.2", gateway="192.168.50.1", **rest):
-        self.send(START, start_payload(argv, env, workdir, hostname, guest_ip, gateway, **rest))
+              address="192.168.50.2/24", gateway="192.168.50.1", **rest):
+        self.send(START, start_payload(argv, env, workdir, hostname, address, gateway, **rest))
 
     def run(self, argv, **start):
         """HELLO, START and all that comes back."""

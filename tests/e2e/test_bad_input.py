@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import resource
 import socket
 import sqlite3
@@ -316,19 +317,21 @@ def test_too_many_bottles(new_daemon):
 SUBNETS = 254 + 32768  # of 192.168.0.0/16 and 10.128.0.0/9, one of which (192.168.17.0/24) is never used
 
 
-def test_no_free_subnet(new_daemon):
-    """Every subnet has its bottle: their rows are written into the database of a daemon that is not running."""
-    daemon = new_daemon(config={"max_bottles": SUBNETS}).start(timeout=60)
+def test_more_bottles_than_there_are_24s(new_daemon):
+    """Every /24 has its bottle: their rows are written into the database of a daemon that is not running."""
+    daemon = new_daemon(config={"max_bottles": SUBNETS + 1}).start(timeout=60)
     daemon.create(plan(slug="model"))
     daemon.stop()
     fill_subnets(daemon.state_dir / "bottled.db")
     daemon.start(timeout=60)
     before = daemon.footprint()
     assert before["rows"]["bottles"] == SUBNETS - 1
-    check_problem(daemon.post(BOTTLES, plan(slug="unlucky")), 503, "no-free-subnet")
+    reply = daemon.post("/plans", plan(slug="next"))
+    assert re.fullmatch(r"10\.\d+\.\d+\.\d+/28", reply.json()["subnet"]), reply.json()
     assert daemon.footprint() == before
     daemon.remove("filler-100")
-    assert daemon.create(plan(slug="lucky"))["state"] == "prepared"
+    assert daemon.create(plan(slug="lucky"))["guest_ip"] == "192.168.100.2", "a /24 that is free again comes first"
+    assert daemon.create(plan(slug="next"))["guest_ip"] == reply.json()["guest_ip"]
     daemon.kill()
     (daemon.state_dir / "bottled.db").unlink()  # 33,000 bottles are not deleted one by one at the end
 

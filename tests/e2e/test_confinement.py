@@ -4,9 +4,11 @@ One guest tries all of tests/netns/probes.py; each line of what it tells is one 
 have heard nothing, and the last tests show that they, and the probes, would have told: the same guest on a
 gvproxy that runs outside a cell is heard. The backends are attacked one and all by tests/attacks.
 """
+import contextlib
 import os
 import pathlib
 import shutil
+import sqlite3
 import tempfile
 
 import canary
@@ -56,6 +58,33 @@ def test_the_allowed_server_was_visited(tried):
 
 def test_proxy_port_was_the_one_that_was_probed(tried):
     assert tried["plan"]["port_forwards"][0]["host_port"] == 51001
+
+
+def test_a_bottle_beyond_the_first_ports_and_subnets(new_daemon, canaries):
+    """Its sidecar listens on another loopback address, and its subnet is a /28: the promise is the same."""
+    daemon = new_daemon(config={"host_ports": probes.HOST_PORTS, "host_addresses": 2}).start()
+    first, last = (int(port) for port in probes.HOST_PORTS.split("-"))
+    for port in range(first, last + 1):
+        daemon.create({"command": ["true"], "slug": f"b{port}"})
+    daemon.create(probes.plan(slug="beyond"))
+    daemon.stop()
+    with contextlib.closing(sqlite3.connect(daemon.state_dir / "bottled.db")) as database, database:
+        assert database.execute("UPDATE bottles SET subnet = 40190 WHERE slug = 'beyond'").rowcount == 1
+    shutil.rmtree(daemon.state_dir / "bottles" / "beyond")  # it is of the user that goes with the subnet
+    daemon.start()
+    plan = daemon.get("/bottles/beyond/plan").json()
+    assert (plan["subnet"], plan["gateway"], plan["guest_ip"]) == ("10.1.192.0/28", "10.1.192.1", "10.1.192.2")
+    assert plan["port_forwards"][0]["host"] == "127.0.1.1"
+    assert plan["port_forwards"][0]["host_port"] in range(first, last + 1)
+    hits, visits = len(canaries.hits), len(canaries.visits)
+    assert daemon.post("/bottles/beyond/start?wait=exited&timeout=120s").json()["exit_code"] == 0
+    told = probes.results(daemon.log("beyond"))
+    judged = {probe.id: probe.judge(told.get(probe.id)) for probe in probes.PROBES}
+    assert not {name: words for name, (as_it_must, words) in judged.items() if not as_it_must}
+    assert canaries.hits[hits:] == []
+    assert len(canaries.visits) - visits == 3
+    ports = [item["name"] for item in daemon.get("/bottles/beyond/cleanup-plan").json()["items"] if item["kind"] == "port"]
+    assert ports == [f"127.0.1.1:{plan['port_forwards'][0]['host_port']}"]
 
 
 # egress.allow: [(CONNECT to, status of the answer)]

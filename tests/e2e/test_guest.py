@@ -334,9 +334,11 @@ BAD_FIRST = {
     "unknown type": guest_vm.packed(200),
     "SIGNAL before START": guest_vm.packed(SIGNAL, struct.pack("<I", 9)),
     "lying counts": guest_vm.packed(START, struct.pack("<II", 0xFFFFFFFF, 1) + b"a\0b\0c\0d\0e\0"),
-    "no address": guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "1.2.3", "1.2.3.5")),
-    "gateway elsewhere": guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "10.0.0.2", "1.1.1.1")),
-    "hostname too long": guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h" * 65, "10.0.0.2", "10.0.0.1")),
+    "no address": guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "1.2.3/24", "1.2.3.5")),
+    "no prefix": guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "10.0.0.2", "10.0.0.1")),
+    "a prefix of nothing": guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "10.0.0.2/0", "10.0.0.1")),
+    "gateway elsewhere": guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "10.0.0.2/24", "1.1.1.1")),
+    "hostname too long": guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h" * 65, "10.0.0.2/24", "10.0.0.1")),
 }
 
 
@@ -361,7 +363,7 @@ def exec_payload(flags):
 @pytest.mark.parametrize(
     "raw",
     [
-        guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "10.0.0.2", "10.0.0.1")),
+        guest_vm.packed(START, guest_vm.start_payload(["true"], [], "/", "h", "10.0.0.2/24", "10.0.0.1")),
         guest_vm.packed(guest_vm.WAKE),
         guest_vm.packed(SIGNAL, struct.pack("<I", 65)),
         b"\xff" * 64,
@@ -385,7 +387,7 @@ def test_a_bad_later_frame_is_told_and_ends_the_machine(boot, raw):
 def test_a_start_message_in_small_pieces(boot):
     guest = boot()
     guest.hello()
-    raw = guest_vm.packed(START, guest_vm.start_payload(["echo", "x" * 3000], [guest_vm.PATH], "/", "h", "10.0.0.2", "10.0.0.1"))
+    raw = guest_vm.packed(START, guest_vm.start_payload(["echo", "x" * 3000], [guest_vm.PATH], "/", "h", "10.0.0.2/24", "10.0.0.1"))
     for at in range(0, len(raw), 97):
         guest.host.sendall(raw[at : at + 97])
     result = guest.result()

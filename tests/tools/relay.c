@@ -100,7 +100,7 @@ int main(int argc, char **argv)
     if (bind(listener, (struct sockaddr *)&address, size) < 0 || listen(listener, 4096) < 0 ||
         getsockname(listener, (struct sockaddr *)&address, &size) < 0)
         return 1;
-    const struct port_forward forward = {.host_port = (uint16_t)port};
+    const struct port_forward forward = {.host = LOOPBACK, .host_port = (uint16_t)port};
     const struct relay_owner owner = {on_note, &tool};
     tool.loop = loop_new(NULL);
     tool.log = egress_log_new();

@@ -57,6 +57,28 @@ Test(launch_spec, every_member_is_needed)
     }
 }
 
+Test(launch_spec, a_sidecar_is_on_the_loopback_and_nowhere_else)
+{
+    static const char *const lists[] = {"forwards", "sidecars"};
+    static const char *const hosts[] = {"127.0.7.1", "127.0.0.2", "10.0.0.1", "0.0.0.0", ""};
+
+    for (size_t i = 0; i < COUNT_OF(lists); i++)
+        for (size_t j = 0; j < COUNT_OF(hosts); j++) {
+            struct launch launch;
+            struct error err = ERROR_INIT;
+            CLEANUP_JSON json_t *spec = json_parse(good_spec, strlen(good_spec), NULL);
+            json_t *row = json_array_get(json_object_get(spec, lists[i]), 0);
+            cr_assert_eq(json_object_set_new(row, "host", json_string(hosts[j])), 0);
+            CLEANUP_FREE char *text = json_text(spec);
+            int result = launch_decode(text, strlen(text), &launch, &err);
+            cr_expect_eq(result, j == 0 ? 0 : -1, "%s", hosts[j]);
+            if (result == 0)
+                launch_free(&launch);
+            else
+                cr_expect(strstr(err.text, "host"), "%s", err.text);
+        }
+}
+
 /* ── jails ── */
 
 static bool has(const struct argv *argv, const char *one, const char *two, const char *three)

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "base/util.h"
+#include "renderers/render.h"
 
 static const struct plan_dirs dirs = {"/var/lib/bottled", "/run/bottled", NULL};
 
@@ -40,8 +41,8 @@ static struct plan *plan_of(const char *text, const struct allocation *allocatio
     "\"egress\":{\"allow\":[\"a.example\",\"*.b.example:8443\"]},"                                 \
     "\"sidecars\":{\"git_gate\":{},\"supervise\":{}},\"labels\":{\"team\":\"ci\"}}"
 
-static const struct allocation one_port = {50, {51001}};
-static const struct allocation three_ports = {254, {51001, 51002, 51003}};
+static const struct allocation one_port = {50, 0, {51001}};
+static const struct allocation three_ports = {254, 0, {51001, 51002, 51003}};
 
 Test(plan_resolve, addresses_and_paths)
 {
@@ -61,6 +62,32 @@ Test(plan_resolve, addresses_and_paths)
     cr_assert_null(plan->backend);
     plan_free(plan);
     plan_free(NULL);
+}
+
+/* A bottle past the first addresses' ports and the /24s: the same in all that is rendered. */
+Test(plan_resolve, another_loopback_address_and_a_28)
+{
+    static const struct allocation allocation = {33022 + 17, 255, {20001}};
+    struct plan *plan = plan_of(LEAST, &allocation);
+    const struct proxy_config proxy = {.loopback = 255, .port = 20001};
+    struct text files[3] = {TEXT_INIT, TEXT_INIT, TEXT_INIT};
+    const char *const words[][2] = {
+        {"subnet: \"10.0.1.16/28\"\n", "host: \"127.0.255.1\"\n"},
+        {"http_port 127.0.255.1:20001\n", "http_port 127.0.255.1:20001\n"},
+        {"\"127.0.255.1:20001\"", "\"127.0.255.9:20001\""},
+    };
+
+    cr_assert_str_eq(plan->loopback, "127.0.255.1");
+    cr_assert_str_eq(plan->guest_ip, "10.0.1.18");
+    cr_assert_eq(render_gvproxy(&plan->network, &files[0], NULL), 0);
+    cr_assert_eq(render_squid(&proxy, &files[1], NULL), 0);
+    cr_assert_eq(render_pipelock(&proxy, &files[2], NULL), 0);
+    for (size_t i = 0; i < COUNT_OF(files); i++) {
+        CLEANUP_FREE char *text = text_take(&files[i]);
+        for (size_t j = 0; j < 2; j++)
+            cr_expect(strstr(text, words[i][j]), "%s\n%s", words[i][j], text);
+    }
+    plan_free(plan);
 }
 
 Test(plan_resolve, one_host_port_per_active_sidecar)

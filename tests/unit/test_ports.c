@@ -64,7 +64,7 @@ Test(ports, distinct)
     struct error err = ERROR_INIT;
     bool seen[60] = {false};
 
-    cr_assert_eq(ports_pick(first, first + 59, 60, none_taken, NULL, ports, &err), 0, "%s",
+    cr_assert_eq(ports_pick(0, first, first + 59, 60, none_taken, NULL, ports, &err), 0, "%s",
                  err.text);
     for (size_t i = 0; i < 60; i++) {
         cr_assert(ports[i] >= first && ports[i] <= first + 59);
@@ -78,7 +78,7 @@ Test(ports, bindable)
     uint16_t first = free_run(42500, 8), ports[8], port;
     struct error err = ERROR_INIT;
 
-    cr_assert_eq(ports_pick(first, first + 7, 3, none_taken, NULL, ports, &err), 0);
+    cr_assert_eq(ports_pick(0, first, first + 7, 3, none_taken, NULL, ports, &err), 0);
     for (size_t i = 0; i < 3; i++) {
         CLEANUP_CLOSE int fd = listener(INADDR_LOOPBACK, ports[i], &port);
         cr_expect_geq(fd, 0, "%u", ports[i]);
@@ -94,11 +94,27 @@ Test(ports, loopback)
     CLEANUP_CLOSE int other = listener(INADDR_LOOPBACK + 1, first + 2, &port);
 
     cr_assert(loopback >= 0 && any >= 0 && other >= 0);
-    cr_assert_eq(ports_pick(first, first + 3, 2, none_taken, NULL, ports, &err), 0, "%s", err.text);
+    cr_assert_eq(ports_pick(0, first, first + 3, 2, none_taken, NULL, ports, &err), 0, "%s",
+                 err.text);
     cr_assert_eq(ports[0], first + 2, "another loopback address is no hindrance");
     cr_assert_eq(ports[1], first + 3);
-    cr_assert_eq(ports_pick(first, first + 3, 3, none_taken, NULL, ports, &err), -1);
+    cr_assert_eq(ports_pick(0, first, first + 3, 3, none_taken, NULL, ports, &err), -1);
     cr_assert_str_eq(err.kind, "no-free-port");
+}
+
+Test(ports, each_address_has_its_own)
+{
+    uint16_t first = free_run(43200, 2), ports[2], port;
+    struct error err = ERROR_INIT;
+    CLEANUP_CLOSE int here = listener(INADDR_LOOPBACK, first, &port);
+    CLEANUP_CLOSE int there = listener(INADDR_LOOPBACK + (3 << 8), first + 1, &port);
+
+    cr_assert(here >= 0 && there >= 0);
+    cr_assert_eq(ports_pick(3, first, first + 1, 1, none_taken, NULL, ports, &err), 0);
+    cr_expect_eq(ports[0], first, "what is listened on at 127.0.0.1 is free at 127.0.3.1");
+    cr_assert_eq(ports_pick(0, first, first + 1, 1, none_taken, NULL, ports, &err), 0);
+    cr_expect_eq(ports[0], first + 1);
+    cr_expect_eq(ports_pick(3, first, first + 1, 2, none_taken, NULL, ports, &err), -1);
 }
 
 Test(ports, lowest_first_then_on_from_the_last)
@@ -106,12 +122,12 @@ Test(ports, lowest_first_then_on_from_the_last)
     uint16_t first = free_run(43500, 6), ports[4];
     struct error err = ERROR_INIT;
 
-    cr_assert_eq(ports_pick(first, first + 5, 2, none_taken, NULL, ports, &err), 0);
+    cr_assert_eq(ports_pick(0, first, first + 5, 2, none_taken, NULL, ports, &err), 0);
     cr_assert_eq(ports[0], first);
     cr_assert_eq(ports[1], first + 1);
-    cr_assert_eq(ports_pick(first, first + 5, 3, none_taken, NULL, ports, &err), 0);
+    cr_assert_eq(ports_pick(0, first, first + 5, 3, none_taken, NULL, ports, &err), 0);
     cr_assert_eq(ports[0], first + 2);
-    cr_assert_eq(ports_pick(first, first + 5, 2, none_taken, NULL, ports, &err), 0);
+    cr_assert_eq(ports_pick(0, first, first + 5, 2, none_taken, NULL, ports, &err), 0);
     cr_assert_eq(ports[0], first + 5);
     cr_assert_eq(ports[1], first, "around the end");
 }
@@ -123,12 +139,12 @@ Test(ports, exactly_as_many_as_needed)
     struct error err = ERROR_INIT;
 
     for (int i = 0; i < 5; i++)
-        cr_assert_eq(ports_pick(first, first + 3, 4, none_taken, NULL, ports, &err), 0);
-    cr_assert_eq(ports_pick(first, first + 3, 3, is_number, &gone, ports, &err), 0);
+        cr_assert_eq(ports_pick(0, first, first + 3, 4, none_taken, NULL, ports, &err), 0);
+    cr_assert_eq(ports_pick(0, first, first + 3, 3, is_number, &gone, ports, &err), 0);
     for (int i = 0; i < 3; i++)
         cr_expect_neq(ports[i], gone);
     memset(ports, 0, sizeof ports);
-    cr_assert_eq(ports_pick(first, first + 3, 4, is_number, &gone, ports, &err), -1);
+    cr_assert_eq(ports_pick(0, first, first + 3, 4, is_number, &gone, ports, &err), -1);
     cr_assert_eq(ports[0], 0, "the output is untouched");
     cr_assert_str_eq(err.kind, "no-free-port");
     cr_assert(strstr(err.text, "host_ports"));
@@ -139,8 +155,8 @@ Test(ports, odd_ranges)
     uint16_t ports[2] = {0};
     struct error err = ERROR_INIT;
 
-    cr_assert_eq(ports_pick(2000, 1999, 1, none_taken, NULL, ports, &err), -1);
-    cr_assert_eq(ports_pick(0, 0, 1, none_taken, NULL, ports, &err), -1);
-    cr_assert_eq(ports_pick(65535, 65535, 2, none_taken, NULL, ports, &err), -1);
-    cr_assert_eq(ports_pick(65535, 65535, 0, none_taken, NULL, ports, &err), 0);
+    cr_assert_eq(ports_pick(0, 2000, 1999, 1, none_taken, NULL, ports, &err), -1);
+    cr_assert_eq(ports_pick(0, 0, 0, 1, none_taken, NULL, ports, &err), -1);
+    cr_assert_eq(ports_pick(0, 65535, 65535, 2, none_taken, NULL, ports, &err), -1);
+    cr_assert_eq(ports_pick(0, 65535, 65535, 0, none_taken, NULL, ports, &err), 0);
 }

@@ -193,7 +193,7 @@ Test(protocol, a_start_message_gives_every_string_back)
 
     cr_assert_eq(start_message_parse(payload.bytes, payload.length, &message), 0);
     cr_expect_str_eq(message.hostname, "box");
-    cr_expect_str_eq(message.guest_ip, "192.168.50.2");
+    cr_expect_str_eq(message.address, "192.168.50.2");
     cr_expect_str_eq(message.gateway, "192.168.50.1");
     cr_expect_str_eq(message.workdir, "/work dir");
     cr_expect_str_eq(message.user, "app:staff");

@@ -14,7 +14,7 @@ static const struct host host = {.state_dir = "/tmp/none", .run_dir = "/tmp/none
 
 static struct registry *make(size_t max_bottles)
 {
-    const struct registry_limits limits = {max_bottles, 28000, 29999};
+    const struct registry_limits limits = {max_bottles, 28000, 29999, 1};
     struct registry *registry = registry_new(&limits);
 
     cr_assert_not_null(registry);
@@ -184,6 +184,83 @@ Test(registry, rows_that_share_a_port_are_refused_at_start)
 
     cr_expect_eq(registry_restore(registry, &one, &err), 0);
     cr_expect_eq(registry_restore(registry, &two, &err), -1);
+    registry_free(registry);
+}
+
+Test(registry, each_address_has_all_ports_once)
+{
+    const struct registry_limits limits = {10, 28000, 28001, 2};
+    struct registry *registry = registry_new(&limits);
+    struct allocation each[4], one_more;
+    struct error err = ERROR_INIT;
+    char slug[64];
+
+    for (size_t i = 0; i < COUNT_OF(each); i++) {
+        cr_assert_eq(reserve(registry, NULL, &each[i], slug, &err), RESERVATION_MADE, "%s",
+                     err.text);
+        cr_expect_eq(each[i].loopback, i / 2, "the first address is filled first");
+        for (size_t j = 0; j < i; j++)
+            cr_expect(each[i].loopback != each[j].loopback ||
+                      each[i].host_ports[0] != each[j].host_ports[0]);
+    }
+    cr_assert_eq(reserve(registry, NULL, &one_more, NULL, &err), RESERVATION_REFUSED);
+    cr_expect_str_eq(err.kind, "no-free-port");
+    cr_expect(strstr(err.text, "host_addresses"));
+    registry_unreserve(registry, slug);
+    cr_assert_eq(reserve(registry, NULL, &one_more, NULL, &err), RESERVATION_MADE);
+    cr_expect_eq(one_more.loopback, each[3].loopback);
+    cr_expect_eq(one_more.host_ports[0], each[3].host_ports[0]);
+    registry_free(registry);
+}
+
+Test(registry, rows_with_one_port_of_two_addresses_are_taken_at_start)
+{
+    struct registry *registry = make(10);
+    struct error err = ERROR_INIT;
+    struct bottle_row one = {.slug = "one", .allocation = {.subnet = 3, .host_ports = {20001}}};
+    struct bottle_row two = {.slug = "two",
+                             .allocation = {.subnet = 4, .loopback = 255, .host_ports = {20001}}};
+    struct bottle_row bad = {.slug = "bad",
+                             .allocation = {.subnet = 5, .loopback = 256, .host_ports = {20002}}};
+
+    cr_expect_eq(registry_restore(registry, &one, &err), 0);
+    cr_expect_eq(registry_restore(registry, &two, &err), 0);
+    cr_expect_eq(registry_restore(registry, &bad, &err), -1, "there is no such address");
+    registry_free(registry);
+}
+
+Test(registry, every_subnet_has_its_bottle)
+{
+    const struct registry_limits limits = {SUBNETS_MAX, 28000, 29999, 1};
+    struct registry *registry = registry_new(&limits);
+    struct allocation last;
+    struct error err = ERROR_INIT;
+
+    for (unsigned subnet = 0; subnet < SUBNETS_MAX; subnet++) {
+        struct bottle_row row = {.allocation.subnet = subnet};
+        (void)snprintf(row.slug, sizeof row.slug, "b-%u", subnet);
+        if (subnet != 17 && subnet != 40000)
+            cr_assert_eq(registry_restore(registry, &row, &err), 0, "%s", err.text);
+    }
+    cr_assert_eq(reserve(registry, "lucky", &last, NULL, &err), RESERVATION_MADE, "%s", err.text);
+    cr_expect_eq(last.subnet, 40000);
+    cr_assert_eq(reserve(registry, "unlucky", &last, NULL, &err), RESERVATION_REFUSED);
+    cr_expect_str_eq(err.kind, "no-free-subnet");
+    registry_free(registry);
+}
+
+Test(registry, a_port_of_a_former_range_takes_none_of_the_present_one)
+{
+    const struct registry_limits limits = {10, 28000, 28000, 1};
+    struct registry *registry = registry_new(&limits);
+    struct allocation allocation;
+    struct error err = ERROR_INIT;
+    struct bottle_row old = {.slug = "old", .allocation = {.subnet = 3, .host_ports = {20001}}};
+
+    cr_assert_eq(registry_restore(registry, &old, &err), 0);
+    cr_assert_eq(reserve(registry, "new", &allocation, NULL, &err), RESERVATION_MADE, "%s",
+                 err.text);
+    cr_expect_eq(allocation.host_ports[0], 28000);
     registry_free(registry);
 }
 

@@ -264,7 +264,7 @@ static void edit_zone(struct network *network)
 
 static void edit_forward_host(struct network *network)
 {
-    network->forwards[0].host = "0.0.0.0";
+    network->forwards[0].host = "127.1.0.1";
 }
 
 static void edit_forward_port(struct network *network)

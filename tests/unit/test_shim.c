@@ -219,7 +219,7 @@ Test(relay, carries_both_ways_intact_and_half_closes)
     struct loop *loop = loop_new(NULL);
     uint16_t guest_port, sidecar_port;
     int guest_side = listen_loopback(&guest_port), sidecar = listen_loopback(&sidecar_port);
-    const struct port_forward forward = {.host_port = sidecar_port};
+    const struct port_forward forward = {.host = LOOPBACK, .host_port = sidecar_port};
     struct load load = {0};
     pthread_t server, clients;
 
@@ -259,7 +259,7 @@ Test(relay, a_sidecar_that_is_gone_ends_the_connection)
     struct loop *loop = loop_new(NULL);
     uint16_t guest_port, sidecar_port;
     int guest_side = listen_loopback(&guest_port), sidecar = listen_loopback(&sidecar_port);
-    const struct port_forward forward = {.host_port = sidecar_port};
+    const struct port_forward forward = {.host = LOOPBACK, .host_port = sidecar_port};
     struct load load = {.clients = {{.port = guest_port}}};
     pthread_t client;
 
@@ -278,9 +278,9 @@ Test(children, a_listener_is_recognised_as_ours)
     uint16_t port;
     int fd = listen_loopback(&port);
 
-    cr_expect(port_is_ours(port));
+    cr_expect(port_is_ours(LOOPBACK, port));
     (void)close(fd);
-    cr_expect_not(port_is_ours(port));
+    cr_expect_not(port_is_ours(LOOPBACK, port));
 }
 
 Test(children, a_connection_is_no_listener)
@@ -292,9 +292,9 @@ Test(children, a_connection_is_no_listener)
 
     cr_assert_eq(connect(client, (struct sockaddr *)&address, sizeof address), 0);
     int accepted = accept(fd, NULL, NULL);
-    cr_expect(port_is_ours(port), "beside a connection of the same port");
+    cr_expect(port_is_ours(LOOPBACK, port), "beside a connection of the same port");
     (void)close(fd);
-    cr_expect_not(port_is_ours(port), "the connection has it still");
+    cr_expect_not(port_is_ours(LOOPBACK, port), "the connection has it still");
     (void)close(accepted);
     (void)close(client);
 }

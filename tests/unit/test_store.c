@@ -72,6 +72,7 @@ static void fill_row(struct bottle_row *row, unsigned number)
     (void)snprintf(row->slug, sizeof row->slug, "b-%u", number);
     (void)snprintf(row->backend, sizeof row->backend, "qemu");
     row->allocation.subnet = number;
+    row->allocation.loopback = number % 2;
     row->allocation.host_ports[0] = (uint16_t)(20000 + number);
 }
 
