@@ -86,7 +86,7 @@ def test_the_mission(kvm_daemon, uid):
     assert kinds == [1, 2, 3, 4, 5, 26]
     assert "found" in lines and "other 1" in lines and "ssh 1" in lines
     assert any(line.startswith("HTTP/1.") for line in lines), lines
-    assert lines[-1] == "hi"
+    assert "hi" in lines  # what nc says on the other stream may come after it
     daemon.remove("mission")
     assert daemon.footprint() == before
 
