@@ -37,15 +37,20 @@ bool sidecar_active(const struct spec *spec, enum sidecar sidecar)
     return false;
 }
 
+void plan_id(const char *slug, char ret[PLAN_ID_SIZE])
+{
+    char digest[SHA256_HEX_SIZE];
+
+    sha256_hex(slug, strlen(slug), digest);
+    (void)snprintf(ret, PLAN_ID_SIZE, "%.16s", digest);
+}
+
 static int resolve_paths(struct plan *plan, const char *slug, const struct plan_dirs *dirs,
                          struct error *err)
 {
     struct text stage = TEXT_INIT, run = TEXT_INIT;
-    char digest[SHA256_HEX_SIZE];
 
-    sha256_hex(slug, strlen(slug), digest);
-    memcpy(plan->id, digest, 16);
-    plan->id[16] = '\0';
+    plan_id(slug, plan->id);
     text_addf(&stage, "%s/bottles/%s", dirs->state_dir, slug);
     text_addf(&run, "%s/b/%s", dirs->run_dir, plan->id);
     plan->stage_dir = text_take(&stage);

@@ -43,6 +43,10 @@ struct plan_mount {
     char tag[8];                   /* "fs0", … */
 };
 
+/* The name of a bottle's run directory: the first 16 hex digits of sha256(slug). */
+enum { PLAN_ID_SIZE = 17 };
+void plan_id(const char *slug, char ret[PLAN_ID_SIZE]);
+
 struct plan {
     struct spec spec; /* owned; slug filled in */
     struct allocation allocation;
@@ -52,7 +56,7 @@ struct plan {
     const char *engine;        /* proxy engine's row name, static */
     char *limits_note;         /* what the chosen engine can't check, for people; may be NULL */
     char *stage_dir, *run_dir; /* owned */
-    char id[17];               /* first 16 hex digits of sha256(slug) */
+    char id[PLAN_ID_SIZE];     /* of plan_id() */
     char subnet[20], gateway[16], guest_ip[16], mac[18], loopback[16];
     struct network network; /* points into this struct: a plan is never moved, only by pointer */
     struct string_map

@@ -55,8 +55,7 @@ int ports_pick(unsigned loopback, uint16_t first, uint16_t last, size_t count, p
     }
     if (n_found < count)
         return error_set(err, "no-free-port",
-                         "%zu host ports are needed and %zu are free among %u-%u: delete a bottle, "
-                         "or widen host_ports in the configuration",
+                         "%zu host ports are needed and %zu are free among %u-%u (host_ports)",
                          count, n_found, first, last);
     if (count > 0) {
         memcpy(ret, found, count * sizeof *ret);

@@ -54,7 +54,7 @@
 #define AGENT_PORT_NAME "bottled.agent"
 
 enum {
-    PROTOCOL_VERSION = 4,
+    PROTOCOL_VERSION = 5,
     FRAME_HEADER_SIZE = 8,
     GUEST_PAYLOAD_MAX = 64 * 1024,
     START_PAYLOAD_MAX = 2 * 1024 * 1024, /* and EXEC's */

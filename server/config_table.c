@@ -74,7 +74,9 @@ const struct config_key config_keys[] = {
     INTEGER(
         host_addresses, "1", 1, LOOPBACKS_MAX,
         "addresses (127.0.0.1, 127.0.1.1, …) that each have all of host_ports: for more bottles"),
-    INTEGER(uid_base, NULL, 0, 4000000000, "as root: bottle N runs as user and group uid_base + N"),
+    INTEGER(uid_base, NULL, 0, 4000000000,
+            "as root: bottle N runs as user and group uid_base + N; some 560,000 numbers are "
+            "bottled's"),
     DURATION("boot_timeout", boot_timeout_ms, "30s", 1000, 3600000,
              "how long a guest may take to come up"),
     DURATION("sidecar_timeout", sidecar_timeout_ms, "10s", 100, 600000,

@@ -30,6 +30,8 @@
 #include "server/stage.h"
 
 #define SHIM_PROGRAM "bottle-shim"
+/* What a creation of a former version had not put in place. */
+#define UNFINISHED ".new-"
 
 enum { ID_LENGTH = 16, ORPHANS_MAX = 1000, PROCS_MAX = 64 * 1024 };
 
@@ -62,14 +64,6 @@ static bool is_id(const char *name)
     return strlen(name) == ID_LENGTH && strspn(name, "0123456789abcdef") == ID_LENGTH;
 }
 
-static bool id_is(const char *slug, const char *name)
-{
-    char digest[SHA256_HEX_SIZE];
-
-    sha256_hex(slug, strlen(slug), digest);
-    return strncmp(digest, name, ID_LENGTH) == 0;
-}
-
 static int nothing(void *context)
 {
     (void)context;
@@ -78,7 +72,7 @@ static int nothing(void *context)
 
 static bool is_owned(const struct app *app, const char *name, bool of_run)
 {
-    return registry_unless(app->registry, of_run ? id_is : NULL, name, nothing, NULL) == 1;
+    return registry_unless(app->registry, of_run, name, nothing, NULL) == 1;
 }
 
 static struct orphan *add(struct orphans *orphans, const char *name, bool of_run)
@@ -146,9 +140,10 @@ static bool begins(const char *name, const char *prefix)
 static void take_stage(struct orphans *orphans, int parent, const char *path, const char *name)
 {
     bool half_made = false, aside = begins(name, RUN_DIR_ASIDE) || begins(name, STAGE_ASIDE);
+    const bool unfinished = begins(name, UNFINISHED);
     unsigned uid;
 
-    if (!aside && (!slug_valid(name) || is_owned(orphans->app, name, false)))
+    if (!aside && !unfinished && (!slug_valid(name) || is_owned(orphans->app, name, false)))
         return;
     int fd = open_own(parent, name, &orphans->app->host, &uid);
     if (fd < 0 || !stage_is_ours(fd, &half_made))
@@ -319,8 +314,7 @@ static int set_aside(struct app *app, const struct orphan *orphan, char **path, 
     (void)snprintf(move.to, sizeof move.to, "%.*s/" RUN_DIR_ASIDE "%s", (int)(slash - *path), *path,
                    slash + 1);
     (void)directory_remove(move.to, NULL, NULL); /* of an attempt before */
-    int result = registry_unless(app->registry, orphan->of_run ? id_is : NULL, orphan->name,
-                                 move_aside, &move);
+    int result = registry_unless(app->registry, orphan->of_run, orphan->name, move_aside, &move);
     if (result > 0)
         return 1;
     if (result < 0)

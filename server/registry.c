@@ -21,6 +21,7 @@
 
 struct entry {
     char slug[SLUG_MAX + 1];
+    char id[PLAN_ID_SIZE];
     struct allocation allocation;
     struct snapshot *snapshot; /* NULL: being created */
     struct reservation_waiter *waiters;
@@ -192,6 +193,7 @@ static struct entry *entry_add(struct registry *registry, const char *slug,
         return NULL;
     }
     memcpy(entry->slug, slug, length + 1);
+    plan_id(slug, entry->id);
     entry->allocation = *allocation;
     HASH_ADD_STR(registry->entries, slug, entry);
     mark(registry, allocation, true);
@@ -436,18 +438,23 @@ size_t registry_count(struct registry *registry)
     return count;
 }
 
-int registry_unless(struct registry *registry, bool (*fits)(const char *slug, const char *name),
-                    const char *name, int (*act)(void *context), void *context)
+static struct entry *find_by_id(const struct registry *registry, const char *id)
 {
     struct entry *entry, *next;
 
+    HASH_ITER(hh, registry->entries, entry, next)
+    {
+        if (strcmp(entry->id, id) == 0)
+            return entry;
+    }
+    return NULL;
+}
+
+int registry_unless(struct registry *registry, bool by_id, const char *name,
+                    int (*act)(void *context), void *context)
+{
     (void)pthread_mutex_lock(&registry->lock);
-    bool found = !fits && find(registry, name);
-    if (fits)
-        HASH_ITER(hh, registry->entries, entry, next)
-        {
-            found = found || fits(entry->slug, name);
-        }
+    const struct entry *found = by_id ? find_by_id(registry, name) : find(registry, name);
     int result = found ? 1 : act(context);
     (void)pthread_mutex_unlock(&registry->lock);
     return result;

@@ -122,8 +122,7 @@ void registry_remove(struct registry *registry, const char *slug);
 int registry_provisional(struct registry *registry, const char *slug, const struct spec *spec,
                          struct allocation *ret, struct error *err);
 /* Calls `act` while no bottle can be created, unless there is one, or one is being created, with
- * the slug `name`; where `fits` is given: one for which `fits(slug, name)`, and all are asked.
- * 1: there is; else what `act` returned. Both run under the lock: brief, and without a call in
- * here. */
-int registry_unless(struct registry *registry, bool (*fits)(const char *slug, const char *name),
-                    const char *name, int (*act)(void *context), void *context);
+ * the slug `name` (`by_id`: with that plan_id()). 1: there is; else what `act` returned, which runs
+ * under the lock: brief, and without a call in here. */
+int registry_unless(struct registry *registry, bool by_id, const char *name,
+                    int (*act)(void *context), void *context);

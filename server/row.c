@@ -95,6 +95,8 @@ const char *const row_migrations[] = {
     ("ALTER TABLE idempotency ADD COLUMN sequence INTEGER NOT NULL DEFAULT 0;"
      "UPDATE idempotency SET sequence = coalesce((SELECT bottles.sequence FROM bottles"
      " WHERE bottles.slug = idempotency.slug), 0) WHERE slug <> '';"),
+    /* Nothing but the version: from here on a port may be one of another address. */
+    "",
 };
 const int n_row_migrations = (int)COUNT_OF(row_migrations);
 

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
-#include <sys/fsuid.h>
 #include <sys/stat.h>
 
 #include <dirent.h>
@@ -13,6 +12,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/util.h"
+#include "server/log.h"
 
 static const char kind[] = "stage-unwritable";
 
@@ -30,11 +30,11 @@ char *stage_path(const struct host *host, const char *slug)
 
 char *run_path(const struct host *host, const char *slug)
 {
-    char digest[SHA256_HEX_SIZE];
+    char id[PLAN_ID_SIZE];
     char *path;
 
-    sha256_hex(slug, strlen(slug), digest);
-    return asprintf(&path, "%s/b/%.16s", host->run_dir, digest) < 0 ? NULL : path;
+    plan_id(slug, id);
+    return asprintf(&path, "%s/b/%s", host->run_dir, id) < 0 ? NULL : path;
 }
 
 /* As root, bottles' users pass through these to what is theirs. */
@@ -102,14 +102,32 @@ static bool is_empty(int parent, const char *name)
     return count == 2; /* itself and its parent */
 }
 
+static bool is_file(int parent, const char *name)
+{
+    struct stat status;
+
+    return fstatat(parent, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(status.st_mode);
+}
+
+/* Of a directory that can not be read to its end nothing is known. */
+static struct dirent *next_of(DIR *directory, bool *fits)
+{
+    errno = 0;
+    struct dirent *entry = readdir(directory);
+
+    *fits = entry || errno == 0;
+    return entry;
+}
+
 bool stage_is_ours(int fd, bool *ret_half_made)
 {
     DIR *directory = fdopendir(fd);
     bool fits = directory != NULL, used = false;
 
-    for (struct dirent *entry; fits && (entry = readdir(directory));) {
+    for (struct dirent *entry; fits && (entry = next_of(directory, &fits));) {
         const char *name = entry->d_name;
-        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || is_rendered(name))
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+            (is_rendered(name) && is_file(dirfd(directory), name)))
             continue;
         if (strcmp(name, "logs") == 0)
             used = used || !is_empty(dirfd(directory), name);
@@ -132,11 +150,9 @@ bool stage_is_ours(int fd, bool *ret_half_made)
  */
 static int set_right(int fd, const struct stat *status, mode_t mode, uid_t uid, gid_t gid)
 {
-    bool owned = !gid || (status->st_uid == uid && status->st_gid == gid);
-
-    if (!owned && fchown(fd, uid, gid) < 0)
+    if (gid && (status->st_uid != uid || status->st_gid != gid) && fchown(fd, uid, gid) < 0)
         return -1;
-    return owned && (status->st_mode & 07777) == mode ? 0 : fchmod(fd, mode);
+    return (status->st_mode & 07777) == mode ? 0 : fchmod(fd, mode);
 }
 
 /* The same for a directory; one that is somebody else's is refused. The descriptor, or -1 with
@@ -215,14 +231,19 @@ static int move_aside(const struct plan *plan, struct error *err)
     int fd = open(plan->stage_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
     if (fd < 0)
-        return error_errno(err, kind, "something that is no directory has its name");
+        return error_errno(err, kind, "%s has its name",
+                           errno == ENOTDIR || errno == ELOOP ? "what is no directory"
+                                                              : "a directory");
     if (stage_is_ours(fd, &half_made) && half_made)
         return directory_remove(plan->stage_dir, NULL, err);
     if (snprintf(aside, sizeof aside, "%.*s/" STAGE_ASIDE "%lld-%s", (int)(slash - plan->stage_dir),
                  plan->stage_dir, (long long)clock_wall_ms(), plan->id) >= (int)sizeof aside)
         return error_set(err, kind, "its path is too long");
-    return rename(plan->stage_dir, aside) < 0 ? error_errno(err, kind, "moving what has its name")
-                                              : 0;
+    if (rename(plan->stage_dir, aside) < 0)
+        return error_errno(err, kind, "moving what has its name");
+    log_event(LEVEL_WARNING, "something was in the place of a new bottle and was moved aside",
+              LOG_TEXT("from", plan->stage_dir), LOG_TEXT("to", aside));
+    return 0;
 }
 
 static int make_place(const struct plan *plan, struct error *err)
@@ -240,14 +261,9 @@ static int make_place(const struct plan *plan, struct error *err)
 
 int stage_write(const struct plan *plan, unsigned uid, struct error *err)
 {
-    /* What this thread makes is of the bottle's group at once. */
-    const int group = uid ? setfsgid(uid) : 0;
     bool made = make_place(plan, err) == 0;
-    bool filled = made && fill(plan, uid, err) == 0;
 
-    if (uid)
-        (void)setfsgid((gid_t)group);
-    if (filled)
+    if (made && fill(plan, uid, err) == 0)
         return 0;
     if (made)
         (void)directory_remove(plan->stage_dir, NULL, NULL);

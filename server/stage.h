@@ -26,9 +26,9 @@ int stage_parents(const struct host *host, struct error *err);
 bool stage_is_ours(int fd, bool *ret_half_made);
 
 /* Makes the directory with its rendered files; of one that fails nothing stays, and one that dies
- * half-way is taken away at the next start (orphans_settle()), since no row owns it. A leftover
- * that no bottle owns is moved aside, to be found by a later cleanup. Fails with kind
- * "stage-unwritable". */
+ * half-way is taken away at the next start (orphans_settle()), since no row owns it. What
+ * lay there and no bottle owns is moved aside, which the log tells; POST /cleanup removes it later,
+ * if all of it is what bottled puts into such a directory. Fails with kind "stage-unwritable". */
 int stage_write(const struct plan *plan, unsigned uid, struct error *err);
 /* Makes whatever is missing or different, and logs/, which a bottle has from its first start on. */
 int stage_ensure(const struct plan *plan, unsigned uid, struct error *err);

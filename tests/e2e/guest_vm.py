@@ -16,7 +16,7 @@ from harness import BUILD
 HELLO, STARTED, OUTPUT, EXIT, FAILED = 1, 2, 3, 4, 5
 SECRETS_SET, EVENT = 10, 11
 START, SIGNAL, POWEROFF, SECRETS, WAKE = 64, 65, 66, 72, 78
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 BOOT_TIMEOUT = 60
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 MAC = "5a:94:ef:00:00:02"

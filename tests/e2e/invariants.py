@@ -232,7 +232,8 @@ def nothing_twice(world):
             yield f"the MAC address {mac} is given to two live bottles"
 
 
-PORTS = ("pipelock_port", "git_gate_port", "supervise_port")
+PORTS = ("pipelock_port", "git_gate_port", "supervise_port")  # the number of the address above sixteen bits of port
+METRICS = 9  # pipelock's page
 
 
 def directories_are_owned(world):
@@ -305,7 +306,8 @@ def processes_are_owned(world):
 
 def ports_are_owned(world):
     """No port without an owner: what a bottle's processes listen on is one of its own."""
-    given = {row[name] for row in world.live.values() for name in PORTS}
+    places = [row[name] for row in world.live.values() for name in PORTS if row[name]]
+    given = {(f"127.0.{place >> 16}.{last}", place & 0xFFFF) for place in places for last in (1, METRICS)}
     listening = processes.listening_inodes()
     for process in world.processes:
         for inode in processes.socket_inodes(process.pid) & set(listening):

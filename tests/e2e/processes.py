@@ -139,13 +139,15 @@ def listening_ports():
 
 
 def listening_inodes():
-    """{inode of a listening TCP socket in this network namespace: its port}"""
+    """{inode of a listening TCP socket in this network namespace: (its address, its port)}"""
     found = {}
     for table in ("tcp", "tcp6"):
         path = pathlib.Path(f"/proc/net/{table}")
         for fields in (line.split() for line in path.read_text().splitlines()[1:]) if path.exists() else ():
             if fields[3] == "0A":
-                found[int(fields[9])] = int(fields[1].rsplit(":", 1)[1], 16)
+                address, port = fields[1].split(":")
+                there = ".".join(str(byte) for byte in reversed(bytes.fromhex(address))) if table == "tcp" else address
+                found[int(fields[9])] = there, int(port, 16)
     return found
 
 

@@ -1,6 +1,6 @@
 """The board of tests/failpoints/failpoints.c, from the test's side, and what its points are called.
 
-A point's name says the call and who made it, innermost first: `rename name put_in_place < stage_write < prepare`.
+A point's name says the call and who made it, innermost first: `mkdir name make_place < stage_write < prepare`.
 Names are of one build; a number stands behind those that are the same.
 """
 import collections

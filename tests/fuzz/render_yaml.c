@@ -101,7 +101,7 @@ static void check_gvproxy(const struct network *network, const struct text *text
         const yaml_node_t *forward = item(entry(root, "port_forwards"), i, network->n_forwards);
         MUST(entries(forward) == 3);
         same_number(entry(forward, "gateway_port"), network->forwards[i].gateway_port);
-        same(entry(forward, "host"), LOOPBACK);
+        same(entry(forward, "host"), network->forwards[i].host);
         same_number(entry(forward, "host_port"), network->forwards[i].host_port);
     }
     (void)item(entry(root, "port_forwards"), 0, network->n_forwards);
@@ -114,11 +114,13 @@ static void gvproxy(struct input *input)
     size_t count = take_byte(input) % (FORWARDS_MAX + 1);
     CLEANUP_TEXT struct text text = TEXT_INIT;
     struct network network;
-    char *words[4];
+    char *words[4], hosts[FORWARDS_MAX][16];
 
-    for (size_t i = 0; i < count; i++)
-        forwards[i] =
-            (struct port_forward){.gateway_port = take_u16(input), .host_port = take_u16(input)};
+    for (size_t i = 0; i < count; i++) {
+        loopback_format(take_byte(input), hosts[i]);
+        forwards[i] = (struct port_forward){
+            .gateway_port = take_u16(input), .host = hosts[i], .host_port = take_u16(input)};
+    }
     for (size_t i = 0; i < 4; i++)
         words[i] = take_string(input);
     network_build(&network, words[0], words[1], words[2], words[3], forwards, count);
@@ -136,7 +138,7 @@ static void check_pipelock(const struct proxy_config *config, const struct text 
 
     MUST(entries(root) == 8);
     same(entry(root, "mode"), "strict");
-    (void)snprintf(listen, sizeof listen, "127.0.0.1:%u", config->port);
+    (void)snprintf(listen, sizeof listen, "127.0.%u.1:%u", config->loopback, config->port);
     same(entry(entry(root, "fetch_proxy"), "listen"), listen);
     for (size_t i = 0; i < config->n_rules; i++) {
         char host[300];
@@ -152,7 +154,8 @@ static void pipelock(struct input *input)
 {
     struct egress_rule rules[RULES_MAX];
     CLEANUP_TEXT struct text text = TEXT_INIT;
-    struct proxy_config config = {.port = take_u16(input), .rules = rules};
+    struct proxy_config config = {
+        .loopback = take_byte(input), .port = take_u16(input), .rules = rules};
 
     for (; config.n_rules < RULES_MAX && input->at < input->end; config.n_rules++) {
         uint8_t kind = take_byte(input);
