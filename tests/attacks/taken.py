@@ -3,11 +3,10 @@ came up, and then attack. They say on the console, by a word, when the attack be
 import time
 
 import control
-import guest_vm
 import harness
 import vm_program
 
-PRELUDE = vm_program.AGENT + f"PROTOCOL_VERSION = {guest_vm.PROTOCOL_VERSION}\n" + '''wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+PRELUDE = vm_program.AGENT + '''wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 wire.bind("/run/bottle/vm.sock")
 wire.connect("/run/bottle/net.sock")
 send(1, struct.pack("<I", PROTOCOL_VERSION))

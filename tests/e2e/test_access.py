@@ -110,7 +110,7 @@ def test_every_route_for_the_group(new_daemon, role):
 def test_a_group_that_is_not_there_is_said(new_daemon):
     daemon = new_daemon(config={"socket_group": "no-such-group"}).spawn()
     assert daemon.process.wait(10) == 2
-    assert 'socket_group: there is no group "no-such-group"' in daemon.output.text()
+    assert daemon.output.wait_line('socket_group: there is no group "no-such-group"', 10)
 
 
 # --- Tokens -----------------------------------------------------------------------------------------

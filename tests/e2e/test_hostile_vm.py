@@ -7,7 +7,7 @@ import pytest
 import vm_program
 
 PRELUDE = vm_program.AGENT + '''HELLO, STARTED, OUTPUT, EXIT, FAILED, POWEROFF = 1, 2, 3, 4, 5, 66
-send(HELLO, struct.pack("<I", 4))
+send(HELLO, struct.pack("<I", PROTOCOL_VERSION))
 FIRST = take()
 '''
 PLAN = {"backend": "qemu", "slug": "taken", "command": ["true"]}

@@ -1,5 +1,7 @@
 """What a program that stands for QEMU, in QEMU's jail, begins with: the agent's channel, spoken by hand."""
 
+import guest_vm
+
 AGENT = '''#!/usr/bin/python3
 import http.client, os, socket, struct, sys, time
 os.set_blocking(5, True)
@@ -15,4 +17,4 @@ def take():
     length, kind = struct.unpack("<IB3x", head)
     return kind, agent.recv(length, socket.MSG_WAITALL)
 
-'''
+''' + f"PROTOCOL_VERSION = {guest_vm.PROTOCOL_VERSION}\n"
