@@ -5,8 +5,10 @@
  * by path); one read-only disk is the image; one virtio-serial port is the agent's channel, an
  * inherited descriptor; the monitor is another, by which the shim stops the processors and lets
  * them go on. -nodefaults and -no-user-config keep anything else off, and QEMU's own seccomp filter
- * stays on. pic and pit are left at the machine's defaults: without them Debian's kernel prints
- * nothing under TCG.
+ * stays on. Requests of a disk wait in threads of QEMU's, up to 64 of them, whose stacks are more
+ * than its limit of memory has left: a guest that reads much at once from a slow disk would end its
+ * own machine. There are 16. pic and pit are left at the machine's defaults: without them Debian's
+ * kernel prints nothing under TCG.
  *
  * A template is a machine whose memory is a file. It is made with the file shared, so that the file
  * is the memory; then QEMU saves the devices only. A bottle maps the same file for itself alone:
@@ -82,6 +84,8 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
         config->kvm ? "kvm" : "tcg,thread=multi",
         "-cpu",
         config->kvm ? "host" : "max",
+        "-object",
+        "main-loop,id=main-loop,thread-pool-max=16",
     };
     const char *const quiet[] = {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot"};
     struct text value = TEXT_INIT;

@@ -2,15 +2,18 @@
 and what a guest or a client floods, it floods within them."""
 import contextlib
 import json
+import os
 import pathlib
 import re
 import select
 
+import control
 import fake_daemon
 import harness
 import pytest
 import raw
 from pace import until
+from slow_reads import SlowReads
 from test_exec import memory
 
 PLAN = {"command": ["true"]}
@@ -280,3 +283,33 @@ def test_a_guest_that_floods_its_console_and_its_output(new_daemon):
         assert last in daemon.log("loud", stream)[-4000:]
     grown = {pid: peak[pid] - before[pid] for pid in peak}
     assert max(grown.values()) < 8 * MIB, grown
+
+
+READS = """
+until [ -e /dev/go ]; do sleep 0.1; done
+for i in $(seq 64); do
+    (dd if=/dev/vdb of=/dev/null bs=4k skip=$((i * 100)) count=1 iflag=direct 2>/dev/null && echo one is read) &
+done
+until read -r reads _ </sys/block/vdb/inflight && [ "$reads" -ge 64 ]; do :; done
+echo all wait
+wait
+echo all are read
+exec sleep 1000
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may hold up the reads of a file")
+def test_a_guest_that_reads_much_at_once_from_a_slow_disk(daemon):
+    """Each read that waits has a thread of QEMU's, with its stack: that they are few keeps the machine within its memory."""
+    daemon.create({"slug": "b", "command": ["sh", "-c", READS], "resources": {"disk_mib": 32}}, "?start=true&wait=running")
+    daemon.post("/bottles/b/stop?wait=stopped&grace=0s")
+    with SlowReads(daemon.state_dir / "bottles" / "b" / "disk.ext4") as reads:
+        daemon.post("/bottles/b/start?wait=running")
+        reads.hold()
+        assert daemon.post("/bottles/b/exec", {"command": ["touch", "/dev/go"]}).json()["exit_code"] == 0
+        control.follow(daemon, "b", b"all wait\n")
+        until(lambda: len(reads.held) >= 16, 20)
+        with contextlib.suppress(AssertionError):
+            until(lambda: len(reads.held) > 16, 1)
+        assert len(reads.held) == 16, daemon.bottle("b")
+    assert control.follow(daemon, "b", b"all are read\n").count("one is read") == 64
