@@ -14,6 +14,7 @@ import pathlib
 import re
 import sqlite3
 import threading
+import time
 import urllib.parse
 
 import processes
@@ -21,7 +22,7 @@ import processes
 LIVE = {"starting", "running", "stopping", "paused", "deleting"}
 AT_REST = {"prepared", "stopped", "exited", "failed", "restarting"}
 SETTLED = ",".join(sorted(AT_REST - {"restarting"}))
-DYING_S = 5  # where a hundred others want the processor
+DYING_S = 5  # for all of them, where a hundred others want the processor
 TEMPLATE = re.compile(r"^[0-9a-f]{64}$")
 DIGEST = re.compile(r"^[0-9a-f]{64}\.erofs$")
 
@@ -291,13 +292,14 @@ def processes_are_owned(world):
     parents = {process.pid: process.parent for process in world.processes}
     shims = {row["shim_pid"] for row in world.live.values()}
     busy = world.bottles is not None and any(bottle["state"] == "starting" for bottle in world.bottles.values())
+    end = time.monotonic() + DYING_S
     for process in world.processes:
         pid = process.pid
         while pid in parents and pid not in shims:
             pid = parents[pid]
         ours = world.daemon.process is not None and pid == world.daemon.process.pid and world.answers
         # What a killed supervisor had started is killed with it, by the kernel, and may still be going.
-        if pid not in shims and not ours and not busy and not processes.wait_gone(process.pid, DYING_S):
+        if pid not in shims and not ours and not busy and not processes.wait_gone(process.pid, max(0, end - time.monotonic())):
             yield f"process {process} is of no bottle that runs"
     for slug, row in world.live.items():
         if world.answers and row["state"] == "running" and not alive(row["shim_pid"], row["shim_start_time"]):

@@ -118,7 +118,7 @@ class Outside:
         with tempfile.TemporaryDirectory(prefix="kvm") as folder:
             reports = pathlib.Path(folder) / "reports"
             argv = [RUN, "--cpus", "1", "--timeout", str(seconds), "--out", folder]
-            argv += ["env", "-u", "BOTTLED_TESTS_INSIDE", f"{INSIDE}={reports}"]
+            argv += ["env", "-u", "BOTTLED_TESTS_INSIDE", "-u", "OWN_TMP", f"{INSIDE}={reports}"]
             argv += [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests]
             done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             lines = reports.read_text().splitlines() if reports.exists() else []
