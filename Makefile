@@ -147,7 +147,7 @@ test: ## set up, build, and run every test: the tree's own rules, units, end to 
 	@$(MAKE) --no-print-directory build units test-programs
 	@$(MAKE) --no-print-directory layers
 	@$(MAKE) --no-print-directory unit
-	+@MAKE='$(MAKE)' tests/lanes 2 e2e-3 e2e-1 e2e-2 attack-kvm attack e2e-kvm
+	+@MAKE='$(MAKE)' tests/lanes 2 e2e-kvm e2e-3 e2e-1 attack-kvm e2e-2 attack
 
 .PHONY: test-programs
 test-programs: $(TEST_TOOLS) $(CLIENTS) $(ATTACK_GUEST)
