@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "backends/choices.h"
@@ -29,6 +30,7 @@
 #include "server/token_command.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
+enum { LOCK_WAIT_MS = 3000, LOCK_PAUSE_NS = 20000000 };
 
 static int block_signals(struct error *err)
 {
@@ -86,6 +88,19 @@ static int make_directories(const struct config *config, struct error *err)
     return 0;
 }
 
+/* Until another's lock is gone, or -1 with errno. A bottled that was killed is not always gone at
+ * once: a program that it was about to start holds what it had open until its exec. */
+static int lock_in_time(int fd)
+{
+    const int64_t end = clock_monotonic_ms() + LOCK_WAIT_MS;
+    int result;
+
+    while ((result = flock(fd, LOCK_EX | LOCK_NB)) < 0 && errno == EWOULDBLOCK &&
+           clock_monotonic_ms() < end)
+        (void)nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
+    return result;
+}
+
 /* Two daemons on one state would both answer for the same bottles; on one run directory each would
  * take the other's for what no bottle owns. Descriptor or -1; held until the end. */
 static int lock_directory(const char *key, const char *directory, const char *name,
@@ -98,7 +113,7 @@ static int lock_directory(const char *key, const char *directory, const char *na
     CLEANUP_CLOSE int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return error_errno(err, NULL, "%s", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+    if (lock_in_time(fd) == 0)
         return steal_fd(&fd);
     if (errno == EWOULDBLOCK)
         return error_set(err, NULL, "another bottled runs on %s; give this one a %s of its own",

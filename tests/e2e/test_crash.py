@@ -1,4 +1,5 @@
 """bottled is killed in the middle of its work: what was acknowledged is there, and nothing half-made stays."""
+import fcntl
 import http.client
 import json
 import os
@@ -6,6 +7,7 @@ import subprocess
 import threading
 
 import harness
+import pace
 import pytest
 
 CLIENTS = 8
@@ -183,6 +185,28 @@ def test_second_daemon_on_the_same_run_directory(daemon, tmp_path):
     argv = [daemon.argv()[0], "--state-dir", tmp_path / "s", "--run-dir", daemon.run_dir, "--socket", tmp_path / "sock"]
     ended = subprocess.run(argv, env=daemon.environment(), capture_output=True, text=True, timeout=20)
     assert ended.returncode == 1 and f"another bottled runs on {daemon.run_dir}; give this one a run_dir of its own" in ended.stderr, ended
+
+
+@pytest.mark.parametrize("name", ["state_dir/lock", "run_dir/run.lock"])
+def test_a_lock_that_is_about_to_go(new_daemon, name):
+    """A bottled that is killed while it starts a program leaves its locks to that, until its exec."""
+    daemon = new_daemon().start()
+    daemon.create({"slug": "one", "command": ["true"]})
+    daemon.kill()
+    folder, file = name.split("/")
+    path = getattr(daemon, folder) / file
+    with open(path) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        daemon.spawn()
+        pace.until(lambda: daemon.process.poll() is not None or path_is_open(daemon.process.pid, path), 20)
+    # Where it did not wait it has ended, or is about to.
+    assert daemon.output.wait_line(r"^ready on ", 20), daemon.output.text()
+    assert daemon.bottle("one")["state"] == "prepared"
+
+
+def path_is_open(pid, path):
+    links = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+    return str(path) in [os.readlink(link) for link in links if os.path.islink(link)]
 
 
 def test_a_delete_that_is_interrupted_goes_on_where_it_was(new_daemon):
