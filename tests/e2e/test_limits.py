@@ -46,10 +46,14 @@ class Wires:
         return wire
 
     def answered(self, timeout=20):
-        """The first that has an answer."""
+        """The first that has an answer, which is then closed."""
         ready = select.select([wire.sock for wire in self.all], [], [], timeout)[0]
         assert ready, "no answer"
-        return next(wire for wire in self.all if wire.sock in ready).answer()
+        wire = next(wire for wire in self.all if wire.sock in ready)
+        answer = wire.answer()
+        self.all.remove(wire)
+        wire.sock.close()
+        return answer
 
 
 def get(path):
@@ -99,9 +103,7 @@ def waiters(daemon, limit):
         assert problem_of(wires.answered()) == (503, "too-many-waiters")
         assert len(select.select([wire.sock for wire in wires.all], [], [], 0)[0]) == 0, "the others go on waiting"
         assert daemon.get("/bottles/slow/wait?state=running&timeout=1ms").problem == "too-many-waiters"
-        leaving = next(wire for wire in wires.all if wire.sock.fileno() >= 0)
-        wires.all.remove(leaving)
-        leaving.sock.close()
+        wires.all.pop().sock.close()
         until(lambda: daemon.get("/bottles/slow/wait?state=running&timeout=1ms").problem == "timeout")
         wires.send(get("/bottles/slow/wait?state=running&timeout=60s"))
         daemon.remove("slow")
