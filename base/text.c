@@ -44,21 +44,32 @@ void text_add(struct text *text, const char *string)
     text_add_bytes(text, string, strlen(string));
 }
 
-void text_addf(struct text *text, const char *format, ...)
+void text_addv(struct text *text, const char *format, va_list values)
 {
-    va_list args, again;
+    va_list again;
 
-    va_start(args, format);
-    va_copy(again, args);
-    int length = vsnprintf(NULL, 0, format, args);
-    va_end(args);
+    if (!grow(text, 0))
+        return;
+    va_copy(again, values);
+    size_t room = text->room - text->length;
+    int length = vsnprintf(text->data + text->length, room, format, values);
     if (length < 0)
         text->failed = true;
-    else if (grow(text, (size_t)length)) {
+    else if ((size_t)length >= room && grow(text, (size_t)length))
         (void)vsnprintf(text->data + text->length, (size_t)length + 1, format, again);
+    if (!text->failed)
         text->length += (size_t)length;
-    }
+    text->data[text->length] = '\0'; /* where that failed, what was half added is none */
     va_end(again);
+}
+
+void text_addf(struct text *text, const char *format, ...)
+{
+    va_list values;
+
+    va_start(values, format);
+    text_addv(text, format, values);
+    va_end(values);
 }
 
 char *text_take(struct text *text)

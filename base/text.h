@@ -4,6 +4,7 @@
  * set, later additions do nothing, and text_take() gives NULL: callers check once, at the end. */
 #pragma once
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -21,6 +22,8 @@ struct text {
 void text_add(struct text *text, const char *string);
 void text_add_bytes(struct text *text, const void *bytes, size_t length);
 void text_addf(struct text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void text_addv(struct text *text, const char *format, va_list values)
+    __attribute__((format(printf, 2, 0)));
 /* Gives the contents (never NULL unless memory was short) to the caller, who frees them. */
 char *text_take(struct text *text);
 void text_free(struct text *text);

@@ -13,9 +13,11 @@
  * A template is a machine whose memory is a file. It is made with the file shared, so that the file
  * is the memory; then QEMU saves the devices only. A bottle maps the same file for itself alone:
  * what it writes is its own page from then on. Kernel and boot root are in the memory already, so
- * that a restored machine is given neither. */
-#include <jansson.h>
-#include <stdlib.h>
+ * that a restored machine is given neither.
+ *
+ * The file is written as text, two spaces a level: check_config() lets nothing in that a JSON
+ * string would have to escape. */
+#include <stdarg.h>
 
 #include "renderers/check.h"
 #include "renderers/render.h"
@@ -29,25 +31,29 @@ enum { FIRST_FREE_FD = 3 }; /* 0, 1 and 2 are the console and QEMU's own words *
     ",remote.type=unix,remote.path=" JAIL_NET_SOCKET
 
 struct arguments {
-    json_t *list;
-    bool failed;
+    struct text *out;
+    size_t count;
 };
 
 static void add(struct arguments *arguments, const char *value)
 {
-    if (json_array_append_new(arguments->list, json_string(value)) < 0)
-        arguments->failed = true;
+    text_add(arguments->out, arguments->count++ ? ",\n    \"" : "\n    \"");
+    text_add(arguments->out, value);
+    text_add(arguments->out, "\"");
 }
 
-/* An option and its value; the value is formatted into `text`, which is emptied. */
-static void add_option(struct arguments *arguments, const char *option, struct text *value)
+/* An option and its value, which is formatted. */
+__attribute__((format(printf, 3, 4))) static void
+add_option(struct arguments *arguments, const char *option, const char *format, ...)
 {
+    va_list values;
+
     add(arguments, option);
-    if (value->failed || !value->data)
-        arguments->failed = true;
-    else
-        add(arguments, value->data);
-    text_free(value);
+    text_add(arguments->out, ",\n    \"");
+    va_start(values, format);
+    text_addv(arguments->out, format, values);
+    va_end(values);
+    text_add(arguments->out, "\"");
 }
 
 #define MICROVM "microvm,x-option-roms=off,isa-serial=on,rtc=on"
@@ -55,16 +61,13 @@ static void add_option(struct arguments *arguments, const char *option, struct t
 static void add_memory(struct arguments *arguments, const struct qemu_config *config,
                        enum machine machine)
 {
-    struct text value = TEXT_INIT;
-
-    text_addf(&value, "%u", config->memory_mib);
-    add_option(arguments, "-m", &value);
+    add_option(arguments, "-m", "%u", config->memory_mib);
     if (machine == MACHINE_COLD)
         return;
     /* merge=off: the kernel is not to look for pages that are alike in several bottles. */
-    text_addf(&value, "memory-backend-file,id=ram,size=%uM,mem-path=%s,share=%s,merge=off",
-              config->memory_mib, config->template_ram, machine == MACHINE_MAKE ? "on" : "off");
-    add_option(arguments, "-object", &value);
+    add_option(arguments, "-object",
+               "memory-backend-file,id=ram,size=%uM,mem-path=%s,share=%s,merge=off",
+               config->memory_mib, config->template_ram, machine == MACHINE_MAKE ? "on" : "off");
 }
 
 static void add_machine(struct arguments *arguments, const struct qemu_config *config,
@@ -88,16 +91,16 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
         "main-loop,id=main-loop,thread-pool-max=16",
     };
     const char *const quiet[] = {"-nodefaults", "-no-user-config", "-nographic", "-no-reboot"};
-    struct text value = TEXT_INIT;
 
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
         add(arguments, fixed[i]);
-    text_addf(&value, "%u", config->cpus);
-    add_option(arguments, "-smp", &value);
+    add_option(arguments, "-smp", "%u", config->cpus);
     add_memory(arguments, config, machine);
     for (size_t i = 0; i < sizeof quiet / sizeof quiet[0]; i++)
         add(arguments, quiet[i]);
 }
+
+#define KERNEL_LINE "console=ttyS0 quiet panic=-1 reboot=t"
 
 /* Under TCG the kernel is told the speed of the clock: measuring it, one boot in eight hangs. And
  * that it may rely on it: the ticks by which it would watch it are lost on a busy host, and then it
@@ -105,38 +108,33 @@ static void add_machine(struct arguments *arguments, const struct qemu_config *c
 static void add_kernel_line(struct arguments *arguments, const struct qemu_config *config)
 {
     const char *const files[] = {"-kernel", config->kernel, "-initrd", config->initrd};
-    struct text value = TEXT_INIT;
 
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         add(arguments, files[i]);
-    text_add(&value, "console=ttyS0 quiet panic=-1 reboot=t");
-    if (!config->kvm)
-        text_add(&value, " tsc=reliable");
-    if (!config->kvm && config->tsc_khz)
-        text_addf(&value, " tsc_early_khz=%u", config->tsc_khz);
-    add_option(arguments, "-append", &value);
+    if (config->kvm)
+        add_option(arguments, "-append", KERNEL_LINE);
+    else if (config->tsc_khz)
+        add_option(arguments, "-append", KERNEL_LINE " tsc=reliable tsc_early_khz=%u",
+                   config->tsc_khz);
+    else
+        add_option(arguments, "-append", KERNEL_LINE " tsc=reliable");
 }
 
 static void add_card_and_image(struct arguments *arguments, const struct qemu_config *config)
 {
-    struct text value = TEXT_INIT;
-
     add(arguments, "-netdev");
     add(arguments, NETDEV);
-    text_addf(&value, "virtio-net-device,netdev=net0,mac=%s", config->guest_mac);
-    add_option(arguments, "-device", &value);
-    text_addf(&value, "if=none,id=image,file=%s,format=raw,readonly=on", config->image);
-    add_option(arguments, "-drive", &value);
+    add_option(arguments, "-device", "virtio-net-device,netdev=net0,mac=%s", config->guest_mac);
+    add_option(arguments, "-drive", "if=none,id=image,file=%s,format=raw,readonly=on",
+               config->image);
     add(arguments, "-device");
     add(arguments, "virtio-blk-device,drive=image");
 }
 
 static void add_disk(struct arguments *arguments, const struct qemu_config *config)
 {
-    struct text value = TEXT_INIT;
-
-    text_addf(&value, "if=none,id=disk,file=%s,format=raw,discard=unmap", config->disk);
-    add_option(arguments, "-drive", &value);
+    add_option(arguments, "-drive", "if=none,id=disk,file=%s,format=raw,discard=unmap",
+               config->disk);
     add(arguments, "-device");
     add(arguments, "virtio-blk-device,drive=disk");
 }
@@ -144,10 +142,7 @@ static void add_disk(struct arguments *arguments, const struct qemu_config *conf
 static void add_monitor(struct arguments *arguments, const struct qemu_config *config,
                         enum machine machine)
 {
-    struct text value = TEXT_INIT;
-
-    text_addf(&value, "socket,id=qmp,fd=%d", config->qmp_fd);
-    add_option(arguments, "-chardev", &value);
+    add_option(arguments, "-chardev", "socket,id=qmp,fd=%d", config->qmp_fd);
     add(arguments, "-mon");
     add(arguments, "chardev=qmp,mode=control");
     if (machine == MACHINE_RESTORE) {
@@ -159,28 +154,22 @@ static void add_monitor(struct arguments *arguments, const struct qemu_config *c
 /* Who serves a directory works in the guest's memory, which so has to be one that can be shared. */
 static void add_mounts(struct arguments *arguments, const struct qemu_config *config)
 {
-    struct text value = TEXT_INIT;
-
     if (config->n_mounts == 0)
         return;
-    text_addf(&value, "memory-backend-memfd,id=memory,size=%uM,share=on", config->memory_mib);
-    add_option(arguments, "-object", &value);
+    add_option(arguments, "-object", "memory-backend-memfd,id=memory,size=%uM,share=on",
+               config->memory_mib);
     add(arguments, "-global"); /* the wire to it knows the devices of virtio 1.0 only */
     add(arguments, "virtio-mmio.force-legacy=false");
     for (unsigned i = 0; i < config->n_mounts; i++) {
-        text_addf(&value, "socket,id=fs%u,fd=%d", i, config->mount_fd + (int)i);
-        add_option(arguments, "-chardev", &value);
-        text_addf(&value, "vhost-user-fs-device,chardev=fs%u,tag=fs%u,queue-size=1024", i, i);
-        add_option(arguments, "-device", &value);
+        add_option(arguments, "-chardev", "socket,id=fs%u,fd=%d", i, config->mount_fd + (int)i);
+        add_option(arguments, "-device",
+                   "vhost-user-fs-device,chardev=fs%u,tag=fs%u,queue-size=1024", i, i);
     }
 }
 
 static void add_agent_port(struct arguments *arguments, const struct qemu_config *config)
 {
-    struct text value = TEXT_INIT;
-
-    text_addf(&value, "socket,id=agent,fd=%d", config->agent_fd);
-    add_option(arguments, "-chardev", &value);
+    add_option(arguments, "-chardev", "socket,id=agent,fd=%d", config->agent_fd);
     add(arguments, "-device");
     add(arguments, "virtio-serial-device,max_ports=2");
     add(arguments, "-device");
@@ -190,13 +179,14 @@ static void add_agent_port(struct arguments *arguments, const struct qemu_config
 static int check_config(const struct qemu_config *config, struct error *err)
 {
     bool good = check_jail_path(config->binary) && check_jail_path(config->kernel) &&
-                check_jail_path(config->initrd) && config->cpus > 0 && config->memory_mib > 0 &&
-                config->agent_fd >= FIRST_FREE_FD &&
+                check_jail_path(config->initrd) &&
+                (!config->disk || check_jail_path(config->disk)) && config->cpus > 0 &&
+                config->memory_mib > 0 && config->agent_fd >= FIRST_FREE_FD &&
                 (config->n_mounts == 0 || config->mount_fd > config->agent_fd);
 
     if (good && !config->probe)
         good = check_jail_path(config->image) && check_mac(config->guest_mac) &&
-               (!config->disk || check_jail_path(config->disk)) && config->qmp_fd >= FIRST_FREE_FD;
+               config->qmp_fd >= FIRST_FREE_FD;
     if (good && config->template_ram)
         good = !config->probe && check_jail_path(config->template_ram);
     good = good && (config->template_ram || !config->template_make) &&
@@ -204,11 +194,12 @@ static int check_config(const struct qemu_config *config, struct error *err)
     return good ? 0 : error_set(err, NULL, "qemu.json: the machine is not well-formed");
 }
 
-/* A new reference, or NULL when memory was short. */
-static json_t *argv_of(const struct qemu_config *config, enum machine machine)
+static void add_vector(struct text *out, const char *name, const struct qemu_config *config,
+                       enum machine machine)
 {
-    struct arguments arguments = {json_array(), false};
+    struct arguments arguments = {out, 0};
 
+    text_addf(out, "  \"%s\": [", name);
     add_machine(&arguments, config, machine);
     if (machine != MACHINE_RESTORE)
         add_kernel_line(&arguments, config);
@@ -224,28 +215,19 @@ static json_t *argv_of(const struct qemu_config *config, enum machine machine)
     add_mounts(&arguments, config);
     add(&arguments, "-sandbox");
     add(&arguments, SANDBOX);
-    if (!arguments.failed)
-        return arguments.list;
-    json_decref(arguments.list);
-    return NULL;
+    text_add(out, "\n  ]");
 }
 
 int render_qemu(const struct qemu_config *config, struct text *out, struct error *err)
 {
     if (check_config(config, err) < 0)
         return -1;
-    json_t *root = json_object();
-    enum machine machine = config->template_make ? MACHINE_MAKE : MACHINE_COLD;
-    bool restores = config->template_ram && !config->template_make;
-    bool failed =
-        json_object_set_new(root, "argv", argv_of(config, machine)) < 0 ||
-        (restores && json_object_set_new(root, "restore", argv_of(config, MACHINE_RESTORE)) < 0);
-    char *text = failed ? NULL : json_dumps(root, JSON_INDENT(2));
-    json_decref(root);
-    if (text) {
-        text_add(out, text);
-        text_add(out, "\n");
-        free(text);
+    text_add(out, "{\n");
+    add_vector(out, "argv", config, config->template_make ? MACHINE_MAKE : MACHINE_COLD);
+    if (config->template_ram && !config->template_make) {
+        text_add(out, ",\n");
+        add_vector(out, "restore", config, MACHINE_RESTORE);
     }
-    return text && !out->failed ? 0 : error_set(err, NULL, "qemu.json: out of memory");
+    text_add(out, "\n}\n");
+    return out->failed ? error_set(err, NULL, "qemu.json: out of memory") : 0;
 }
