@@ -227,7 +227,6 @@ int plan_add_file(struct plan *plan, const char *name, char *content, struct err
     file->name = name;
     file->content = content;
     file->length = strlen(content);
-    sha256_hex(content, file->length, file->sha256);
     return 0;
 }
 
@@ -237,6 +236,11 @@ const struct plan_file *plan_find_file(const struct plan *plan, const char *name
         if (strcmp(plan->files[i].name, name) == 0)
             return &plan->files[i];
     return NULL;
+}
+
+void plan_file_digest(const struct plan_file *file, char ret[SHA256_HEX_SIZE])
+{
+    sha256_hex(file->content, file->length, ret);
 }
 
 void plan_free(struct plan *plan)

@@ -32,7 +32,6 @@ struct plan_file {
     const char *name; /* static */
     char *content;    /* owned */
     size_t length;
-    char sha256[65];
 };
 
 enum { PLAN_FILES_MAX = 8 };
@@ -88,6 +87,7 @@ struct plan *plan_resolve(struct spec *spec, const struct allocation *allocation
 /* Steals `content`, also on failure (NULL: memory was short). `name` is static. */
 int plan_add_file(struct plan *plan, const char *name, char *content, struct error *err);
 const struct plan_file *plan_find_file(const struct plan *plan, const char *name);
+void plan_file_digest(const struct plan_file *file, char ret[SHA256_HEX_SIZE]);
 void plan_free(struct plan *plan);
 
 /* The resolved plan's JSON of the HTTP contract; `with_content` puts the files' text in. Caller

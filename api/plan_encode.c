@@ -72,8 +72,10 @@ static json_t *encode_files(const struct plan *plan, bool with_content)
 
     for (size_t i = 0; i < plan->n_files; i++) {
         const struct plan_file *file = &plan->files[i];
-        json_t *object = json_pack("{s:s, s:s, s:I}", "name", file->name, "sha256", file->sha256,
-                                   "bytes", (json_int_t)file->length);
+        char digest[SHA256_HEX_SIZE];
+        plan_file_digest(file, digest);
+        json_t *object = json_pack("{s:s, s:s, s:I}", "name", file->name, "sha256", digest, "bytes",
+                                   (json_int_t)file->length);
         if (with_content)
             (void)json_object_set_new(object, "content", json_stringn(file->content, file->length));
         (void)json_array_append_new(ret, object);

@@ -170,8 +170,10 @@ static void add_rest(struct text *text, const struct plan *plan)
     }
     text_addf(text, "\nFiles in %s\n", plan->stage_dir);
     for (size_t i = 0; i < plan->n_files; i++) {
+        char digest[SHA256_HEX_SIZE];
+        plan_file_digest(&plan->files[i], digest);
         add_name(text, plan->files[i].name);
-        text_addf(text, "%zu bytes, sha256 %s\n", plan->files[i].length, plan->files[i].sha256);
+        text_addf(text, "%zu bytes, sha256 %s\n", plan->files[i].length, digest);
     }
 }
 

@@ -179,7 +179,7 @@ void handle_plan_file(struct request *request)
     const char *name = request_param(request, "name");
     const char *if_none_match = request_header(request, "If-None-Match");
     const struct plan *plan;
-    char etag[80];
+    char digest[SHA256_HEX_SIZE], etag[80];
     struct plan_ref *ref = find_plan(request, &plan);
 
     if (!ref)
@@ -190,9 +190,10 @@ void handle_plan_file(struct request *request)
                     "the plan of bottle %s has no file %s; GET its plan names them",
                     request_param(request, "slug"), name);
     } else {
-        (void)snprintf(etag, sizeof etag, "\"%s\"", file->sha256);
+        plan_file_digest(file, digest);
+        (void)snprintf(etag, sizeof etag, "\"%s\"", digest);
         reply_header(request, "ETag", etag);
-        if (if_none_match && etag_listed(if_none_match, file->sha256, true))
+        if (if_none_match && etag_listed(if_none_match, digest, true))
             reply_empty(request, 304);
         else
             reply_text(request, 200, file_type(name), strndup(file->content, file->length));
