@@ -136,6 +136,7 @@ static void done(void *context)
 {
     struct event_reader *reader = context;
 
+    feed_leave(reader->app->feed);
     text_free(&reader->say);
     free(reader);
     (void)atomic_fetch_sub(&n_readers, 1);
@@ -157,6 +158,7 @@ struct event_reader *event_reader_new(struct app *app, const struct events_query
         return NULL;
     }
     reader->app = app;
+    feed_join(app->feed);
     reader->query = *query;
     if (query->slug) {
         (void)snprintf(reader->slug, sizeof reader->slug, "%s", query->slug);

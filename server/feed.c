@@ -1,6 +1,7 @@
 /* One thread follows the table: the store tells it of each commit, it reads what is new, keeps that
  * in a ring, and rings. It rests a moment after each round, so that under a flood of events a
- * thousand readers are woken some fifty times a second and not for every event. */
+ * thousand readers are woken some fifty times a second and not for every event. Without a reader it
+ * lets them pass; with the first one it begins anew, at the store's end. */
 #include "server/feed.h"
 
 #include <pthread.h>
@@ -26,10 +27,12 @@ struct feed {
     struct store *store;
     pthread_t thread;
     bool runs;
+    bool behind; /* of the thread alone: events have passed that it did not read */
 
     pthread_mutex_t lock; /* up to `ending`; never held for long: the store's writer waits for it */
     pthread_cond_t told_one;
     bool told, ending;
+    unsigned readers;
 
     pthread_mutex_t listen_lock; /* up to `listener`; held while it rings */
     void (*ring)(void *context);
@@ -113,29 +116,63 @@ static bool add(void *context, const struct event_seen *seen)
     return ++round->count < ROUND_EVENTS;
 }
 
-/* Reads what is new. How long to rest, in milliseconds. */
-static int follow(struct feed *feed)
+static void wake_readers(struct feed *feed)
+{
+    (void)pthread_mutex_lock(&feed->listen_lock);
+    if (feed->ring)
+        feed->ring(feed->listener);
+    (void)pthread_mutex_unlock(&feed->listen_lock);
+}
+
+/* What is kept begins at `last`; what is not is the store's. */
+static void begin_at(struct feed *feed, int64_t last)
+{
+    (void)pthread_rwlock_wrlock(&feed->ring_lock);
+    drop_all(feed, last);
+    (void)pthread_rwlock_unlock(&feed->ring_lock);
+}
+
+/* Goes on where the store is: its reader has been there, or is rung to go. */
+static int catch_up(struct feed *feed, struct error *err)
+{
+    struct events_ends ends;
+
+    if (events_ends(feed->store, &ends, err) < 0)
+        return -1;
+    begin_at(feed, ends.last);
+    feed->behind = false;
+    wake_readers(feed);
+    return 0;
+}
+
+static int read_new(struct feed *feed, struct error *err)
 {
     struct round round = {.feed = feed};
     struct events_ends ends;
-    struct error err = ERROR_INIT;
-    int result;
 
     do {
         round.count = 0;
         round.query.after = feed->last; /* changed by this thread alone */
-        result = events_scan(feed->store, &round.query, INT64_MAX, &ends, add, &round, &err);
-        if (result < 0) {
-            log_event(LEVEL_WARNING, "the events can not be followed",
-                      LOG_TEXT("detail", err.text));
-            return RETRY_MS;
-        }
-        (void)pthread_mutex_lock(&feed->listen_lock);
-        if (round.count && feed->ring)
-            feed->ring(feed->listener);
-        (void)pthread_mutex_unlock(&feed->listen_lock);
+        if (events_scan(feed->store, &round.query, INT64_MAX, &ends, add, &round, err) < 0)
+            return -1;
+        if (round.count)
+            wake_readers(feed);
     } while (round.count == ROUND_EVENTS);
-    return ROUND_MS;
+    return 0;
+}
+
+/* How long to rest, in milliseconds. */
+static int follow(struct feed *feed, bool read)
+{
+    struct error err = ERROR_INIT;
+
+    if (!read && !feed->behind)
+        begin_at(feed, feed->last);
+    feed->behind = feed->behind || !read;
+    if (!read || ((!feed->behind || catch_up(feed, &err) == 0) && read_new(feed, &err) == 0))
+        return ROUND_MS;
+    log_event(LEVEL_WARNING, "the events can not be followed", LOG_TEXT("detail", err.text));
+    return RETRY_MS;
 }
 
 /* Under the lock. */
@@ -160,8 +197,9 @@ static void *feed_main(void *context)
             continue;
         }
         feed->told = false;
+        bool read = feed->readers > 0;
         (void)pthread_mutex_unlock(&feed->lock);
-        int ms = follow(feed);
+        int ms = follow(feed, read);
         (void)pthread_mutex_lock(&feed->lock);
         feed->told = feed->told || ms == RETRY_MS;
         rest(feed, ms);
@@ -239,6 +277,22 @@ void feed_listen(struct feed *feed, void (*ring)(void *context), void *context)
     feed->ring = ring;
     feed->listener = context;
     (void)pthread_mutex_unlock(&feed->listen_lock);
+}
+
+void feed_join(struct feed *feed)
+{
+    (void)pthread_mutex_lock(&feed->lock);
+    if (feed->readers++ == 0)
+        feed->told = true;
+    (void)pthread_cond_signal(&feed->told_one);
+    (void)pthread_mutex_unlock(&feed->lock);
+}
+
+void feed_leave(struct feed *feed)
+{
+    (void)pthread_mutex_lock(&feed->lock);
+    feed->readers--;
+    (void)pthread_mutex_unlock(&feed->lock);
 }
 
 static bool wanted(const struct events_query *query, const struct kept *kept)

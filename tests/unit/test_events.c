@@ -1,5 +1,6 @@
 /* The table of events in pages, and what a supervisor says of egress, made harmless. */
 #include <criterion/criterion.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdio.h>
 
@@ -250,16 +251,21 @@ static void on_ring(void *context)
     (void)sem_post(&rung);
 }
 
-/* Submits `count` events and waits until the feed has them, up to the id `last`. */
-static void grow(struct feed *feed, struct store *store, int count, int64_t last)
+static void submit(struct store *store, int count)
 {
-    struct events_query query = {.after = last - 1};
-
     for (int i = 0; i < count; i++) {
         struct event_list *list = event_list_new(i % 2 ? "two" : "one");
         event_list_add(list, i % 3 ? "bottle.running" : "egress.denied", NULL);
         event_list_submit(list, store);
     }
+}
+
+/* Submits `count` events and waits until the feed has them, up to the id `last`. */
+static void grow(struct feed *feed, struct store *store, int count, int64_t last)
+{
+    struct events_query query = {.after = last - 1};
+
+    submit(store, count);
     while (query.after < last) {
         CLEANUP_TEXT struct text out = TEXT_INIT;
         (void)sem_wait(&rung);
@@ -297,6 +303,7 @@ Test(events, live_end, .init = set_up, .fini = tear_down, .timeout = 60)
     cr_assert(feed, "%s", err.text);
     (void)sem_init(&rung, 0, 0);
     feed_listen(feed, on_ring, NULL);
+    feed_join(feed);
     cr_expect_not(feed_take(feed, &query, &out, SIZE_MAX), "what was there before is the store's");
     grow(feed, store, 6, 11); /* one, two, one, … and denied, running, running, denied, … */
     expect_taken(feed, (struct events_query){.after = 5},
@@ -314,6 +321,45 @@ Test(events, live_end, .init = set_up, .fini = tear_down, .timeout = 60)
     expect_taken(feed, (struct events_query){.after = 7},
                  (const char *[]){"8", "9", "10", "11", "12", "13", "14", "15", NULL}, 15);
     expect_taken(feed, (struct events_query){.after = 90}, (const char *[]){NULL}, 90);
+    feed_free(feed);
+    store_close(store);
+    (void)sem_destroy(&rung);
+}
+
+/* Waits until the feed does not have an id that is past. */
+static void await_gone(struct feed *feed, int64_t id)
+{
+    bool here;
+
+    do {
+        struct events_query query = {.after = id - 1};
+        CLEANUP_TEXT struct text out = TEXT_INIT;
+        here = feed_take(feed, &query, &out, 1);
+        (void)sched_yield();
+    } while (here);
+}
+
+Test(events, nothing_is_read_for_nobody, .init = set_up, .fini = tear_down, .timeout = 60)
+{
+    struct store *store = with_events(1000, 5);
+    struct error err = ERROR_INIT;
+    struct feed *feed = feed_start(store, 8, &err);
+
+    cr_assert(feed, "%s", err.text);
+    (void)sem_init(&rung, 0, 0);
+    feed_listen(feed, on_ring, NULL);
+    feed_join(feed);
+    grow(feed, store, 1, 6);
+    feed_leave(feed);
+    submit(store, 3);
+    await_gone(feed, 6); /* what was kept is not any more */
+    feed_join(feed);
+    await_gone(feed, 9);
+    grow(feed, store, 2, 11);
+    expect_taken(feed, (struct events_query){.after = 9}, (const char *[]){"10", "11", NULL}, 11);
+    feed_join(feed);
+    feed_leave(feed);
+    grow(feed, store, 1, 12); /* one is left */
     feed_free(feed);
     store_close(store);
     (void)sem_destroy(&rung);
