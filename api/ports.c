@@ -28,7 +28,7 @@ static int bindable(unsigned loopback, uint16_t port)
 
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0)
         return -1;
-    return bind(fd, (const struct sockaddr *)&address, sizeof address) == 0 && listen(fd, 1) == 0;
+    return bind(fd, (const struct sockaddr *)&address, sizeof address) == 0;
 }
 
 int ports_pick(unsigned loopback, uint16_t first, uint16_t last, size_t count, port_taken *taken,
