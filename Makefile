@@ -209,7 +209,7 @@ creates: build ## idempotent creates by clients that crash, on a bottled that is
 	@tests/bench/creates $(ARGS)
 
 .PHONY: bench
-bench: build $(OPEN_PROGRAMS) ## figures of this machine (ARGS='boot egress' for some)
+bench: build $(OPEN_PROGRAMS) $(TEST_TOOLS) ## figures of this machine (ARGS='boot egress' for some)
 	@tests/bench/bench $(ARGS)
 
 .PHONY: golden
