@@ -1,7 +1,9 @@
 /* A bare libmicrohttpd that answers everything with one text: the limit that bottled's own calls
  * are compared with.
  *
- *   constant SOCKET FILE      the text is FILE's; ends at SIGTERM */
+ *   constant SOCKET FILE [NAME VALUE]...
+ *
+ * The text is FILE's, with these headers. Ends at SIGTERM. */
 #include <errno.h>
 #include <microhttpd.h>
 #include <signal.h>
@@ -52,8 +54,8 @@ int main(int argc, char **argv)
     sigset_t ends;
     int signal_number;
 
-    if (argc != 3) {
-        fprintf(stderr, "usage: constant SOCKET FILE\n");
+    if (argc < 3 || argc % 2 == 0) {
+        fprintf(stderr, "usage: constant SOCKET FILE [NAME VALUE]...\n");
         return 2;
     }
     (void)sigemptyset(&ends);
@@ -66,7 +68,11 @@ int main(int argc, char **argv)
         return 1;
     }
     answer = MHD_create_response_from_buffer(length, text, MHD_RESPMEM_PERSISTENT);
-    (void)MHD_add_response_header(answer, "Content-Type", "application/json");
+    for (int i = 3; i < argc; i += 2)
+        if (MHD_add_response_header(answer, argv[i], argv[i + 1]) != MHD_YES) {
+            fprintf(stderr, "constant: %s is no header\n", argv[i]);
+            return 2;
+        }
     struct MHD_Daemon *daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD, 0, NULL, NULL, on_request, NULL, MHD_OPTION_LISTEN_SOCKET,
         fd, MHD_OPTION_THREAD_POOL_SIZE, THREADS, MHD_OPTION_END);
