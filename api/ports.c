@@ -1,8 +1,8 @@
 /* Host ports for the sidecars: not taken by a bottle, and free on the host right now.
  *
  * A port is tried as the sidecar will use it: bound with SO_REUSEADDR (old connections in TIME_WAIT
- * are no hindrance) and listened on, then closed again. Another program may still take it before
- * the sidecar binds it; that sidecar then fails by name. The cursor is process-wide, so that a port
+ * are no hindrance; a listener is), then closed again. Another program may still take it before the
+ * sidecar binds it; that sidecar then fails by name. The cursor is process-wide, so that a port
  * just given back rests while the range goes around. */
 #include <arpa/inet.h>
 #include <errno.h>

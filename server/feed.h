@@ -25,11 +25,12 @@ void feed_free(struct feed *feed);
 void feed_listen(struct feed *feed, void (*ring)(void *context), void *context);
 
 /* A reader comes, or goes. While there is none nothing is read: what happens meanwhile is the
- * store's. */
+ * store's. Who has come is rung once the feed is at the store's end. */
 void feed_join(struct feed *feed);
 void feed_leave(struct feed *feed);
 /* Adds what the query wants behind query->after to `out` as frames of an event stream, up to about
- * `most` bytes, and moves query->after on. False: what comes next is not here any more. */
+ * `most` bytes, and moves query->after on. False: what comes next is not here any more. For readers
+ * that have joined. */
 bool feed_take(struct feed *feed, struct events_query *query, struct text *out, size_t most);
 /* One frame. */
 void feed_frame(struct text *out, const struct event_seen *seen);
