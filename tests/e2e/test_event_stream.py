@@ -9,6 +9,7 @@ import pytest
 from event_stream import Stream
 
 import harness
+import pace
 
 READERS = harness.BUILD / "test-tools" / "readers"
 
@@ -135,13 +136,26 @@ def test_what_is_refused(shared, query, headers, status, problem):
 
 
 def test_a_reader_that_leaves_gives_its_connection_back(new_daemon):
-    """At once, and not only when there is something to say again."""
-    daemon = new_daemon(config={"max_connections": 16, "max_waiters": 8}).start()
+    """As soon as it has been seen to leave, and not only when there is something to say again."""
+    daemon = new_daemon(config={"max_connections": 16, "max_waiters": 8, "event_heartbeat": "10m"}).start()
     for _ in range(10):
-        streams = [begun(daemon) for _ in range(6)]
+        streams = []
+        while len(streams) < 6:
+            pace.until(lambda: come(daemon, streams), 5)
         for stream in streams:
             stream.close()
-    assert daemon.get("/healthz").status == 200
+    pace.until(lambda: daemon.get("/healthz").status == 200, 5)
+
+
+def come(daemon, streams):
+    """False: there is no room, yet."""
+    stream = Stream(daemon)
+    if stream.response.status == 200:
+        streams.append(stream)
+        return True
+    assert stream.response.status == 503
+    stream.close()
+    return False
 
 
 # --- A thousand readers -----------------------------------------------------------------------------
