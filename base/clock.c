@@ -21,6 +21,11 @@ int64_t clock_monotonic_ms(void)
     return now_us(CLOCK_MONOTONIC) / 1000;
 }
 
+int64_t clock_coarse_ms(void)
+{
+    return now_us(CLOCK_MONOTONIC_COARSE) / 1000;
+}
+
 int64_t clock_monotonic_us(void)
 {
     return now_us(CLOCK_MONOTONIC);

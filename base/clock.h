@@ -8,6 +8,9 @@
 int64_t clock_wall_ms(void);
 int64_t clock_monotonic_ms(void);
 int64_t clock_monotonic_us(void);
+/* clock_monotonic_ms() as the kernel's last tick left it, up to 10 ms ago: for what is asked with
+ * each request and compared with seconds. */
+int64_t clock_coarse_ms(void);
 /* RFC 3339 in UTC with milliseconds. */
 void timestamp_format(int64_t wall_ms, char ret[TIMESTAMP_SIZE]);
 /* The sooner of two waits in milliseconds, of which -1 is for ever. */

@@ -57,7 +57,7 @@ struct front *front_open(int fd, bool tls, bool crowded)
     front->fd = fd;
     front->tls = tls;
     front->crowded = crowded;
-    atomic_init(&front->since_ms, clock_monotonic_ms());
+    atomic_init(&front->since_ms, clock_coarse_ms());
     atomic_store(&fronts[fd], front);
     return front;
 }
@@ -158,13 +158,15 @@ static void begin(struct front *front, const struct head *head)
     atomic_fetch_add(&front->heads, 1);
 }
 
-/* Is there something new to be seen: a line's end, what may be in no head, or a limit reached? */
+/* Is there something new to be seen: a line's end, what may be in no head, or a limit reached? Most
+ * heads come whole, and are read at once. */
 static bool worth_reading(const struct front *front)
 {
     const char *bytes = front->raw + front->start;
     const size_t length = available(front), limit = URI_LENGTH_MAX + 64;
 
-    if (front->ended || length == RAW_SIZE || (front->scanned < limit && length >= limit))
+    if (front->ended || front->scanned == 0 || length == RAW_SIZE ||
+        (front->scanned < limit && length >= limit))
         return true;
     for (size_t i = front->scanned; i < length; i++)
         if ((unsigned char)bytes[i] < 0x20 && bytes[i] != '\r' && bytes[i] != '\t')
@@ -365,8 +367,9 @@ static void note(struct front *front, bool moved, bool full)
      */
     if (in_body ? front->streams && (moved || phase != before)
                 : phase != before || (moved && phase == PHASE_IDLE))
-        atomic_store(&front->since_ms, clock_monotonic_ms());
-    atomic_store(&front->phase, (int)phase);
+        atomic_store_explicit(&front->since_ms, clock_coarse_ms(), memory_order_relaxed);
+    if (phase != before)
+        atomic_store(&front->phase, (int)phase);
 }
 
 static ssize_t front_pull(struct front *front, front_source *read, void *context, char *out,
@@ -377,7 +380,7 @@ static ssize_t front_pull(struct front *front, front_source *read, void *context
     size_t made = 0;
     int why = EAGAIN;
 
-    if (!pending(front) && atomic_exchange(&front->late, false))
+    if (!pending(front) && atomic_load(&front->late) && atomic_exchange(&front->late, false))
         (void)give_up(front, true);
     while (made < room) {
         size_t length = emit(front, out + made, room - made);
@@ -466,7 +469,7 @@ void front_done(struct front *front)
 {
     if (!front)
         return;
-    atomic_store(&front->since_ms, clock_monotonic_ms());
+    atomic_store_explicit(&front->since_ms, clock_coarse_ms(), memory_order_relaxed);
     atomic_fetch_add(&front->done, 1);
 }
 

@@ -55,8 +55,7 @@ static void chain_free(struct chain *chain)
 
 static void reply_bottle(struct request *request, unsigned status, struct snapshot *snapshot)
 {
-    reply_header(request, "ETag", snapshot->etag);
-    reply_shared(request, status, "application/json", snapshot->json);
+    reply_tagged(request, status, snapshot->json, snapshot->etag);
 }
 
 static void add_location(struct request *request, const char *slug)

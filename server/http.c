@@ -14,6 +14,7 @@
 #include "base/util.h"
 #include "server/app.h"
 #include "server/log.h"
+#include "server/made.h"
 #include "server/metrics.h"
 #include "server/spare.h"
 #include "server/tls.h"
@@ -29,11 +30,14 @@ static void request_free(struct request *request)
             next = header->next;
             free(header);
         }
-    if (request->response)
+    if (request->made)
+        made_give(request->made);
+    else if (request->response)
         MHD_destroy_response(request->response);
     idempotency_drop(request->claim);
     uri_free(&request->uri);
-    problem_free(&request->early);
+    if (request->early.type)
+        problem_free(&request->early);
     text_free(&request->body);
     spare_give(SPARE_REQUEST, request);
 }
@@ -56,7 +60,8 @@ void *http_request_line(void *context, const char *target, struct MHD_Connection
     *request = (struct request){.http = http, .listener = listener, .connection = connection};
     atomic_init(&request->references, 1);
     request->started_us = clock_monotonic_us();
-    request->number = front_saw(connection_front(connection));
+    request->front = connection_front(connection);
+    request->number = front_saw(request->front);
     const enum head_fault_row fault = front_refused(target);
     request->misframed = fault != HEAD_OK || request->number == 0;
     if (request->number == 0)
@@ -98,7 +103,7 @@ static const char *outcome(unsigned status)
 static void log_request(const struct request *request)
 {
     const struct identity *who = &request->identity;
-    bool changes = method_changes(request->method) && !request->misframed;
+    bool changes = request->changes && !request->misframed;
     const unsigned status = request->status ? request->status : 499;
     enum log_level level = changes ? LEVEL_ALWAYS : status >= 500 ? LEVEL_WARNING : LEVEL_DEBUG;
 
@@ -118,7 +123,7 @@ void http_completed(void *context, struct MHD_Connection *connection, void **con
 
     (void)context;
     (void)code;
-    front_done(connection_front(connection));
+    front_done(request ? request->front : connection_front(connection));
     if (!request)
         return;
     *connection_context = NULL;
@@ -147,6 +152,11 @@ void http_completed(void *context, struct MHD_Connection *connection, void **con
 /* The request that this thread is asking its handler for. What that answers by itself, as most that
  * only look do, needs no lock. */
 static _Thread_local struct request *asked;
+
+bool http_asks(const struct request *request)
+{
+    return asked == request;
+}
 
 void http_deliver(struct request *request, unsigned status, struct MHD_Response *response)
 {
@@ -269,14 +279,15 @@ static void handle(struct request *request)
     (void)pthread_mutex_unlock(&request->http->lock);
 }
 
-/* Takes the response over. */
+/* Takes the response over, unless it is of what is sent often. */
 static enum MHD_Result queue(struct request *request, unsigned status,
                              struct MHD_Response *response)
 {
     if (!response)
         return MHD_NO; /* the client has gone, or there was no memory even for an answer */
     enum MHD_Result queued = MHD_queue_response(request->connection, status, response);
-    MHD_destroy_response(response);
+    if (!request->made)
+        MHD_destroy_response(response);
     return queued;
 }
 
@@ -411,8 +422,7 @@ static enum MHD_Result give_worker(struct request *request, const char *data, si
 
 static enum MHD_Result take_piece(struct request *request, const char *data, size_t *length)
 {
-    const enum head_fault_row broken =
-        front_broken(connection_front(request->connection), request->number);
+    const enum head_fault_row broken = front_broken(request->front, request->number);
 
     if (broken) {
         problem_free(&request->early);
@@ -439,7 +449,7 @@ static enum MHD_Result begin(struct request *request, const char *method)
     request->begun = true;
     intake(request, method);
     if (!request->early.type && !request->options && request->match.route->body == BODY_STREAM)
-        front_streams(connection_front(request->connection), request->number);
+        front_streams(request->front, request->number);
     if (!request->early.type && !request->options && request->match.route->body == BODY_STREAM) {
         request->taking = true;
         request->match.route->handle(request);

@@ -20,6 +20,8 @@
         (name), sizeof(name) - 1, (value), (secret)                                                \
     }
 
+enum { NUMBERS = 1000 }; /* that a thread takes at once to name requests */
+
 /* What is counted while the headers are copied. */
 struct tally {
     struct request *request;
@@ -80,15 +82,21 @@ static void write_id(char *ret, unsigned run_number, unsigned long long count)
  * a count. */
 static void name_request(struct request *request)
 {
-    static atomic_ullong count;
+    static atomic_ullong taken;
+    static _Thread_local unsigned long long last, end; /* numbers that are this thread's own */
     static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
     const char *sent = request_header(request, "X-Request-Id");
     size_t length = sent ? strspn(sent, plain) : 0;
 
-    if (length > 0 && length < REQUEST_ID_SIZE && sent[length] == '\0')
+    if (length > 0 && length < REQUEST_ID_SIZE && sent[length] == '\0') {
         (void)snprintf(request->id, sizeof request->id, "%s", sent);
-    else
-        write_id(request->id, request->http->run_number, atomic_fetch_add(&count, 1) + 1);
+        return;
+    }
+    if (last == end) {
+        last = atomic_fetch_add(&taken, NUMBERS);
+        end = last + NUMBERS;
+    }
+    write_id(request->id, request->http->run_number, ++last);
 }
 
 /* The head's form was checked before it was read (head.h). */
@@ -110,7 +118,7 @@ static void check_framing(struct tally *tally)
                     "the only expectation that is met is 100-continue");
 }
 
-bool method_changes(const char *method)
+static bool method_changes(const char *method)
 {
     static const char *const looks[] = {"GET", "HEAD", "OPTIONS"};
 
@@ -152,7 +160,7 @@ static void check_origin(struct tally *tally)
     tally->claim.tcp = listener->tcp;
     tally->claim.peer = connection_peer(request->connection);
     tally->claim.tls = listener->http->tls != NULL;
-    tally->claim.changes = method_changes(request->method);
+    tally->claim.changes = request->changes;
     tally->claim.host = tally->host;
     tally->claim.origin = request_header(request, "Origin");
     tally->claim.csrf = request_header(request, "X-CSRF-Token");
@@ -291,6 +299,7 @@ void intake(struct request *request, const char *method)
     struct tally tally = {.request = request};
 
     memcpy(request->method, method, strnlen(method, sizeof request->method - 1));
+    request->changes = method_changes(request->method);
     (void)MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, on_header, &tally);
     name_request(request);
     for (size_t i = 0; i < COUNT_OF(checks) && !request->early.type; i++)

@@ -52,12 +52,13 @@ static void add(atomic_ullong *counter, uint64_t value)
 
 void metrics_request(const struct route *route, unsigned status, int64_t us)
 {
-    size_t row = route ? (size_t)(route - routes) : n_routes, column = N_STATUSES - 1, bucket = 0;
+    size_t row = route ? (size_t)(route - routes) : n_routes, column = 1, bucket = 0;
 
     if (!cells)
         return;
-    while (column > 0 && statuses[column] != status)
-        column--;
+    while (column < N_STATUSES && statuses[column] != status)
+        column++;
+    column %= N_STATUSES; /* unknown: the first */
     while (bucket < COUNT_OF(bounds) && us > bounds[bucket].us)
         bucket++;
     add(&cells[row][column].buckets[bucket], 1);

@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/util.h"
 #include "server/log.h"
+#include "server/made.h"
 #include "server/negotiate.h"
 #include "server/request_internal.h"
 
@@ -56,13 +57,16 @@ const char *request_query(const struct request *request, const char *name)
     return request_query_nth(request, name, 0);
 }
 
-const struct header *header_find(const struct header *list, const char *name)
+static const struct header *find(const struct header *list, const char *name, size_t length)
 {
-    const size_t length = strlen(name);
-
     while (list && (list->name_length != length || strcasecmp(list->name, name) != 0))
         list = list->next;
     return list;
+}
+
+const struct header *header_find(const struct header *list, const char *name)
+{
+    return find(list, name, strlen(name));
 }
 
 struct header *header_new(const char *name, size_t name_length, const char *value,
@@ -82,9 +86,9 @@ struct header *header_new(const char *name, size_t name_length, const char *valu
     return header;
 }
 
-const char *request_header(const struct request *request, const char *name)
+const char *request_header_n(const struct request *request, const char *name, size_t length)
 {
-    const struct header *header = header_find(request->headers, name);
+    const struct header *header = find(request->headers, name, length);
 
     return header ? header->value : NULL;
 }
@@ -195,8 +199,9 @@ static void answer(struct request *request, unsigned status, const char *content
         http_deliver(request, status, response);
 }
 
-void reply_shared(struct request *request, unsigned status, const char *content_type,
-                  struct shared_bytes *bytes)
+/* Of the bytes, as they are or packed; NULL: no memory. */
+static struct MHD_Response *shared_response(struct request *request, const char *content_type,
+                                            struct shared_bytes *bytes)
 {
     struct MHD_Response *response = NULL;
     struct shared_bytes *sent =
@@ -210,8 +215,34 @@ void reply_shared(struct request *request, unsigned status, const char *content_
     if (sent && !response)
         shared_bytes_unref(sent);
     dress(request, response, content_type);
+    return response;
+}
+
+void reply_shared(struct request *request, unsigned status, const char *content_type,
+                  struct shared_bytes *bytes)
+{
     answer(request, status, content_type, bytes ? bytes->data : NULL, bytes ? bytes->length : 0,
-           response);
+           shared_response(request, content_type, bytes));
+}
+
+void reply_tagged(struct request *request, unsigned status, struct shared_bytes *bytes,
+                  const char *etag)
+{
+    /* What else would be said with them is not said to the next who asks. */
+    const bool alone = status == 200 && !request->reply_headers && !request->claim && bytes &&
+                       bytes->length <= MADE_BYTES_MAX && http_asks(request);
+    struct made *made = alone ? made_take(bytes, request->id) : NULL;
+
+    if (!made)
+        reply_header(request, "ETag", etag);
+    if (!alone) {
+        reply_shared(request, status, JSON_TYPE, bytes);
+        return;
+    }
+    if (!made)
+        made = made_new(bytes, shared_response(request, JSON_TYPE, bytes), request->id);
+    request->made = made;
+    http_deliver(request, status, made ? made->response : NULL);
 }
 
 void reply_text(struct request *request, unsigned status, const char *content_type, char *data)

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/types.h>
 
 #include "api/problem.h"
@@ -28,7 +29,11 @@ const char *request_param(const struct request *request, const char *name);
 const char *request_query(const struct request *request, const char *name);
 /* The k-th value of a query parameter that may be repeated ("label"), or NULL. */
 const char *request_query_nth(const struct request *request, const char *name, size_t k);
-const char *request_header(const struct request *request, const char *name);
+const char *request_header_n(const struct request *request, const char *name, size_t length);
+static inline const char *request_header(const struct request *request, const char *name)
+{
+    return request_header_n(request, name, strlen(name));
+}
 const char *request_body(const struct request *request, size_t *ret_length);
 /* Of one that is not answered yet, from any thread: has its client left? */
 bool request_left(const struct request *request);
@@ -50,6 +55,9 @@ bool reply_has_header(const struct request *request, const char *name);
 void reply_json(struct request *request, unsigned status, json_t *body);
 void reply_shared(struct request *request, unsigned status, const char *content_type,
                   struct shared_bytes *bytes); /* takes its own reference */
+/* JSON with its ETag: the same for the same bytes, always. */
+void reply_tagged(struct request *request, unsigned status, struct shared_bytes *bytes,
+                  const char *etag);
 /* Steals `data`. */
 void reply_text(struct request *request, unsigned status, const char *content_type, char *data);
 void reply_empty(struct request *request, unsigned status);

@@ -20,11 +20,12 @@
 #include "server/config.h"
 #include "server/front.h"
 #include "server/idempotency.h"
+#include "server/made.h"
 #include "server/request.h"
 #include "server/routes.h"
 
 enum {
-    REQUEST_ID_SIZE = 65,
+    REQUEST_ID_SIZE = MADE_ID_SIZE,
     HEADER_POOL = 32 * 1024, /* per connection: a head of HEAD_BYTES_MAX, and the answer's */
     RESPONSE_HEADERS_MAX = 16,
     FAREWELL_STATUS = 503,
@@ -110,10 +111,12 @@ struct request {
     struct http *http;
     const struct listener *listener;
     struct MHD_Connection *connection; /* NULL once the connection is done; guarded */
+    struct front *front; /* the connection's, as long as that has the request; NULL: no memory */
     struct uri uri;
     const char *uri_fault; /* static; NULL when uri holds */
     unsigned number;       /* on its connection; see front_saw() */
     char method[24];
+    bool changes; /* the method is one of those that change something */
     char id[REQUEST_ID_SIZE];
     char from[ADDRESS_SIZE];  /* the address, over TCP; else "" */
     struct identity identity; /* who sent it; VIA_NOBODY until that is known */
@@ -142,12 +145,11 @@ struct request {
     bool answered, suspended, abandoned;
     unsigned status;
     struct MHD_Response *response; /* waits to be queued */
+    struct made *made;             /* whose response it is, where it is not the request's own */
     int64_t suspended_ms;
     struct request *next, *previous; /* in http->suspended */
 };
 
-/* Is the method one of those that change something? */
-bool method_changes(const char *method);
 /* The bytes of a body that is kept whole (max_body_bytes). */
 uint64_t request_body_max(const struct request *request);
 
@@ -192,6 +194,8 @@ void request_wake(struct request *request);
 /* Gives the finished response (taken over; NULL: no memory for one) to the connection. Drops the
  * answerer's reference. */
 void http_deliver(struct request *request, unsigned status, struct MHD_Response *response);
+/* Is its handler being asked right now, in this thread? What it answers is sent from here. */
+bool http_asks(const struct request *request);
 
 /* ticker.c: resumes parked streams when they are due, and lets go of suspended requests whose
  * client has gone. */

@@ -389,12 +389,9 @@ static void shape_all(void)
     }
 }
 
-/* Fills *params with the values of those that the pattern names. */
-static bool shape_fits(const struct shape *shape, const struct uri *uri, const size_t *lengths,
-                       struct route_param *params)
+/* Are its literals those of the path? */
+static bool literals_fit(const struct shape *shape, const struct uri *uri, const size_t *lengths)
 {
-    size_t n_params = 0;
-
     if (shape->n_parts != uri->n_segments)
         return false;
     for (size_t i = 0; i < shape->n_parts; i++) {
@@ -403,6 +400,14 @@ static bool shape_fits(const struct shape *shape, const struct uri *uri, const s
                                memcmp(part->literal, uri->segments[i], lengths[i]) != 0))
             return false;
     }
+    return true;
+}
+
+/* Fills *params with the values of those that the pattern names. */
+static bool params_fit(const struct shape *shape, const struct uri *uri, struct route_param *params)
+{
+    size_t n_params = 0;
+
     for (size_t i = 0; i < shape->n_parts; i++) {
         const int kind = shape->parts[i].kind;
         if (kind < 0)
@@ -415,9 +420,9 @@ static bool shape_fits(const struct shape *shape, const struct uri *uri, const s
     return true;
 }
 
-static bool method_fits(const char *row, const char *method)
+static bool same_method(const char *a, const char *b)
 {
-    return strcmp(row, method) == 0 || (strcmp(row, "GET") == 0 && strcmp(method, "HEAD") == 0);
+    return a[0] == b[0] && strcmp(a, b) == 0;
 }
 
 static void add_allowed(char allow[ALLOW_SIZE], const char *method)
@@ -433,7 +438,7 @@ static void fill_allow(const struct uri *uri, const size_t *lengths, char allow[
     struct route_param params[ROUTE_PARAMS_MAX];
 
     for (size_t i = 0; i < n_routes; i++) {
-        if (!shape_fits(&shapes[i], uri, lengths, params))
+        if (!literals_fit(&shapes[i], uri, lengths) || !params_fit(&shapes[i], uri, params))
             continue;
         add_allowed(allow, routes[i].method);
         if (strcmp(routes[i].method, "GET") == 0)
@@ -445,6 +450,7 @@ static void fill_allow(const struct uri *uri, const size_t *lengths, char allow[
 
 enum route_verdict route_find(const char *method, const struct uri *uri, struct route_match *ret)
 {
+    const char *row_method = same_method(method, "HEAD") ? "GET" : method;
     size_t lengths[SEGMENTS_MAX];
 
     (void)pthread_once(&shaped, shape_all);
@@ -452,8 +458,8 @@ enum route_verdict route_find(const char *method, const struct uri *uri, struct 
         lengths[i] = strlen(uri->segments[i]);
     *ret = (struct route_match){0};
     for (size_t i = 0; i < n_routes; i++)
-        if (shapes[i].n_parts == uri->n_segments && method_fits(routes[i].method, method) &&
-            shape_fits(&shapes[i], uri, lengths, ret->params)) {
+        if (shapes[i].n_parts == uri->n_segments && same_method(routes[i].method, row_method) &&
+            literals_fit(&shapes[i], uri, lengths) && params_fit(&shapes[i], uri, ret->params)) {
             ret->route = &routes[i];
             return ROUTE_FOUND;
         }

@@ -92,44 +92,55 @@ static const char *split_query(char *query, struct uri *uri)
     return NULL;
 }
 
+/* Cuts up what lies in storage twice: the path as sent, and the copy that is decoded. */
+static const char *split(struct uri *uri, char *copy)
+{
+    char *query = strchr(copy, '?');
+
+    if (query)
+        *query++ = '\0';
+    const char *why = split_path(copy, uri);
+    return why ? why : split_query(query, uri);
+}
+
+/* The arrays are filled as far as they are counted, and are too large to be cleared each time. */
+static void clear(struct uri *uri)
+{
+    uri->storage = NULL;
+    uri->path = NULL;
+    uri->n_segments = uri->n_query = 0;
+}
+
 int uri_parse(const char *raw, struct uri *ret, const char **ret_why)
 {
-    struct uri uri = {0};
-    size_t length = strlen(raw);
+    const size_t length = strlen(raw);
     const char *why = NULL;
 
+    clear(ret);
     if (raw[0] != '/' && strcmp(raw, "*") != 0)
         why = "the address has to be a path, starting with a slash";
     for (const char *c = raw; *c && !why; c++)
         if (*c <= 0x20 || *c >= 0x7f || *c == '#')
             why = "the address holds a byte that has to be percent-encoded";
-    /* Twice: the path as sent, and the copy that is cut up and decoded. */
-    if (!why && !(uri.storage = malloc(2 * (length + 1))))
+    if (!why && !(ret->storage = malloc(2 * (length + 1))))
         why = "out of memory";
     if (!why) {
-        char *path = uri.storage, *copy = uri.storage + length + 1;
+        char *path = ret->storage, *copy = path + length + 1;
         memcpy(path, raw, length + 1);
         memcpy(copy, raw, length + 1);
         path[strcspn(path, "?")] = '\0';
-        uri.path = path;
-        char *query = strchr(copy, '?');
-        if (query)
-            *query++ = '\0';
-        why = split_path(copy, &uri);
-        if (!why)
-            why = split_query(query, &uri);
+        ret->path = path;
+        why = split(ret, copy);
     }
-    if (why) {
-        uri_free(&uri);
-        *ret_why = why;
-        return -1;
-    }
-    *ret = uri;
-    return 0;
+    if (!why)
+        return 0;
+    uri_free(ret);
+    *ret_why = why;
+    return -1;
 }
 
 void uri_free(struct uri *uri)
 {
     free(uri->storage);
-    *uri = (struct uri){0};
+    clear(uri);
 }

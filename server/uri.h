@@ -26,7 +26,7 @@ struct uri {
     size_t n_query;
 };
 
-/* 0 and *ret (release with uri_free), or -1 and the words of what is wrong with it in *ret_why
- * (static). */
+/* 0 and *ret (release with uri_free), or -1, an empty *ret, and the words of what is wrong with it
+ * in *ret_why (static). */
 int uri_parse(const char *raw, struct uri *ret, const char **ret_why);
 void uri_free(struct uri *uri);

@@ -1,4 +1,5 @@
 """What holds for every path: each method is answered, in the form that was asked for, by the table of routes itself."""
+import concurrent.futures
 import gzip
 import json
 import os
@@ -100,6 +101,48 @@ def test_request_ids(shared):
     assert len(made) == 5
     shared.get("/healthz", headers={"X-Request-Id": "look-for-me"})
     assert shared.output.wait_line(r"id=look-for-me", 5)
+
+
+def test_a_bottle_that_is_looked_at_often(shared):
+    """Its answer is made once and sent again: each with the id of its own request and nothing of another's, and never what the
+    bottle was before."""
+    shared.create({"command": ["true"], "slug": "here"})
+
+    def look(connection, k):
+        sent = f"look-{k}" + "x" * (k % 40) if k % 3 else None
+        extra = {"X-Request-Id": sent} if sent else {}
+        if k % 5 == 0:
+            extra["Origin"] = "null"
+        connection.request("HEAD" if k % 7 == 0 else "GET", "/bottles/here", headers=extra)
+        response = connection.getresponse()
+        response.read()
+        names = response.headers.get_all("X-Request-Id")
+        assert len(names) == 1 and names[0] == (sent or names[0])
+        assert ("Vary" in response.headers) == (k % 5 == 0)
+        kept = {name: value for name, value in response.headers.items() if name not in ("Date", "X-Request-Id", "Vary")}
+        assert response.status == 200 and len(kept) == len(response.headers) - 2 - (k % 5 == 0), response.headers
+        return names[0], tuple(sorted(kept.items()))
+
+    def many(n):
+        connection = harness.UnixConnection(str(shared.socket), 20)
+        try:
+            return [look(connection, n * 100 + k) for k in range(60)]
+        finally:
+            connection.close()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        seen = [one for part in pool.map(many, range(8)) for one in part]
+    assert len({name for name, _ in seen}) == len(seen) and len({kept for _, kept in seen}) == 1
+    before = shared.get("/bottles/here")
+    for n in range(20):
+        made = shared.request("PATCH", "/bottles/here", {"labels": {"n": str(n)}})
+        assert made.status == 200
+        for _ in range(3):
+            after = shared.get("/bottles/here")
+            assert after.body == made.body != before.body and after.headers["ETag"] == made.headers["ETag"] != before.headers["ETag"]
+        before = after
+    shared.remove("here")
+    assert shared.get("/bottles/here").status == 404
 
 
 def test_conditions(shared):

@@ -89,8 +89,11 @@ static void passed(const struct request *request)
     MUST(!request->listener->tcp);
     MUST(!request_header(request, "Authorization") && !request_header(request, FRONT_COOKIE));
     const char *origin = request_header(request, "Origin");
-    MUST(!origin || !method_changes(request->method) ||
-         strcmp(origin, "https://page.example") == 0 || strstr(origin, "://"));
+    MUST(request->changes ==
+         (strcmp(request->method, "GET") != 0 && strcmp(request->method, "HEAD") != 0 &&
+          strcmp(request->method, "OPTIONS") != 0));
+    MUST(!origin || !request->changes || strcmp(origin, "https://page.example") == 0 ||
+         strstr(origin, "://"));
     if (request->has_body && !request->options)
         MUST(request->match.route->body != BODY_NONE);
     for (size_t i = 0; !request->options && i < request->uri.n_query; i++) {
