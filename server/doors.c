@@ -178,7 +178,7 @@ static void wait_for(struct http *http, bool all, int64_t ms)
     int64_t until_ms = clock_monotonic_ms() + ms;
     const struct timespec until = {.tv_sec = until_ms / 1000, .tv_nsec = until_ms % 1000 * 1000000};
 
-    while (all ? http->active > 0 : http->suspended != NULL)
+    while (all ? counter_sum(&http->active) > 0 : http->suspended != NULL)
         if (pthread_cond_timedwait(&http->changed, &http->lock, &until) == ETIMEDOUT)
             return;
 }

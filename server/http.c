@@ -71,7 +71,7 @@ void *http_request_line(void *context, const char *target, struct MHD_Connection
         problem_set(&request->early, head_faults[fault].type, "%s", head_faults[fault].words);
     else if (uri_parse(target, &request->uri, &request->uri_fault) == 0)
         request->uri_fault = NULL;
-    (void)atomic_fetch_add(&http->active, 1);
+    counter_add(&http->active, 1);
     return request;
 }
 
@@ -138,7 +138,7 @@ void http_completed(void *context, struct MHD_Connection *connection, void **con
         request->connection = NULL;
         (void)pthread_mutex_unlock(&http->lock);
     }
-    (void)atomic_fetch_sub(&http->active, 1);
+    counter_add(&http->active, -1);
     if (http->stopping) { /* the ticker, which waits for the same, has no need to know */
         (void)pthread_mutex_lock(&http->lock);
         (void)pthread_cond_broadcast(&http->changed);

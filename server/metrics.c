@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/counter.h"
 #include "base/util.h"
 #include "server/events.h"
 
@@ -29,20 +30,29 @@ struct cell {
     atomic_ullong sum_us;
 };
 
-static struct cell (*cells)[N_STATUSES]; /* per route, and one more for requests without */
+/* What the threads of one shard (counter.h) counted. */
+struct shard {
+    struct cell (*cells)[N_STATUSES]; /* per route, and one more for requests without */
+};
+
+static struct shard shards[COUNTER_SHARDS];
 static atomic_ullong counters[N_METRICS];
 static atomic_ullong events[EVENT_TYPES_MAX];
 
 int metrics_start(void)
 {
-    cells = calloc(n_routes + 1, sizeof *cells);
-    return cells ? 0 : -1;
+    for (size_t i = 0; i < COUNTER_SHARDS; i++)
+        if (!(shards[i].cells = calloc(n_routes + 1, sizeof *shards[i].cells)))
+            return -1;
+    return 0;
 }
 
 void metrics_end(void)
 {
-    free(cells);
-    cells = NULL;
+    for (size_t i = 0; i < COUNTER_SHARDS; i++) {
+        free(shards[i].cells);
+        shards[i].cells = NULL;
+    }
 }
 
 static void add(atomic_ullong *counter, uint64_t value)
@@ -52,6 +62,7 @@ static void add(atomic_ullong *counter, uint64_t value)
 
 void metrics_request(const struct route *route, unsigned status, int64_t us)
 {
+    struct cell(*cells)[N_STATUSES] = shards[counter_shard()].cells;
     size_t row = route ? (size_t)(route - routes) : n_routes, column = 1, bucket = 0;
 
     if (!cells)
@@ -92,6 +103,30 @@ void metrics_head(struct text *out, const char *name, const char *type, const ch
     text_addf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
 }
 
+static uint64_t of(const atomic_ullong *counter)
+{
+    return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+/* Of all shards. */
+static uint64_t in_bucket(size_t row, size_t column, size_t bucket)
+{
+    uint64_t count = 0;
+
+    for (size_t i = 0; i < COUNTER_SHARDS; i++)
+        count += of(&shards[i].cells[row][column].buckets[bucket]);
+    return count;
+}
+
+static uint64_t sum_us(size_t row, size_t column)
+{
+    uint64_t sum = 0;
+
+    for (size_t i = 0; i < COUNTER_SHARDS; i++)
+        sum += of(&shards[i].cells[row][column].sum_us);
+    return sum;
+}
+
 /* The labels of a cell, and how many requests it has. */
 static uint64_t describe(size_t row, size_t column, char *ret, size_t size)
 {
@@ -99,7 +134,7 @@ static uint64_t describe(size_t row, size_t column, char *ret, size_t size)
     uint64_t count = 0;
 
     for (size_t i = 0; i < N_BUCKETS; i++)
-        count += atomic_load_explicit(&cells[row][column].buckets[i], memory_order_relaxed);
+        count += in_bucket(row, column, i);
     if (count > 0)
         (void)snprintf(ret, size, "method=\"%s\",route=\"%s\",status=\"%u\"",
                        route ? route->method : "", route ? route->pattern : "", statuses[column]);
@@ -120,18 +155,18 @@ static void write_counts(struct text *out)
                           (unsigned long long)count);
 }
 
-static void write_histogram(struct text *out, const struct cell *cell, const char *labels)
+static void write_histogram(struct text *out, size_t row, size_t column, const char *labels)
 {
     static const char name[] = "bottled_http_request_duration_seconds";
-    unsigned long long sum_us = atomic_load(&cell->sum_us), count = 0;
+    unsigned long long us = sum_us(row, column), count = 0;
 
     for (size_t i = 0; i < N_BUCKETS; i++) {
-        count += atomic_load_explicit(&cell->buckets[i], memory_order_relaxed);
+        count += in_bucket(row, column, i);
         text_addf(out, "%s_bucket{%s,le=\"%s\"} %llu\n", name, labels,
                   i < COUNT_OF(bounds) ? bounds[i].words : "+Inf", count);
     }
-    text_addf(out, "%s_sum{%s} %llu.%06llu\n%s_count{%s} %llu\n", name, labels, sum_us / 1000000,
-              sum_us % 1000000, name, labels, count);
+    text_addf(out, "%s_sum{%s} %llu.%06llu\n%s_count{%s} %llu\n", name, labels, us / 1000000,
+              us % 1000000, name, labels, count);
 }
 
 static void write_durations(struct text *out)
@@ -143,7 +178,7 @@ static void write_durations(struct text *out)
     for (size_t row = 0; row <= n_routes; row++)
         for (size_t column = 0; column < N_STATUSES; column++)
             if (describe(row, column, labels, sizeof labels))
-                write_histogram(out, &cells[row][column], labels);
+                write_histogram(out, row, column, labels);
 }
 
 static void write_counters(struct text *out)
@@ -174,7 +209,7 @@ void metrics_write(struct text *out)
 {
     const char *type;
 
-    if (cells) {
+    if (shards[COUNTER_SHARDS - 1].cells) {
         write_counts(out);
         write_durations(out);
     }

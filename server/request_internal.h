@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/counter.h"
 #include "base/text.h"
 #include "server/access.h"
 #include "server/address.h"
@@ -82,7 +83,7 @@ struct http {
     bool waker_runs;
     int waker_epoll, waker_end; /* -1: none */
     atomic_bool stopping;       /* no new work; set under the lock */
-    atomic_uint active;         /* requests whose connection is not done with them */
+    struct counter active;      /* requests whose connection is not done with them */
     pthread_mutex_t lock;       /* guards all below, and what struct request says */
     pthread_cond_t changed;
     bool farewell; /* nothing is suspended any more */

@@ -1,8 +1,10 @@
 /* What is counted for /metrics, and the text of it. */
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/counter.h"
 #include "base/util.h"
 #include "server/events.h"
 #include "server/metrics.h"
@@ -79,6 +81,45 @@ Test(metrics, requests_go_into_their_buckets)
                    routes[0].method, routes[0].pattern);
     cr_expect(has_line(text, line), "%s", text);
     cr_expect(has_line(text, "bottled_http_requests_total{method=\"\",route=\"\",status=\"0\"} 1"));
+    metrics_end();
+}
+
+enum { THREADS = 2 * COUNTER_SHARDS + 1, EACH = 1000 };
+
+static struct counter under_way;
+
+static void *count(void *context)
+{
+    (void)context;
+    for (int i = 0; i < EACH; i++) {
+        counter_add(&under_way, 1);
+        metrics_request(&routes[0], 200, 1);
+        counter_add(&under_way, i % 2 ? -1 : 0);
+    }
+    return NULL;
+}
+
+Test(metrics, threads_count_together)
+{
+    pthread_t threads[THREADS];
+    char line[256];
+
+    cr_assert_eq(metrics_start(), 0);
+    for (size_t i = 0; i < THREADS; i++)
+        cr_assert_eq(pthread_create(&threads[i], NULL, count, NULL), 0);
+    for (size_t i = 0; i < THREADS; i++)
+        cr_assert_eq(pthread_join(threads[i], NULL), 0);
+    cr_expect_eq(counter_sum(&under_way), THREADS * EACH / 2);
+    (void)snprintf(line, sizeof line,
+                   "bottled_http_requests_total{method=\"%s\",route=\"%s\",status=\"200\"} %d",
+                   routes[0].method, routes[0].pattern, THREADS * EACH);
+    const char *text = write_all_metrics();
+    cr_expect(has_line(text, line), "%s\n%s", line, text);
+    (void)snprintf(line, sizeof line,
+                   "bottled_http_request_duration_seconds_sum{method=\"%s\",route=\"%s\","
+                   "status=\"200\"} 0.%06d",
+                   routes[0].method, routes[0].pattern, THREADS * EACH);
+    cr_expect(has_line(text, line), "%s\n%s", line, text);
     metrics_end();
 }
 
