@@ -9,7 +9,7 @@ int64_t clock_wall_ms(void);
 int64_t clock_monotonic_ms(void);
 int64_t clock_monotonic_us(void);
 /* clock_monotonic_ms() as the kernel's last tick left it, up to 10 ms ago: for what is asked with
- * each request and compared with seconds. */
+ * each request and need not be exact. */
 int64_t clock_coarse_ms(void);
 /* RFC 3339 in UTC with milliseconds. */
 void timestamp_format(int64_t wall_ms, char ret[TIMESTAMP_SIZE]);

@@ -9,6 +9,7 @@
 enum { COUNTER_SHARDS = 4, COUNTER_LINE = 64 };
 
 struct counter {
+    char before[COUNTER_LINE]; /* what lies there is read by all */
     struct {
         atomic_llong count;
         char rest[COUNTER_LINE - sizeof(long long)];

@@ -89,13 +89,10 @@ struct made *made_take(const struct shared_bytes *bytes, const char *id)
 
 struct made *made_new(struct shared_bytes *bytes, struct MHD_Response *response, const char *id)
 {
-    struct made *made = response ? malloc(sizeof *made) : NULL;
+    struct made *made = malloc(sizeof *made);
 
-    if (!made) {
-        if (response)
-            MHD_destroy_response(response);
+    if (!made)
         return NULL;
-    }
     made->bytes = shared_bytes_ref(bytes);
     made->response = response;
     write_id(made, id);

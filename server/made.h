@@ -26,7 +26,7 @@ struct made {
 /* What this thread has of these bytes, now for the request of that name; NULL: nothing. */
 struct made *made_take(const struct shared_bytes *bytes, const char *id);
 /* Takes the response over, which is what is sent with these bytes to the request of that name.
- * NULL: no memory, or there is no response; it was freed. */
+ * NULL: no memory; the response is still the caller's. */
 struct made *made_new(struct shared_bytes *bytes, struct MHD_Response *response, const char *id);
 /* It was sent, or will not be; NULL: nothing happens. In the thread that took or made it. */
 void made_give(struct made *made);

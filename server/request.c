@@ -19,7 +19,10 @@
 #define PROBLEM_TYPE "application/problem+json"
 #define RETRY_SECONDS "1" /* after a 503 */
 
-enum { STREAM_BLOCK = 16 * 1024 };
+enum {
+    STREAM_BLOCK = 16 * 1024,
+    TAGGED_HEADERS = 5, /* those of dress(), and the ETag */
+};
 
 struct app *request_app(const struct request *request)
 {
@@ -239,10 +242,14 @@ void reply_tagged(struct request *request, unsigned status, struct shared_bytes 
         reply_shared(request, status, JSON_TYPE, bytes);
         return;
     }
-    if (!made)
-        made = made_new(bytes, shared_response(request, JSON_TYPE, bytes), request->id);
+    struct MHD_Response *response =
+        made ? made->response : shared_response(request, JSON_TYPE, bytes);
+    /* One that lacks a header, for want of memory, is sent this once. */
+    if (!made && response && MHD_get_response_headers(response, NULL, NULL) == TAGGED_HEADERS &&
+        reply_has_header(request, "ETag"))
+        made = made_new(bytes, response, request->id);
     request->made = made;
-    http_deliver(request, status, made ? made->response : NULL);
+    http_deliver(request, status, response);
 }
 
 void reply_text(struct request *request, unsigned status, const char *content_type, char *data)

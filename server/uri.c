@@ -103,7 +103,7 @@ static const char *split(struct uri *uri, char *copy)
     return why ? why : split_query(query, uri);
 }
 
-/* The arrays are filled as far as they are counted, and are too large to be cleared each time. */
+/* The arrays are filled as far as they are counted. */
 static void clear(struct uri *uri)
 {
     uri->storage = NULL;

@@ -19,15 +19,20 @@ enum { HEADERS_MAX = 64 };
 static struct {
     char *names[HEADERS_MAX], *values[HEADERS_MAX];
     int count;
+    bool handed_over; /* else nothing of this would be tested */
 } head;
 
 /* In libmicrohttpd's place. */
-int MHD_get_connection_values(struct MHD_Connection *connection, enum MHD_ValueKind kind,
-                              MHD_KeyValueIterator iterator, void *context)
+int MHD_get_connection_values_n(struct MHD_Connection *connection, enum MHD_ValueKind kind,
+                                MHD_KeyValueIteratorN iterator, void *context)
 {
     (void)connection;
-    for (int i = 0; i < head.count; i++)
-        MUST(iterator(context, kind, head.names[i], head.values[i]) == MHD_YES);
+    for (int i = 0; i < head.count; i++) {
+        const char *name = head.names[i], *value = head.values[i];
+        MUST(iterator(context, kind, name, strlen(name), value, value ? strlen(value) : 0) ==
+             MHD_YES);
+    }
+    head.handed_over = true;
     return head.count;
 }
 
@@ -166,7 +171,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     read_head(&input);
     if (!http.access)
         MUST((http.access = access_new(&config, NULL)));
+    head.handed_over = false;
     intake(&request, method);
+    MUST(head.handed_over);
     MUST(request.id[0] && strlen(request.id) < sizeof request.id);
     MUST(!request.misframed || request.early.type);
     if (request.early.type)

@@ -131,11 +131,3 @@ Test(made, is_the_threads_own)
     made_give(made);
     shared_bytes_unref(of);
 }
-
-Test(made, no_response)
-{
-    struct shared_bytes *of = bytes();
-
-    cr_expect_null(made_new(of, NULL, "a"));
-    shared_bytes_unref(of);
-}

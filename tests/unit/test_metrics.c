@@ -90,7 +90,7 @@ static struct counter under_way;
 
 static void *count(void *context)
 {
-    (void)context;
+    *(unsigned *)context = counter_shard();
     for (int i = 0; i < EACH; i++) {
         counter_add(&under_way, 1);
         metrics_request(&routes[0], 200, 1);
@@ -102,13 +102,17 @@ static void *count(void *context)
 Test(metrics, threads_count_together)
 {
     pthread_t threads[THREADS];
+    unsigned shards[THREADS], seen = 0;
     char line[256];
 
     cr_assert_eq(metrics_start(), 0);
     for (size_t i = 0; i < THREADS; i++)
-        cr_assert_eq(pthread_create(&threads[i], NULL, count, NULL), 0);
+        cr_assert_eq(pthread_create(&threads[i], NULL, count, &shards[i]), 0);
     for (size_t i = 0; i < THREADS; i++)
         cr_assert_eq(pthread_join(threads[i], NULL), 0);
+    for (size_t i = 0; i < THREADS; i++)
+        seen |= 1U << shards[i];
+    cr_expect_eq(seen, (1U << COUNTER_SHARDS) - 1, "each has its threads");
     cr_expect_eq(counter_sum(&under_way), THREADS * EACH / 2);
     (void)snprintf(line, sizeof line,
                    "bottled_http_requests_total{method=\"%s\",route=\"%s\",status=\"200\"} %d",
