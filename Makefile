@@ -252,6 +252,15 @@ test-tsan: ## the unit tests under ThreadSanitizer
 events: build $(TEST_TOOLS) ## a thousand readers of the events, ten of them stalled, while 10,000 events are made (some minutes)
 	@EVENT_READERS=1000 EVENTS=10000 $(PYTHON) -m pytest -p no:cacheprovider -q -s -k many_readers tests/e2e/test_event_stream.py
 
+.PHONY: objects
+objects: $(ALL_SOURCES:%.c=$(OBJ)/%.o)
+
+.PHONY: precompile
+precompile: ## compile what check, test-asan, test-tsan, fuzz and tsan-load take, and run none of it
+	@$(MAKE) --no-print-directory $(ASAN) programs units fuzzers
+	@$(MAKE) --no-print-directory BUILD=build-tsan SANITIZE=thread build units test-programs
+	@$(MAKE) --no-print-directory tidy
+
 ##@ Checks
 
 .PHONY: check
